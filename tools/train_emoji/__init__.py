@@ -1,0 +1,1 @@
+"""Trains the small emoji model under models/emoji (a developer's tool, not installed)."""

@@ -1,0 +1,95 @@
+"""The training set: emoji artwork of two vendors as 32x32 RGB, with keyword prompts.
+
+The artwork comes from two npm packages and is not committed; NOTICE names its licences.
+Run `python -m tools.train_emoji.data` to download and unpack it next to this file.
+"""
+
+import json
+import re
+import subprocess
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+ARTWORK = Path(__file__).parent / "artwork"
+VENDORS = {
+    "noto": ("emoji-datasource-google@16.0.0", "google"),
+    "twemoji": ("emoji-datasource-twitter@16.0.0", "twitter"),
+}
+SUBCATEGORIES = (
+    "animal-bird", "animal-bug", "animal-mammal", "animal-marine", "animal-reptile",
+    "animal-amphibian", "plant-flower", "food-fruit", "food-vegetable", "food-prepared",
+    "food-sweet", "face-smiling", "face-costume", "face-glasses", "cat-face", "heart",
+)  # fmt: skip
+FILLER = {"with", "and", "of", "the", "a", "in", "on", "for", "symbol", "sign", "emoji"}
+MAX_WORDS = 7  # one of the eight text tokens is left for the vendor
+SIZE = 32
+
+
+@dataclass(frozen=True)
+class EmojiSet:
+    """`images` (vendors, prompts, 3, 32, 32) in [-1, 1]; `prompts` in the same order."""
+
+    images: torch.Tensor
+    prompts: list[str]
+    vendors: list[str]
+
+
+def download(folder: Path = ARTWORK) -> None:
+    """Fetches the packages with `npm pack` and keeps what training reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for vendor, (package, image_dir) in VENDORS.items():
+        if (folder / vendor / "emoji.json").exists():
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            command = ["npm", "pack", package, "--silent", "--pack-destination", scratch]
+            subprocess.run(command, check=True)
+            with tarfile.open(next(Path(scratch).glob("*.tgz"))) as archive:
+                archive.extractall(scratch, filter="data")
+            package_dir = Path(scratch) / "package"
+            (folder / vendor).mkdir(exist_ok=True)
+            (package_dir / "img" / image_dir / "64").rename(folder / vendor / "64")
+            (package_dir / "emoji.json").rename(folder / vendor / "emoji.json")
+
+
+def prompt_of(name: str) -> str:
+    """Keywords of an emoji's name: lower case, without filler, at most seven words."""
+    words = [w for w in re.findall(r"[a-z0-9]+", name.lower()) if w not in FILLER]
+    return " ".join(dict.fromkeys(words[:MAX_WORDS]))
+
+
+def load(folder: Path = ARTWORK) -> EmojiSet:
+    """Reads the artwork of every vendor; raises FileNotFoundError with what to run first."""
+    index = folder / "noto" / "emoji.json"
+    if not index.exists():
+        raise FileNotFoundError(f"{index} is missing: run `python -m tools.train_emoji.data`")
+    entries = {}
+    for entry in json.loads(index.read_text()):
+        drawn = entry["has_img_google"] and entry["has_img_twitter"]
+        if drawn and entry["subcategory"] in SUBCATEGORIES:
+            # The text encoder is a bag of words, so the bag is what has to be unique.
+            bag = frozenset(prompt_of(entry["name"]).split())
+            entries.setdefault(bag, entry)
+    chosen = sorted(entries.values(), key=lambda e: e["sort_order"])
+    images = [[_image(folder / v / "64" / e["image"]) for e in chosen] for v in VENDORS]
+    return EmojiSet(
+        images=torch.from_numpy(np.array(images)).permute(0, 1, 4, 2, 3).float() / 127.5 - 1,
+        prompts=[prompt_of(e["name"]) for e in chosen],
+        vendors=list(VENDORS),
+    )
+
+
+def _image(path: Path) -> np.ndarray:
+    art = Image.open(path).convert("RGBA")
+    white = Image.new("RGBA", art.size, "white")
+    flat = Image.alpha_composite(white, art).convert("RGB")
+    return np.asarray(flat.resize((SIZE, SIZE), Image.Resampling.BOX))
+
+
+if __name__ == "__main__":
+    download()
