@@ -1,0 +1,178 @@
+"""Residuals of one run, a branch each: where they are kept, as what, and for how long."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from magcache.stack import Residual
+
+Store = Literal["device", "offload"]
+_FP8_MAX = torch.finfo(torch.float8_e4m3fn).max
+
+
+@dataclass
+class _Packed:
+    """One tensor as it is kept.
+
+    Attributes:
+        data: On the compute device, or in (pinned) host memory.
+        scale: What fp8 data has to be multiplied by.
+        home, dtype: The device and dtype it came from and goes back to.
+        back: A copy on `home` that was asked for ahead of time, and the event of its end.
+    """
+
+    data: torch.Tensor
+    scale: torch.Tensor | None
+    home: torch.device
+    dtype: torch.dtype
+    back: tuple[torch.Tensor, torch.cuda.Event] | None = None
+
+    @property
+    def offloaded(self) -> bool:
+        return self.data.device != self.home
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes + (0 if self.scale is None else self.scale.nbytes)
+
+
+@dataclass
+class _Entry:
+    sigma: float
+    tensors: tuple[_Packed, ...]
+
+
+class ResidualCache:
+    """The last residuals of each branch.
+
+    Args:
+        keep: How many residuals a branch keeps.
+        store: "device" keeps them where they were computed; "offload" moves them to pinned
+            host memory with asynchronous copies. On a CPU the two are the same.
+        dtype: None keeps the blocks' dtype; bfloat16 or float8_e4m3fn (with one scale a
+            tensor) take less memory.
+
+    Raises:
+        ValueError: A setting is out of its range.
+    """
+
+    def __init__(
+        self, keep: int = 1, store: Store = "device", dtype: torch.dtype | None = None
+    ) -> None:
+        if keep < 1:
+            raise ValueError(f"keep must be 1 or more, got {keep}")
+        if store not in ("device", "offload"):
+            raise ValueError(f'store must be "device" or "offload", got {store!r}')
+        if dtype not in (None, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn):
+            raise ValueError(f"residuals cannot be kept as {dtype}: use None, bfloat16 or fp8")
+        self.keep = keep
+        self.store = store
+        self.dtype = dtype
+        self.peak_bytes = 0
+        self._entries: dict[Hashable, list[_Entry]] = {}
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of all residuals kept now."""
+        entries = (entry for branch in self._entries.values() for entry in branch)
+        return sum(packed.nbytes for entry in entries for packed in entry.tensors)
+
+    def __contains__(self, branch: Hashable) -> bool:
+        return branch in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def sigmas(self, branch: Hashable) -> list[float]:
+        """Noise levels of a branch's residuals, the newest last."""
+        return [entry.sigma for entry in self._entries[branch]]
+
+    def put(self, branch: Hashable, sigma: float, residual: Residual) -> None:
+        """Keeps a residual, in place of the branch's oldest where there are `keep`."""
+        entries = self._entries.setdefault(branch, [])
+        del entries[: len(entries) - self.keep + 1]
+        entries.append(_Entry(sigma, tuple(self._pack(tensor) for tensor in residual)))
+        self.peak_bytes = max(self.peak_bytes, self.bytes_held)
+
+    def make_room(self, branch: Hashable) -> None:
+        """Frees the branch's oldest residual before another is computed."""
+        entries = self._entries.get(branch, [])
+        if len(entries) >= self.keep:
+            self.drop_oldest(branch)
+
+    def drop_oldest(self, branch: Hashable) -> None:
+        entries = self._entries[branch]
+        del entries[0]
+        if not entries:
+            del self._entries[branch]
+
+    def prefetch(self, branch: Hashable) -> None:
+        """Starts the copies back to the compute device, so that `get` need not wait."""
+        for entry in self._entries[branch]:
+            for packed in entry.tensors:
+                if packed.home.type == "cuda" and packed.offloaded and packed.back is None:
+                    packed.back = self._copy_back(packed)
+
+    def get(self, branch: Hashable) -> list[Residual]:
+        """A branch's residuals on their device and in their dtype, the newest last."""
+        self.prefetch(branch)
+        return [tuple(map(self._unpack, entry.tensors)) for entry in self._entries[branch]]
+
+    def drop(self, branch: Hashable) -> None:
+        """Frees what a branch holds."""
+        self._entries.pop(branch, None)
+
+    def clear(self) -> None:
+        """Frees everything."""
+        self._entries.clear()
+        self._streams.clear()
+
+    def _pack(self, tensor: torch.Tensor) -> _Packed:
+        data, scale = _quantise(tensor, self.dtype)
+        packed = _Packed(data, scale, tensor.device, tensor.dtype)
+        if self.store == "offload" and tensor.device.type == "cuda":
+            # Copies in both directions share one stream, so a copy back waits for its copy out.
+            stream = self._stream(tensor.device)
+            stream.wait_stream(torch.cuda.current_stream(tensor.device))
+            packed.data = torch.empty_like(data, device="cpu", pin_memory=True)
+            with torch.cuda.stream(stream):
+                packed.data.copy_(data, non_blocking=True)
+            data.record_stream(stream)
+        elif self.store == "offload":
+            packed.data = data.cpu()
+        return packed
+
+    def _copy_back(self, packed: _Packed) -> tuple[torch.Tensor, torch.cuda.Event]:
+        stream = self._stream(packed.home)
+        with torch.cuda.stream(stream):
+            data = packed.data.to(packed.home, non_blocking=True)
+            return data, stream.record_event()
+
+    def _unpack(self, packed: _Packed) -> torch.Tensor:
+        data = packed.data
+        if packed.back is not None:
+            (data, arrived), packed.back = packed.back, None
+            current = torch.cuda.current_stream(packed.home)
+            current.wait_event(arrived)
+            data.record_stream(current)
+        tensor = data.to(packed.home, packed.dtype)
+        return tensor if packed.scale is None else tensor * packed.scale.to(packed.dtype)
+
+    def _stream(self, device: torch.device) -> torch.cuda.Stream:
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)
+        return self._streams[device]
+
+
+def _quantise(
+    tensor: torch.Tensor, dtype: torch.dtype | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    if dtype is None or dtype == tensor.dtype:
+        return tensor, None
+    if dtype != torch.float8_e4m3fn:
+        return tensor.to(dtype), None
+    scale = tensor.abs().amax().float().clamp_min(1e-12) / _FP8_MAX
+    return (tensor.float() / scale).to(dtype), scale

@@ -1,0 +1,178 @@
+"""Magnitude curves: log‖r‖ as a function of the noise level, and places on a trajectory.
+
+A list of magnitude ratios holds at the σ of one sampling schedule only. Its summed logarithms
+are log‖r‖ at those σ; between them the curve is linear, so the ratio between any two noise
+levels follows: γ = exp(L(σ₂) - L(σ₁)). On the list's own schedule this returns the list.
+"""
+
+import itertools
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The whole way from noise to image, of which a run samples all or a part.
+
+    Attributes:
+        sigmas: Noise level at the start of each step, falling; the final 0 is left out.
+            Repeated values (second-order samplers) count once.
+    """
+
+    sigmas: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        distinct = [s for i, s in enumerate(self.sigmas) if i == 0 or s != self.sigmas[i - 1]]
+        if not distinct:
+            raise ValueError("a trajectory needs at least one sigma")
+        if any(later > earlier for earlier, later in itertools.pairwise(distinct)):
+            raise ValueError(f"the sigmas of a trajectory must fall, got {distinct}")
+        object.__setattr__(self, "sigmas", tuple(float(s) for s in distinct))
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas)
+
+    def fraction(self, sigma: float) -> float:
+        """How much of the trajectory lies before `sigma`: 0 at its start, step/steps at a step."""
+        positions = [step / self.steps for step in range(self.steps)]
+        end = min(0.0, self.sigmas[-1] - 1e-12)
+        return _interpolate((*self.sigmas, end), (*positions, 1.0), sigma, extend=False)
+
+    def sigma_at(self, fraction: float) -> float:
+        """The inverse of `fraction`."""
+        positions = [step / self.steps for step in range(self.steps)]
+        return _interpolate((*positions, 1.0), (*self.sigmas, 0.0), fraction, extend=False)
+
+
+def shifted_sigmas(steps: int, shift: float = 1.0) -> tuple[float, ...]:
+    """σ of an evenly spaced flow-matching schedule under a time shift, the final 0 left out.
+
+    σ = shift·u / (1 + (shift-1)·u) with u = 1 - i/steps (arXiv 2403.03206, section 5.3.2).
+    """
+    fractions = (1 - step / steps for step in range(steps))
+    return tuple(shift * u / (1 + (shift - 1) * u) for u in fractions)
+
+
+@dataclass(frozen=True)
+class MagnitudeCurve:
+    """log‖r‖ of one branch over the noise level or, where no σ are known, over the trajectory.
+
+    Attributes:
+        positions: Where the curve was measured: σ falling (`over="sigma"`) or fractions of
+            the trajectory rising (`over="fraction"`).
+        log_norms: log‖r‖ there, up to one constant a part.
+        switch: Indices at which another expert takes over. The curve is not continuous
+            there, and no ratio is given across.
+        switch_at: Position of each switch, between the two neighbouring measured ones.
+    """
+
+    positions: tuple[float, ...]
+    log_norms: tuple[float, ...]
+    over: Literal["sigma", "fraction"] = "sigma"
+    switch: tuple[int, ...] = ()
+    switch_at: tuple[float, ...] = ()
+
+    @classmethod
+    def from_ratios(
+        cls,
+        ratios: Sequence[float],
+        sigmas: Sequence[float] | None = None,
+        switch: tuple[int, float] | None = None,
+    ) -> "MagnitudeCurve":
+        """Builds a curve from a list of magnitude ratios.
+
+        Args:
+            ratios: One ratio a step; the first belongs to no pair and is ignored.
+            sigmas: Noise level of each step, falling, or None where the list's schedule is
+                unknown: the curve then holds over the fraction of the trajectory.
+            switch: Index of the second expert's first step, and σ of the change.
+
+        Raises:
+            ValueError: Lengths differ, a ratio is not positive, or the σ do not fall.
+        """
+        if not ratios:
+            raise ValueError("a magnitude curve needs at least one ratio")
+        if any(not (math.isfinite(r) and r > 0) for r in ratios):
+            raise ValueError("magnitude ratios must be positive numbers")
+        if sigmas is not None and len(sigmas) != len(ratios):
+            raise ValueError(f"{len(ratios)} ratios do not match {len(sigmas)} sigmas")
+        if sigmas is not None and any(b >= a for a, b in itertools.pairwise(sigmas)):
+            raise ValueError("the sigmas of a magnitude curve must fall strictly")
+        logs = [0.0]
+        for ratio in ratios[1:]:
+            logs.append(logs[-1] + math.log(ratio))
+        over = "fraction" if sigmas is None else "sigma"
+        positions = [i / len(ratios) for i in range(len(ratios))] if sigmas is None else sigmas
+        return cls(
+            positions=tuple(float(p) for p in positions),
+            log_norms=tuple(logs),
+            over=over,
+            switch=() if switch is None else (switch[0],),
+            switch_at=() if switch is None else (switch[1],),
+        )
+
+    def log_norm(self, position: float) -> float:
+        """log‖r‖ at `position`; beyond the measured range the last slope goes on."""
+        start, stop = self._span(self._part(position))
+        return _interpolate(
+            self.positions[start:stop], self.log_norms[start:stop], position, extend=True
+        )
+
+    def ratio(self, before: float, after: float) -> float | None:
+        """‖r(after)‖ / ‖r(before)‖, or None where the two lie in different parts."""
+        if self._part(before) != self._part(after):
+            return None
+        return math.exp(self.log_norm(after) - self.log_norm(before))
+
+    def ratios(self, positions: Sequence[float]) -> list[float | None]:
+        """The list for another schedule: 1.0, then the ratio of each pair of neighbours."""
+        pairs = itertools.pairwise(positions)
+        return [1.0, *(self.ratio(a, b) for a, b in pairs)][: len(positions)]
+
+    def resample(self, positions: Sequence[float]) -> "MagnitudeCurve":
+        """The same curve known at other positions only; a curve with a switch has to be parted."""
+        if self.switch:
+            raise ValueError("resample the parts of a curve with a switch one by one")
+        logs = tuple(self.log_norm(p) for p in positions)
+        return MagnitudeCurve(tuple(positions), logs, self.over)
+
+    def part(self, index: int) -> "MagnitudeCurve":
+        """The curve of one expert: 0 for high noise, 1 for low noise."""
+        start, stop = self._span(index)
+        return MagnitudeCurve(self.positions[start:stop], self.log_norms[start:stop], self.over)
+
+    @property
+    def parts(self) -> int:
+        return len(self.switch) + 1
+
+    def covers(self, position: float) -> bool:
+        """Whether `position` lies in the measured range."""
+        low, high = sorted((self.positions[0], self.positions[-1]))
+        slack = 1e-6 + 1e-3 * (high - low)
+        return low - slack <= position <= high + slack
+
+    def _part(self, position: float) -> int:
+        falling = self.over == "sigma"
+        return sum(position < at if falling else position >= at for at in self.switch_at)
+
+    def _span(self, part: int) -> tuple[int, int]:
+        edges = (0, *self.switch, len(self.positions))
+        return edges[part], edges[part + 1]
+
+
+def _interpolate(xs: Sequence[float], ys: Sequence[float], x: float, *, extend: bool) -> float:
+    """Linear through the points (xs monotone); outside, the end slope or the end value."""
+    if len(xs) == 1:
+        return ys[0]
+    if xs[0] > xs[-1]:
+        xs, x = [-value for value in xs], -x
+    if not extend:
+        x = min(max(x, xs[0]), xs[-1])
+    right = min(max(bisect_right(xs, x), 1), len(xs) - 1)
+    left = right - 1
+    weight = (x - xs[left]) / (xs[right] - xs[left])
+    return ys[left] + weight * (ys[right] - ys[left])

@@ -1,0 +1,130 @@
+"""Schedules: which evaluations of a run are computed and which are skipped.
+
+A `Decider` makes the decision of each evaluation as the run reaches it; `plan` asks the same
+decider beforehand, for samplers whose σ are known.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from magcache.curve import MagnitudeCurve, Trajectory
+from magcache.rule import Reason, Rule, RuleState
+
+FEW_STEPS = 9  # below this many steps there is little to gain
+_SLACK = 1e-6  # of the trajectory: σ come as float32 from the hosts
+
+
+@dataclass
+class Decider:
+    """Decides the evaluations of one run, in order, for all branches together.
+
+    Attributes:
+        rule: The settings in force.
+        curves: Magnitude curve of each branch.
+        trajectory: The whole trajectory; `retention` and `refresh` are fractions of it.
+        steps: Steps of this run, for `start_step` and `end_step`.
+    """
+
+    rule: Rule
+    curves: Mapping[str, MagnitudeCurve]
+    trajectory: Trajectory
+    steps: int
+    outside_curve: bool = False
+    _state: RuleState = field(init=False)
+    _previous: float | None = None
+
+    def __post_init__(self) -> None:
+        self._state = RuleState(self.rule)
+
+    def decide(self, sigma: float, step: int, branches: Iterable[str]) -> Reason:
+        """Decides the next evaluation.
+
+        Args:
+            sigma: Its noise level.
+            step: Its step in this run.
+            branches: Names of the curves that take part.
+        """
+        previous, self._previous = self._previous, sigma
+        barred = self._barred(previous, sigma, step)
+        if barred is None and previous is not None:
+            return self._state.decide({b: self._ratio(b, previous, sigma) for b in branches})
+        self._state.restart()
+        return barred or Reason.FIRST
+
+    def computed(self) -> None:
+        """Tells that the evaluation was computed although the decision was to skip it."""
+        self._state.restart()
+
+    def _barred(self, previous: float | None, sigma: float, step: int) -> Reason | None:
+        if previous is None:
+            return Reason.FIRST
+        if self.rule.skips_nothing:
+            return Reason.OFF
+        if not self.rule.allows_step(step, self.steps):
+            return Reason.WINDOW
+        here = self.trajectory.fraction(sigma) + _SLACK
+        # The published rule counts whole steps: int(T·retention).
+        protected = int(self.trajectory.steps * self.rule.retention) / self.trajectory.steps
+        if here < protected:
+            return Reason.RETENTION
+        before = self.trajectory.fraction(previous) + _SLACK
+        if self.rule.refresh is not None and before < self.rule.refresh <= here:
+            return Reason.REFRESH
+        return None
+
+    def curve(self, branch: str) -> MagnitudeCurve:
+        """The curve of a branch; a branch without one of its own follows the first."""
+        return self.curves.get(branch) or next(iter(self.curves.values()))
+
+    def position(self, curve: MagnitudeCurve, sigma: float) -> float:
+        """Where `sigma` lies on a curve."""
+        return sigma if curve.over == "sigma" else self.trajectory.fraction(sigma)
+
+    def _ratio(self, branch: str, previous: float, sigma: float) -> float | None:
+        curve = self.curve(branch)
+        here = self.position(curve, sigma)
+        self.outside_curve |= not curve.covers(here)
+        return curve.ratio(self.position(curve, previous), here)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A run as planned: σ of each evaluation, and whether and why it is computed."""
+
+    sigmas: tuple[float, ...]
+    reasons: tuple[Reason, ...]
+
+    def __str__(self) -> str:
+        return "".join("." if r is Reason.SKIPPED else "#" for r in self.reasons)
+
+    @property
+    def computed(self) -> int:
+        return len(self.reasons) - self.skipped
+
+    @property
+    def skipped(self) -> int:
+        return self.reasons.count(Reason.SKIPPED)
+
+    def speedup(self, skip_cost: float = 0.0) -> float:
+        """Evaluations over their cost; `skip_cost` is a skipped one's share of a computed one."""
+        return len(self.reasons) / (self.computed + skip_cost * self.skipped)
+
+
+def plan(
+    rule: Rule,
+    curves: Mapping[str, MagnitudeCurve],
+    trajectory: Trajectory,
+    sigmas: Sequence[float] | None = None,
+) -> Schedule:
+    """The schedule of a run, made without running anything.
+
+    Args:
+        rule: Settings.
+        curves: Magnitude curve of each branch that takes part.
+        trajectory: The whole trajectory.
+        sigmas: σ of each evaluation of the run; the whole trajectory by default.
+    """
+    run = trajectory.sigmas if sigmas is None else tuple(sigmas)
+    decider = Decider(rule, curves, trajectory, steps=len(run))
+    reasons = (decider.decide(sigma, step, curves) for step, sigma in enumerate(run))
+    return Schedule(run, tuple(reasons))

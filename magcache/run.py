@@ -1,0 +1,238 @@
+"""One sampling run: what is decided at each evaluation, what is kept, and what it cost."""
+
+import logging
+import time
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from magcache.cache import ResidualCache, Store
+from magcache.calibration import Calibrator
+from magcache.plan import Decider
+from magcache.predict import Method, combine, weights
+from magcache.rule import Reason
+from magcache.stack import BlockStack, Call, Residual, StackMismatch
+
+log = logging.getLogger("magcache")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where residuals are kept, as what, and how they are used; see `ResidualCache`."""
+
+    store: Store = "device"
+    dtype: torch.dtype | None = None
+    predict: Method = "reuse"
+
+
+class _Stopwatch:
+    """Times work on a device without waiting for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+        self._start = self._end = time.perf_counter()
+        if device.type == "cuda":
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record(torch.cuda.current_stream(device))
+            self._events = begin, end
+        self._device = device
+
+    def stop(self) -> None:
+        self._end = time.perf_counter()
+        if self._events:
+            self._events[1].record(torch.cuda.current_stream(self._device))
+
+    @property
+    def seconds(self) -> float:
+        """Waits for the device where it has not finished."""
+        if not self._events:
+            return self._end - self._start
+        begin, end = self._events
+        end.synchronize()
+        return begin.elapsed_time(end) / 1000
+
+
+@dataclass
+class Evaluation:
+    """One call of the denoiser by the sampler, as it went.
+
+    Attributes:
+        sigma: Its noise level.
+        step: Its step in the run.
+        reason: Why it was computed, or that it was skipped.
+        computed: For each branch whether it was computed.
+    """
+
+    sigma: float
+    step: int
+    reason: Reason
+    computed: dict[Hashable, bool] = field(default_factory=dict)
+    _watches: list[_Stopwatch] = field(default_factory=list)
+
+    @property
+    def skipped(self) -> bool:
+        """Whether no branch was computed."""
+        return self.reason is Reason.SKIPPED and not any(self.computed.values())
+
+    @property
+    def seconds(self) -> float:
+        """Time of all its model calls."""
+        return sum(watch.seconds for watch in self._watches)
+
+
+class Run:
+    """The state of one sampling run of one model. Nothing of it is kept on the model.
+
+    The host calls `begin` once an evaluation and `call` for each of its model calls, and
+    `close` at the end, also after an exception.
+
+    Args:
+        decider: Decides the evaluations.
+        stack: The model's blocks.
+        storage: Where residuals are kept.
+        calibrator: If given, everything is computed and measured.
+        label: What the report calls the settings, a preset's name for instance.
+    """
+
+    def __init__(
+        self,
+        decider: Decider,
+        stack: BlockStack,
+        storage: Storage | None = None,
+        calibrator: Calibrator | None = None,
+        label: str = "",
+    ) -> None:
+        self.decider = decider
+        self.stack = stack
+        self.storage = storage or Storage()
+        self.calibrator = calibrator
+        self.label = label
+        self.evaluations: list[Evaluation] = []
+        self.warnings: list[str] = []
+        self.cache = ResidualCache(1, self.storage.store, self.storage.dtype)
+        self._finite: dict[Hashable, torch.Tensor | bool] = {}
+        self._curve_of: dict[Hashable, str] = {}
+        self._uncached = calibrator is None and decider.rule.skips_nothing
+        self._last = False
+
+    @property
+    def skipped(self) -> int:
+        """Evaluations without any computed branch."""
+        return sum(evaluation.skipped for evaluation in self.evaluations)
+
+    def begin(self, sigma: float, step: int, last: bool = False) -> Reason:
+        """Starts an evaluation and decides it, for all its branches.
+
+        Args:
+            sigma: Noise level.
+            step: Step of this run it belongs to.
+            last: Whether no evaluation follows, so that no residual need be kept.
+        """
+        reason = self.decider.decide(sigma, step, set(self._curve_of.values()))
+        if self.calibrator:
+            reason = Reason.CALIBRATION
+        elif reason is Reason.SKIPPED and not len(self.cache):
+            reason = Reason.NO_RESIDUAL
+            self.decider.computed()
+        self._last = last
+        self.evaluations.append(Evaluation(sigma, step, reason))
+        return reason
+
+    def call(self, branch: Hashable, curve: str, device: torch.device, forward: Call) -> Any:
+        """Runs one model call of the current evaluation.
+
+        Args:
+            branch: What tells this call's residual from others': branch and shapes.
+            curve: Name of the magnitude curve it follows, "cond" for instance.
+            device: Where the model computes.
+            forward: The call, arguments bound.
+        """
+        evaluation = self.evaluations[-1]
+        self._curve_of[branch] = curve
+        watch = _Stopwatch(device)
+        try:
+            skip = evaluation.reason is Reason.SKIPPED and self._usable(branch)
+            if skip:
+                try:
+                    return self._skip(branch, evaluation, forward)
+                except StackMismatch as mismatch:
+                    self._warn(f"{mismatch}; computed instead")
+                    self.cache.drop(branch)
+                    skip = False
+            return self._compute(branch, evaluation.sigma, forward)
+        finally:
+            watch.stop()
+            evaluation.computed[branch] = not skip
+            evaluation._watches.append(watch)
+            if self._last:
+                self.cache.drop(branch)
+            else:
+                self._prefetch_next(branch)
+
+    def close(self) -> None:
+        """Frees every residual."""
+        self.cache.clear()
+        self._finite.clear()
+
+    @contextmanager
+    def closing(self) -> Iterator["Run"]:
+        """Closes the run on the way out."""
+        try:
+            yield self
+        finally:
+            self.close()
+
+    def _skip(self, branch: Hashable, evaluation: Evaluation, forward: Call) -> Any:
+        curve = self.decider.curve(self._curve_of[branch])
+        cached = [self.decider.position(curve, sigma) for sigma in self.cache.sigmas(branch)]
+        here = self.decider.position(curve, evaluation.sigma)
+        factors = weights(self.storage.predict, curve, cached, here)
+        return self.stack.skip(forward, combine(self.cache.get(branch), factors))
+
+    def _compute(self, branch: Hashable, sigma: float, forward: Call) -> Any:
+        if self._uncached:
+            return forward()
+        self.cache.make_room(branch)
+        output, residual = self.stack.compute(forward)
+        if residual is None:
+            self._uncached = True
+            self.close()
+            self._warn(f"runs uncached from here on: {self.stack.problem}")
+        elif self.calibrator:
+            self.calibrator.add(branch, self._curve_of[branch], sigma, residual)
+        elif not self._last:
+            self.cache.put(branch, sigma, residual)
+            self._finite[branch] = _is_finite(residual)
+        return output
+
+    def _usable(self, branch: Hashable) -> bool:
+        """Whether the branch has a residual without NaN or Inf; waits for it once at most."""
+        if branch not in self.cache:
+            return False
+        self._finite[branch] = bool(self._finite[branch])
+        if not self._finite[branch]:
+            self.cache.drop(branch)
+            self.decider.computed()
+            self._warn("a residual held NaN or Inf: dropped, and computed anew")
+        return bool(self._finite[branch])
+
+    def _prefetch_next(self, branch: Hashable) -> None:
+        """Brings an offloaded residual back for the model call that comes next."""
+        order = list(self._curve_of)
+        following = order[(order.index(branch) + 1) % len(order)]
+        if self.storage.store == "offload" and following in self.cache:
+            self.cache.prefetch(following)
+
+    def _warn(self, message: str) -> None:
+        if message not in self.warnings:
+            self.warnings.append(message)
+            log.warning("MagCache%s: %s", f" ({self.label})" if self.label else "", message)
+
+
+def _is_finite(residual: Residual) -> torch.Tensor:
+    """A flag on the device; summing in float32 keeps NaN and Inf and makes no copy."""
+    total = torch.stack([tensor.sum(dtype=torch.float32) for tensor in residual])
+    return total.isfinite().all()

@@ -1,0 +1,125 @@
+"""Samples the exported model and counts how often the picture is the prompted one.
+
+    python -m tools.train_emoji.evaluate
+
+Writes evaluation.json, grid.png, loss.png and the training log beside the model.
+"""
+
+import argparse
+import io
+import json
+import textwrap
+from pathlib import Path
+
+import matplotlib
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from magcache import emoji as library
+from tools.train_emoji import data
+from tools.train_emoji.export import FOLDER, read_log, replace
+from tools.train_emoji.train import LOG
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+STEPS = 28
+CFG = 3.0
+BATCH = 32
+ROWS, COLUMNS = 6, 8
+ZOOM = 3
+CAPTION_LINES = 3
+
+
+def sample(model: library.EmojiModel, prompts: list[str]) -> torch.Tensor:
+    """Images (N, 3, 32, 32) in [0, 1]; the seed of a prompt is its place in the list."""
+    parts = [
+        model.generate(prompts[at : at + BATCH], range(len(prompts))[at : at + BATCH], STEPS, CFG)
+        for at in range(0, len(prompts), BATCH)
+    ]
+    return torch.cat(parts)
+
+
+def nearest(samples: torch.Tensor, training: data.EmojiSet) -> list[dict[str, str | float]]:
+    """For each sample the training image at the smallest RGB L2 distance, colours in [0, 1]."""
+    candidates = (training.images / 2 + 0.5).flatten(0, 1).flatten(1)
+    distances = torch.cdist(samples.flatten(1), candidates)
+    values, indices = distances.min(1)
+    count = len(training.prompts)
+    return [
+        {
+            "nearest": training.prompts[i % count],
+            "vendor": training.vendors[i // count],
+            "distance": round(value, 3),
+        }
+        for value, i in zip(values.tolist(), indices.tolist(), strict=True)
+    ]
+
+
+def grid(samples: torch.Tensor, prompts: list[str]) -> Image.Image:
+    """Up to 6 rows of 8 samples, three times enlarged, with their prompts as captions."""
+    font = ImageFont.load_default(11)
+    side, gap, line = 32 * ZOOM, 16, 13
+    width, height = side + gap, side + gap + CAPTION_LINES * line
+    picture = Image.new("RGB", (COLUMNS * width, ROWS * height), "white")
+    draw = ImageDraw.Draw(picture)
+    for i, (image, prompt) in enumerate(zip(samples, prompts, strict=True)):
+        x, y = i % COLUMNS * width + gap // 2, i // COLUMNS * height + gap // 2
+        pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
+        cell = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
+        picture.paste(cell, (x, y))
+        lines = textwrap.wrap(prompt, 17)[:CAPTION_LINES]
+        for n, text in enumerate(lines):
+            place = (x + side // 2, y + side + 3 + n * line)
+            draw.text(place, text, fill="black", font=font, anchor="ma")
+    return picture
+
+
+def loss_curve(losses: dict[int, float]) -> bytes:
+    """A PNG of the mean training loss over steps, both axes logarithmic."""
+    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    axes.loglog(list(losses), list(losses.values()), linewidth=1)
+    axes.set(xlabel="step", ylabel="flow-matching loss", title="Training of the emoji model")
+    axes.grid(which="both", alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def evaluate(folder: Path, limit: int | None) -> None:
+    model = library.load(folder)
+    prompts = model.prompts("test")[:limit]
+    samples = sample(model, prompts)
+    found = nearest(samples, data.load())
+    hits = [prompt == best["nearest"] for prompt, best in zip(prompts, found, strict=True)]
+    report = {
+        "fraction": sum(hits) / len(hits),
+        "prompts": len(prompts),
+        "steps": STEPS,
+        "cfg": CFG,
+        "training": model.training,
+        "samples": [
+            {"prompt": prompt, "seed": seed, "hit": hit, **best}
+            for seed, (prompt, hit, best) in enumerate(zip(prompts, hits, found, strict=True))
+        ],
+    }
+    shown = torch.linspace(0, len(prompts) - 1, min(len(prompts), ROWS * COLUMNS)).round().int()
+    buffer = io.BytesIO()
+    grid(samples[shown], [prompts[i] for i in shown]).save(buffer, "PNG", optimize=True)
+    replace(folder / "evaluation.json", json.dumps(report, indent=1).encode())
+    replace(folder / "grid.png", buffer.getvalue())
+    replace(folder / "loss.png", loss_curve(read_log()))
+    replace(folder / "training_log.jsonl", LOG.read_bytes())
+    print(f"nearest training image is the prompted one: {sum(hits)} of {len(hits)}")
+    for prompt, hit, best in zip(prompts, hits, found, strict=True):
+        if not hit:
+            print(f"  {prompt}: {best['nearest']} ({best['vendor']}, {best['distance']})")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--limit", type=int, help="only the first prompts, for a quick look")
+    torch.set_num_threads(1)  # faster than more for a model of this size
+    evaluate(**vars(parser.parse_args()))
