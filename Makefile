@@ -1,4 +1,5 @@
-# Everything runs in .venv, which the first target makes: Python 3.10 or newer, git and make are enough.
+# Everything runs in .venv, which the first target makes: Python 3.10 or newer, git and make are
+# enough.
 #
 #   make test PYTHON=python3.12      another Python for .venv
 #   make test PIP_TORCH_ARGS='--index-url https://download.pytorch.org/whl/cpu'
@@ -41,5 +42,6 @@ clean:  ## remove outputs and caches; .venv stays
 	@touch $@
 
 .venv/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed; choose one with PYTHON=..." if sys.version_info < (3, 10) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	    || { echo "Python 3.10 or newer is needed: choose one with PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv .venv

@@ -92,9 +92,10 @@ class ResidualCache:
 
     def put(self, branch: Hashable, sigma: float, residual: Residual) -> None:
         """Keeps a residual, in place of the branch's oldest where there are `keep`."""
+        entry = _Entry(sigma, tuple(self._pack(tensor) for tensor in residual))
         entries = self._entries.setdefault(branch, [])
-        del entries[: len(entries) - self.keep + 1]
-        entries.append(_Entry(sigma, tuple(self._pack(tensor) for tensor in residual)))
+        entries.append(entry)
+        del entries[: -self.keep]
         self.peak_bytes = max(self.peak_bytes, self.bytes_held)
 
     def make_room(self, branch: Hashable) -> None:
@@ -149,7 +150,9 @@ class ResidualCache:
         stream = self._stream(packed.home)
         with torch.cuda.stream(stream):
             data = packed.data.to(packed.home, non_blocking=True)
-            return data, stream.record_event()
+        arrived = torch.cuda.Event()
+        arrived.record(stream)
+        return data, arrived
 
     def _unpack(self, packed: _Packed) -> torch.Tensor:
         data = packed.data

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from magcache.curve import MagnitudeCurve
+from magcache.curve import MagnitudeCurve, Trajectory, resampled_trajectory
 from magcache.rule import Rule
 from magcache.stack import Residual
 
@@ -74,6 +74,10 @@ class Calibration:
         kept = {"threshold": self.threshold, "retention": self.retention, "max_skip": self.max_skip}
         return Rule(**{**kept, **{k: v for k, v in changes.items() if v is not None}})
 
+    def trajectory(self, steps: int | None = None, shift: float | None = None) -> Trajectory:
+        """The measured run's schedule at `steps` steps, or an evenly spaced one with `shift`."""
+        return resampled_trajectory(next(iter(self.branches.values())).sigmas, steps, shift)
+
     def save(self, path: str | Path) -> Path:
         """Writes the file in one move: a crash or a full disk leaves an older one as it was."""
         path = Path(path)
@@ -113,7 +117,8 @@ class Calibration:
             del data["format"]
             branches = {b: Measurement(**measured) for b, measured in data.pop("branches").items()}
             calibration = cls(branches=branches, **data)
-            _ = calibration.curves
+            if not calibration.curves:
+                raise ValueError("it holds no branch")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CalibrationError(f"{path} is broken: {error}") from error
         return calibration
@@ -138,9 +143,13 @@ class Calibrator:
         self._sigmas.setdefault(branch, []).append(sigma)
         self._figures.setdefault(branch, []).append(figures)
 
+    def release(self) -> None:
+        """Frees the residuals kept for comparing; what was measured stays."""
+        self._last.clear()
+
     def finish(self) -> dict[str, Measurement]:
         """The measurement of each curve; of several branches of one curve, the first."""
-        self._last.clear()
+        self.release()
         measured: dict[str, Measurement] = {}
         for branch, figures in self._figures.items():
             ratios, spreads, distances = torch.stack(figures).double().cpu().T.tolist()

@@ -57,6 +57,25 @@ def shifted_sigmas(steps: int, shift: float = 1.0) -> tuple[float, ...]:
     return tuple(shift * u / (1 + (shift - 1) * u) for u in fractions)
 
 
+def resampled_trajectory(
+    sigmas: Sequence[float], steps: int | None = None, shift: float | None = None
+) -> Trajectory:
+    """The schedule `sigmas` at another number of steps, or an evenly spaced one with `shift`.
+
+    Raises:
+        ValueError: `steps` is below 1, or `shift` not above 0.
+    """
+    own = Trajectory(tuple(sigmas))
+    steps = own.steps if steps is None else steps
+    if steps < 1:
+        raise ValueError(f"steps must be 1 or more, got {steps}")
+    if shift is not None and shift <= 0:
+        raise ValueError(f"shift must be above 0, got {shift}")
+    if shift is not None:
+        return Trajectory(shifted_sigmas(steps, shift))
+    return Trajectory(tuple(own.sigma_at(step / steps) for step in range(steps)))
+
+
 @dataclass(frozen=True)
 class MagnitudeCurve:
     """log‖r‖ of one branch over the noise level or, where no σ are known, over the trajectory.

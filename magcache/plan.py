@@ -82,9 +82,9 @@ class Decider:
 
     def _ratio(self, branch: str, previous: float, sigma: float) -> float | None:
         curve = self.curve(branch)
-        here = self.position(curve, sigma)
-        self.outside_curve |= not curve.covers(here)
-        return curve.ratio(self.position(curve, previous), here)
+        before, here = self.position(curve, previous), self.position(curve, sigma)
+        self.outside_curve |= not (curve.covers(before) and curve.covers(here))
+        return curve.ratio(before, here)
 
 
 @dataclass(frozen=True)

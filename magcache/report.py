@@ -110,7 +110,7 @@ class Report:
                 {
                     "label": run.label,
                     "sigmas": [e.sigma for e in run.evaluations],
-                    "reasons": [e.reason.value for e in run.evaluations],
+                    "reasons": [e.outcome.value for e in run.evaluations],
                     "seconds": [round(e.seconds, 6) for e in run.evaluations],
                 }
                 for run in self.runs
@@ -129,7 +129,7 @@ def schedule_of(run: Run) -> Schedule:
     """A run's schedule as it came out."""
     return Schedule(
         sigmas=tuple(e.sigma for e in run.evaluations),
-        reasons=tuple(e.reason for e in run.evaluations),
+        reasons=tuple(e.outcome for e in run.evaluations),
     )
 
 
@@ -150,7 +150,7 @@ def _remarks(run: Run) -> list[str]:
 def _reasons(runs: Sequence[Run]) -> str:
     counts: dict[str, int] = {}
     for evaluation in (e for run in runs for e in run.evaluations if not e.skipped):
-        reason = evaluation.reason.value
+        reason = evaluation.outcome.value
         counts[reason] = counts.get(reason, 0) + 1
     return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
 

@@ -56,7 +56,7 @@ class Rule:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.threshold) and self.threshold >= 0):
             raise ValueError(f"threshold must be 0 or more, got {self.threshold}")
-        if self.max_skip != int(self.max_skip) or self.max_skip < 0:
+        if not (self.max_skip >= 0 and self.max_skip % 1 == 0):
             raise ValueError(f"max_skip must be a whole number, 0 or more, got {self.max_skip}")
         if not 0 <= self.retention <= 1:
             raise ValueError(f"retention is a fraction from 0 to 1, got {self.retention}")

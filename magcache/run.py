@@ -78,6 +78,12 @@ class Evaluation:
         return self.reason is Reason.SKIPPED and not any(self.computed.values())
 
     @property
+    def outcome(self) -> Reason:
+        """`reason`, unless a branch could not be skipped with the others."""
+        alone = self.reason is Reason.SKIPPED and not self.skipped
+        return Reason.NO_RESIDUAL if alone else self.reason
+
+    @property
     def seconds(self) -> float:
         """Time of all its model calls."""
         return sum(watch.seconds for watch in self._watches)
@@ -131,10 +137,10 @@ class Run:
             step: Step of this run it belongs to.
             last: Whether no evaluation follows, so that no residual need be kept.
         """
-        reason = self.decider.decide(sigma, step, set(self._curve_of.values()))
+        reason = self.decider.decide(sigma, step, dict.fromkeys(self._curve_of.values()))
         if self.calibrator:
             reason = Reason.CALIBRATION
-        elif reason is Reason.SKIPPED and not len(self.cache):
+        elif reason is Reason.SKIPPED and (self._drop_broken() or not len(self.cache)):
             reason = Reason.NO_RESIDUAL
             self.decider.computed()
         self._last = last
@@ -152,9 +158,9 @@ class Run:
         """
         evaluation = self.evaluations[-1]
         self._curve_of[branch] = curve
-        watch = _Stopwatch(device)
+        watch, skip = _Stopwatch(device), False
         try:
-            skip = evaluation.reason is Reason.SKIPPED and self._usable(branch)
+            skip = evaluation.reason is Reason.SKIPPED and branch in self.cache
             if skip:
                 try:
                     return self._skip(branch, evaluation, forward)
@@ -176,6 +182,8 @@ class Run:
         """Frees every residual."""
         self.cache.clear()
         self._finite.clear()
+        if self.calibrator:
+            self.calibrator.release()
 
     @contextmanager
     def closing(self) -> Iterator["Run"]:
@@ -208,16 +216,14 @@ class Run:
             self._finite[branch] = _is_finite(residual)
         return output
 
-    def _usable(self, branch: Hashable) -> bool:
-        """Whether the branch has a residual without NaN or Inf; waits for it once at most."""
-        if branch not in self.cache:
-            return False
-        self._finite[branch] = bool(self._finite[branch])
-        if not self._finite[branch]:
+    def _drop_broken(self) -> bool:
+        """Frees residuals with NaN or Inf; whether there were any. Waits once for each."""
+        self._finite = {branch: bool(finite) for branch, finite in self._finite.items()}
+        broken = [b for b, finite in self._finite.items() if not finite and b in self.cache]
+        for branch in broken:
             self.cache.drop(branch)
-            self.decider.computed()
             self._warn("a residual held NaN or Inf: dropped, and computed anew")
-        return bool(self._finite[branch])
+        return bool(broken)
 
     def _prefetch_next(self, branch: Hashable) -> None:
         """Brings an offloaded residual back for the model call that comes next."""

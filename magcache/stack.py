@@ -126,9 +126,9 @@ class BlockStack:
             The model's own output, and the residual in the blocks' dtype; None where none
             could be taken, `problem` then says why.
         """
-        self.problem = None
         tape = _Tape()
         with self._lock:
+            self.problem = None
             with self._probed(partial(self._show, tape)), self._tapped(partial(self._record, tape)):
                 output = call()
             return output, self._residual(tape, call)
@@ -169,7 +169,7 @@ class BlockStack:
             elif tape.bases[head].shape == tokens.shape:
                 tape.heads[head] = _subtract(tokens, tape.bases[head])
             else:
-                del self._rules[tape.signature]
+                self._rules.pop(tape.signature, None)
                 self.problem = "the head's input changed its shape"
 
     def _residual(self, tape: _Tape, call: Call) -> Residual | None:
@@ -187,7 +187,7 @@ class BlockStack:
                 return None
             if tape.signature not in self._rules:
                 bases = self._learn(tape, bases)
-            return tuple(_subtract(h, b) for h, b in zip(heads, bases, strict=True))
+            return tuple((h - b).to(b.dtype) for h, b in zip(heads, bases, strict=True))
 
     def _learn(self, tape: _Tape, bases: list[torch.Tensor]) -> list[torch.Tensor]:
         """Notes which arguments hold the bases, and returns the bases in the blocks' dtype."""

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from magcache.curve import MagnitudeCurve, Trajectory, shifted_sigmas
+from magcache.curve import MagnitudeCurve, Trajectory, resampled_trajectory, shifted_sigmas
 from magcache.rule import Rule
 
 _FOLDER = Path(__file__).parent
@@ -74,13 +74,7 @@ class Preset:
 
     def trajectory(self, steps: int | None = None, shift: float | None = None) -> Trajectory:
         """The list's own schedule at `steps` steps, or an evenly spaced one with `shift`."""
-        steps = self.steps if steps is None else steps
-        if steps < 1:
-            raise ValueError(f"steps must be 1 or more, got {steps}")
-        if shift is not None or self.sigmas is None:
-            return Trajectory(shifted_sigmas(steps, 1.0 if shift is None else shift))
-        own = Trajectory(self.sigmas)
-        return Trajectory(tuple(own.sigma_at(step / steps) for step in range(steps)))
+        return resampled_trajectory(self.sigmas or shifted_sigmas(self.steps), steps, shift)
 
 
 def names() -> list[str]:

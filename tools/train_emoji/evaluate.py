@@ -118,7 +118,7 @@ def evaluate(folder: Path, limit: int | None) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--limit", type=int, help="only the first prompts, for a quick look")
     torch.set_num_threads(1)  # faster than more for a model of this size

@@ -102,7 +102,7 @@ def export(checkpoint: Path, folder: Path, date: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--date", required=True, help="the day of the training run, YYYY-MM-DD")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--folder", type=Path, default=FOLDER)

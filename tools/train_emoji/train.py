@@ -126,7 +126,7 @@ def train(steps: int, cooldown: int, batch: int, lr: float) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--steps", type=int, required=True, help="total, resumed ones included")
     parser.add_argument("--cooldown", type=int, default=1000, help="last steps at falling rate")
     parser.add_argument("--batch", type=int, default=128)

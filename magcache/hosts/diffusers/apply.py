@@ -109,6 +109,7 @@ class _Hook(ModelHook):
         curve = _CURVE_OF_CALL[min(self._calls, len(_CURVE_OF_CALL) - 1)]
         self._calls += 1
         forward = self.fn_ref.original_forward
+        assert forward is not None  # set by the registry, since there is a new_forward
         try:
             return run.call(branch, curve, tensors[0].device, lambda: forward(*args, **kwargs))
         except BaseException:
