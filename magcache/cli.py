@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -133,6 +134,7 @@ def _plan_notes(schedule: Schedule, source: Preset | Calibration) -> list[str]:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of a missing torchvision
     import torch
     from rich.console import Console
 
@@ -152,17 +154,17 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _show_demo(console: "Console", result: "Demo") -> None:
+    from rich import box
     from rich.table import Table
 
-    table: Table = Table(
-        title=f"{len(result.prompts)} emoji, 32x32, CFG 3, against the uncached run"
-    )
+    title = f"{len(result.prompts)} emoji, 32x32, CFG 3; differences are from the uncached run"
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("", "computed", "skipped", "seconds", "speed-up", "PSNR", "SSIM", "FLIP"):
-        table.add_column(heading, justify="right" if heading else "left")
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for row in result.rows:
         far = row.difference
         quality = (
-            (f"{far.psnr:.2f}", f"{far.ssim:.4f}", _figure(far.flip, ".4f"))
+            (f"{far.psnr:.2f}", f"{far.ssim:.3f}", _figure(far.flip, ".3f"))
             if far
             else ("", "", "")
         )

@@ -1,5 +1,6 @@
 """What a run did: a text summary, figures for programs, and pictures."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,7 +207,7 @@ def draw_comparison(rows: Mapping[str, "np.ndarray"], columns: Sequence[str] = (
             -0.1, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9
         )
     for axes, title in zip(grid[0], columns, strict=False):
-        axes.set_title(title, fontsize=8)
+        axes.set_title(textwrap.fill(title, 16), fontsize=8)
     return figure
 
 
