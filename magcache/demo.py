@@ -1,6 +1,7 @@
 """The demonstration: the bundled emoji model with and without MagCache, side by side."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -45,6 +46,13 @@ class Row:
     speedup: float = 1.0
     difference: Difference | None = None
 
+    def figures(self) -> dict[str, Any]:
+        """As plain data; the infinite PSNR of equal images, which JSON has not, is None."""
+        data = asdict(self)
+        if self.difference and math.isinf(self.difference.psnr):
+            data["difference"]["psnr"] = None
+        return data
+
 
 @dataclass
 class Demo:
@@ -61,7 +69,7 @@ class Demo:
             "model": "emoji (FLUX architecture, 32x32)",
             "prompts": self.prompts,
             "cfg": CFG,
-            "rows": [asdict(row) for row in self.rows],
+            "rows": [row.figures() for row in self.rows],
             "reports": {name: report.figures() for name, report in self.reports.items()},
         }
 
@@ -89,8 +97,11 @@ def run(progress: Progress = _no_progress, steps: int = STEPS) -> Demo:
     """Samples the demo prompts uncached, with each setting, and with as few steps as each costs.
 
     Raises:
+        ValueError: `steps` is below 1.
         FileNotFoundError: The emoji model is missing.
     """
+    if steps < 1:
+        raise ValueError(f"steps must be 1 or more, got {steps}")
     model = emoji.load()
     pipe: Any = model.pipe
     prompts = model.prompts("demo")

@@ -1,0 +1,94 @@
+"""The command line: what it prints, its JSON, and what bad input gets."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from magcache import cli, presets
+from magcache.calibration import Calibration, Measurement
+
+
+def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert cli.main(arguments) == 0
+    return capsys.readouterr().out
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err
+
+
+def test_plan_prints_the_published_schedule_at_the_lists_own_steps(capsys):
+    printed = output(capsys, "plan", "--preset", "wan2.1_i2v_720p_14B")
+    assert "########......#......#.....#....#..#..#." in printed
+    assert "14 computed (#), 26 skipped (.): 2.86x" in printed
+
+
+def test_plan_at_other_steps_composes_the_ratios(capsys):
+    figures = json.loads(
+        output(capsys, "plan", "--preset", "wan2.1_t2v_14B", "--steps=30", "--json")
+    )
+    assert figures["steps"] == 30 == len(figures["schedule"]) == len(figures["sigmas"])
+    assert figures["computed"] + figures["skipped"] == 30
+    assert figures["schedule"].startswith("######.")  # int(30 * 0.2) are retained
+    assert figures["speedup_at_most"] == pytest.approx(30 / figures["computed"], abs=1e-3)
+
+
+def test_plan_takes_every_setting_of_the_rule(capsys):
+    options = ["--threshold=9", "--max-skip=2", "--retention=0", "--end-step=5", "--shift=3"]
+    figures = json.loads(output(capsys, "plan", "--preset=flux", "--steps=9", "--json", *options))
+    # FLUX's fixed refresh is at 11/28 of the trajectory: step 4 of 9.
+    assert figures["schedule"] == "#..##.###"
+
+
+def test_plan_of_a_calibration_file(capsys, tmp_path):
+    measured = Measurement([1.0, 0.5, 0.25], [1.0, 0.9, 0.9], [0.0] * 3, [0.0] * 3)
+    path = Calibration("Toy", {"cond": measured}, threshold=0.15).save(tmp_path / "toy.json")
+    printed = output(capsys, "plan", "--calibration", str(path), "--retention=0")
+    assert "\n#.#\n" in printed  # |1 - 0.9| = 0.1 stays within 0.15; + |1 - 0.81| does not
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["plan", "--preset", "flx"], "did you mean flux"),
+        (["plan", "--preset", "flux", "--steps", "0"], "steps must be 1 or more"),
+        (["plan", "--preset", "flux", "--shift", "0"], "shift must be above 0"),
+        (["plan", "--preset", "flux", "--threshold", "-1"], "threshold must be 0 or more"),
+        (["plan", "--preset", "omnigen2_edit"], "publishes no max_skip, retention: give them"),
+        (["plan", "--calibration", "missing.json"], "there is no calibration file missing.json"),
+        (["demo", "--steps", "0"], "steps must be 1 or more"),
+    ],
+)
+def test_bad_input_gets_one_line_that_says_what_to_do(capsys, arguments, said):
+    message = complaint(capsys, *arguments)
+    assert said in message
+    assert message.startswith("magcache: ") and message.count("\n") == 1
+
+
+def test_presets_lists_every_preset(capsys):
+    listed = json.loads(output(capsys, "presets", "--json"))
+    assert [preset["name"] for preset in listed] == presets.names()
+    assert all(name in output(capsys, "presets") for name in presets.names())
+
+
+def test_planning_needs_no_host_and_no_extra():
+    """A core installation has neither diffusers nor rich nor matplotlib."""
+    blocked = ("diffusers", "transformers", "rich", "matplotlib", "PIL", "skimage")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked!r}))\n"
+        "from magcache import cli\n"
+        "sys.exit(cli.main(['plan', '--preset', 'flux']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_missing_extra_is_named(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich", None)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert "pip install 'magcache[demo]'" in complaint(capsys, "demo")

@@ -1,0 +1,94 @@
+"""`magcache demo` on the bundled model, at a few steps."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from magcache import cli, demo, emoji
+from magcache.measure import difference
+
+STEPS = 10
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    assert cli.main(["demo", "--steps", str(STEPS), "--output", str(folder)]) == 0
+    return folder, json.loads((folder / "demo.json").read_text())
+
+
+def test_table_holds_uncached_and_each_setting_beside_plain_sampling(made):
+    rows = made[1]["rows"]
+    assert [row["name"].split(",")[0] for row in rows] == [
+        "uncached", "MagCache moderate", "plain", "MagCache fast", "plain",
+    ]  # fmt: skip
+    for row in rows:
+        assert row["computed"] + row["skipped"] == row["steps"]
+    assert rows[0]["computed"] == STEPS and rows[0]["difference"] is None
+    assert rows[1]["skipped"] >= 3 and rows[3]["skipped"] >= rows[1]["skipped"]
+
+
+def test_differences_are_of_images_that_resemble_the_uncached_ones(made):
+    for row in made[1]["rows"][1:]:
+        assert 15 < row["difference"]["psnr"] < 80
+        assert 0.5 < row["difference"]["ssim"] < 1
+        assert row["difference"]["flip"] is None or 0 < row["difference"]["flip"] < 0.5
+
+
+def test_schedule_is_the_rules(made):
+    for setting, report in made[1]["reports"].items():
+        counts = {row["name"]: row for row in made[1]["rows"]}[f"MagCache {setting}"]
+        assert report["schedule"].count("#") == counts["computed"]
+        assert report["schedule"][0] == "#"
+
+
+@pytest.mark.parametrize("name", ["comparison", "curve-moderate", "curve-fast"])
+def test_pictures_are_written_and_show_something(made, name):
+    pixels = np.asarray(Image.open(made[0] / f"{name}.png").convert("L"))
+    assert min(pixels.shape) > 200 and pixels.std() > 10
+
+
+def test_the_sampled_images_are_not_noise(made):
+    """Emoji stand on white: the corners of most images are near it."""
+    model = emoji.load()
+    images = model.generate(model.prompts("demo"), list(range(8)), steps=STEPS)
+    assert images[:, :, :2, :2].mean() > 0.8
+
+
+def test_difference_of_equal_images_is_none_at_all():
+    image = np.random.default_rng(0).random((1, 32, 32, 3))
+    same = difference(image, image)
+    assert same.psnr == np.inf and same.ssim == pytest.approx(1) and not same.flip
+
+
+def test_psnr_of_a_known_error():
+    """A tenth off everywhere is 20 dB."""
+    grey = np.full((2, 16, 16, 3), 0.5)
+    assert difference(grey, grey + 0.1).psnr == pytest.approx(20, abs=1e-3)
+
+
+def test_images_of_different_shape_are_refused():
+    with pytest.raises(ValueError, match="cannot compare"):
+        difference(np.zeros((1, 16, 16, 3)), np.zeros((1, 8, 8, 3)))
+
+
+def test_progress_advances_once_a_step(monkeypatch):
+    from contextlib import contextmanager
+
+    seen: dict[str, int] = {}
+
+    @contextmanager
+    def progress(name, length):
+        seen[name] = 0
+
+        def advance():
+            seen[name] += 1
+
+        yield advance
+        assert seen[name] == length
+
+    monkeypatch.setattr(demo, "SETTINGS", {"fast": demo.SETTINGS["fast"]})
+    demo.run(progress, steps=3)
+    assert len(seen) == 3
