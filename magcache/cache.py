@@ -177,5 +177,8 @@ def _quantise(
         return tensor, None
     if dtype != torch.float8_e4m3fn:
         return tensor.to(dtype), None
-    scale = tensor.abs().amax().float().clamp_min(1e-12) / _FP8_MAX
-    return (tensor.float() / scale).to(dtype), scale
+    low, high = tensor.aminmax()
+    largest = torch.maximum(-low, high).float()
+    # A power of two, so that scaling is exact in any dtype; not below float16's smallest number.
+    scale = torch.exp2((largest / _FP8_MAX).log2().ceil()).clamp_min(2.0**-24)
+    return (tensor / scale.to(tensor.dtype)).to(dtype), scale

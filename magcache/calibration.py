@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 from collections.abc import Hashable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,19 @@ class Measurement:
     cosine_distances: list[float] = field(default_factory=list)
 
 
+def join(
+    high: dict[str, Measurement], low: dict[str, Measurement]
+) -> tuple[dict[str, Measurement], float]:
+    """The measurements of two experts of one run as one, and the σ between them."""
+    names = [f.name for f in fields(Measurement)]
+    branches = {
+        branch: Measurement(*(getattr(high[branch], n) + getattr(low[branch], n) for n in names))
+        for branch in high.keys() & low.keys()
+    }
+    before, after = (next(iter(part.values())).sigmas for part in (high, low))
+    return branches, (before[-1] + after[0]) / 2
+
+
 @dataclass(frozen=True)
 class Calibration:
     """A measured curve for one model; used like a preset.
@@ -54,6 +67,7 @@ class Calibration:
         settings: What the run was made with (steps, sampler, guidance), for the reader.
         threshold, retention, max_skip: Settings used unless others are given.
         name: The file's name, for reports.
+        switch_at: σ at which a second expert takes over, or None.
     """
 
     model: str
@@ -63,11 +77,12 @@ class Calibration:
     retention: float = 0.2
     max_skip: int = 4
     name: str = "calibration"
+    switch_at: float | None = None
 
     @cached_property
     def curves(self) -> dict[str, MagnitudeCurve]:
         """The magnitude curve of each branch. Evaluations at one σ are taken once."""
-        return {branch: _curve(measured) for branch, measured in self.branches.items()}
+        return {b: _curve(measured, self.switch_at) for b, measured in self.branches.items()}
 
     def rule(self, **changes: Any) -> Rule:
         """The settings kept with the calibration, with `changes`; None changes nothing."""
@@ -76,7 +91,7 @@ class Calibration:
 
     def trajectory(self, steps: int | None = None, shift: float | None = None) -> Trajectory:
         """The measured run's schedule at `steps` steps, or an evenly spaced one with `shift`."""
-        return resampled_trajectory(next(iter(self.branches.values())).sigmas, steps, shift)
+        return resampled_trajectory(next(iter(self.curves.values())).positions, steps, shift)
 
     def save(self, path: str | Path) -> Path:
         """Writes the file in one move: a crash or a full disk leaves an older one as it was."""
@@ -119,6 +134,7 @@ class Calibration:
             calibration = cls(branches=branches, **data)
             if not calibration.curves:
                 raise ValueError("it holds no branch")
+            calibration.rule()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CalibrationError(f"{path} is broken: {error}") from error
         return calibration
@@ -169,7 +185,7 @@ def _compare(before: Residual, after: Residual) -> torch.Tensor:
     return torch.stack([ratio.mean(), ratio.std(correction=0), torch.cat(distances).mean()])
 
 
-def _curve(measured: Measurement) -> MagnitudeCurve:
+def _curve(measured: Measurement, switch_at: float | None) -> MagnitudeCurve:
     sigmas, ratios = measured.sigmas, measured.ratios
     if len(sigmas) != len(ratios) or not sigmas:
         raise ValueError(f"{len(sigmas)} sigmas do not match {len(ratios)} ratios")
@@ -181,4 +197,7 @@ def _curve(measured: Measurement) -> MagnitudeCurve:
             kept_sigmas.append(sigma)
             kept_ratios.append(product)
             product = 1.0
-    return MagnitudeCurve.from_ratios(kept_ratios, kept_sigmas)
+    if switch_at is None:
+        return MagnitudeCurve.from_ratios(kept_ratios, kept_sigmas)
+    switch = sum(sigma >= switch_at for sigma in kept_sigmas), switch_at
+    return MagnitudeCurve.from_ratios(kept_ratios, kept_sigmas, switch)

@@ -202,7 +202,7 @@ class Run:
 
     def _compute(self, branch: Hashable, sigma: float, forward: Call) -> Any:
         if self._uncached:
-            return forward()
+            return self.stack.plain(forward)
         self.cache.make_room(branch)
         output, residual = self.stack.compute(forward)
         if residual is None:

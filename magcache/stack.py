@@ -119,6 +119,11 @@ class BlockStack:
         """Number of blocks."""
         return sum(len(blocks) for blocks in self._lists)
 
+    def plain(self, call: Call) -> Any:
+        """Runs the model as it is and takes nothing."""
+        with self._lock:
+            return call()
+
     def compute(self, call: Call) -> tuple[Any, Residual | None]:
         """Runs the model as it is.
 

@@ -1,0 +1,189 @@
+"""Calibration files: what is written is read, and what cannot be read is named."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from magcache.calibration import Calibration, CalibrationError, Measurement
+from magcache.rule import Rule
+
+
+def calibration(**changes: Any) -> Calibration:
+    branches = {
+        "cond": Measurement([1.0, 0.5, 0.25], [1.0, 0.5, 0.8], [0.0, 0.1, 0.2], [0.0, 0.01, 0.02]),
+        "uncond": Measurement([1.0, 0.5, 0.25], [1.0, 0.9, 0.7], [0.0] * 3, [0.0] * 3),
+    }
+    settings = {"steps": 3, "sampler": "euler", "shift": None}
+    return Calibration(**{"model": "Toy", "branches": branches, "settings": settings, **changes})
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return calibration().save(tmp_path / "toy.json")
+
+
+def edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> str:
+    """Changes a file; returns its text."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    change(data)
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return path.read_text(encoding="utf-8")
+
+
+def refuse(path: Path, message: str) -> None:
+    """Loading names the file and the reason, and leaves the file as it is."""
+    before = path.read_bytes()
+    with pytest.raises(CalibrationError, match=message) as caught:
+        Calibration.load(path)
+    assert str(path) in str(caught.value)
+    assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]
+
+
+def test_what_is_saved_is_loaded(saved: Path) -> None:
+    assert Calibration.load(saved) == calibration()
+    assert Calibration.load(str(saved)) == calibration()
+
+
+def test_settings_of_the_rule_travel_with_it(tmp_path: Path) -> None:
+    path = calibration(threshold=0.3, retention=0.1, max_skip=7).save(tmp_path / "a.json")
+    loaded = Calibration.load(path)
+    assert loaded.rule() == Rule(0.3, 7, 0.1)
+    assert loaded.rule(max_skip=2, threshold=None, end_step=-2) == Rule(0.3, 2, 0.1, end_step=-2)
+
+
+def test_the_curve_is_that_of_the_measured_ratios(saved: Path) -> None:
+    curves = Calibration.load(saved).curves
+    assert curves["cond"].ratios([1.0, 0.5, 0.25]) == pytest.approx([1, 0.5, 0.8])
+    assert curves["uncond"].ratio(1.0, 0.25) == pytest.approx(0.63)
+
+
+def test_the_trajectory_is_the_measured_one() -> None:
+    assert calibration().trajectory().sigmas == (1.0, 0.5, 0.25)
+    assert calibration().trajectory(2, shift=1).sigmas == (1.0, 0.5)
+
+
+def test_folders_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "toy.json"
+    assert calibration().save(path) == path and path.exists()
+
+
+def test_a_new_file_replaces_the_old_one(saved: Path) -> None:
+    calibration(name="newer").save(saved)
+    assert Calibration.load(saved).name == "newer"
+    assert os.listdir(saved.parent) == ["toy.json"]
+
+
+@pytest.mark.parametrize("failing", ["replace", "fdopen"])
+def test_a_failing_disk_leaves_the_old_file_and_no_scratch(
+    saved: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = saved.read_bytes()
+
+    def no_space(*_: Any, **__: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, failing, no_space)
+    with pytest.raises(OSError, match="no space left"):
+        calibration(name="newer").save(saved)
+    assert saved.read_bytes() == before and os.listdir(saved.parent) == ["toy.json"]
+
+
+def test_settings_that_are_no_json_leave_the_old_file(saved: Path) -> None:
+    before = saved.read_bytes()
+    with pytest.raises(TypeError):
+        calibration(settings={"sampler": object()}).save(saved)
+    assert saved.read_bytes() == before and os.listdir(saved.parent) == ["toy.json"]
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match=r"there is no calibration file .*none\.json"):
+        Calibration.load(tmp_path / "none.json")
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="is no calibration file"):
+        Calibration.load(tmp_path)
+
+
+@pytest.mark.parametrize("length", [0, 1, 40, 200])
+def test_a_truncated_file_is_named(saved: Path, length: int) -> None:
+    saved.write_bytes(saved.read_bytes()[:length])
+    refuse(saved, "is no calibration file")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe\x00", b"[1, 2]", b"7", b'"format"', b"{}", b'{"ratios": [1.0]}']
+)
+def test_a_foreign_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "other.json"
+    path.write_bytes(content)
+    refuse(path, "is no calibration file")
+
+
+@pytest.mark.parametrize("version", [2, 99, 0, "x"])
+def test_another_format_says_what_to_do(saved: Path, version: Any) -> None:
+    edited(saved, lambda data: data.update(format=version))
+    refuse(saved, f"has calibration format {version}, this MagCache reads 1: update MagCache")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.pop("branches"),
+        lambda data: data.pop("model"),
+        lambda data: data.update(branches={}),
+        lambda data: data.update(branches=[]),
+        lambda data: data.update(branches={"cond": 7}),
+        lambda data: data.update(surplus=1),
+        lambda data: data["branches"]["cond"].pop("ratios"),
+        lambda data: data["branches"]["cond"]["ratios"].pop(),
+        lambda data: data["branches"]["cond"]["ratios"].__setitem__(1, 0.0),
+        lambda data: data["branches"]["cond"]["ratios"].__setitem__(1, float("nan")),
+        lambda data: data["branches"]["cond"]["ratios"].__setitem__(1, "0.5"),
+        lambda data: data["branches"]["cond"]["sigmas"].__setitem__(1, None),
+        lambda data: data["branches"]["cond"].update(sigmas=[], ratios=[]),
+    ],
+)
+def test_a_broken_file_is_named(saved: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    edited(saved, change)
+    refuse(saved, "is broken: ")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"threshold": -1.0}, {"max_skip": "four"}, {"retention": 2.0}, {"threshold": None}]
+)
+def test_settings_out_of_range_make_a_file_broken(saved: Path, settings: dict[str, Any]) -> None:
+    edited(saved, lambda data: data.update(settings))
+    refuse(saved, "is broken: ")
+
+
+def measured(sigmas: list[float], ratios: list[float]) -> Calibration:
+    zeros = [0.0] * len(sigmas)
+    return calibration(branches={"cond": Measurement(sigmas, ratios, zeros, zeros)})
+
+
+def test_evaluations_at_one_sigma_compose() -> None:
+    # Heun: the second evaluation at σ 0.5 and the step from it to 0.25 are one ratio, 0.8·0.5.
+    curve = measured([1, 0.5, 0.5, 0.25, 0.25], [1, 0.5, 0.8, 0.5, 0.9]).curves["cond"]
+    assert curve.positions == (1, 0.5, 0.25)
+    assert curve.ratios([1, 0.5, 0.25]) == pytest.approx([1, 0.5, 0.4])
+
+
+def test_an_evaluation_at_a_higher_sigma_composes_too() -> None:
+    # Down to 0.5, back up to 0.75 (twice as large), down to 0.25 (a quarter): together half.
+    curve = measured([1, 0.5, 0.75, 0.25], [1, 0.5, 2, 0.25]).curves["cond"]
+    assert curve.positions == (1, 0.5, 0.25)
+    assert curve.ratio(0.5, 0.25) == pytest.approx(0.5)
+
+
+def test_the_trajectory_of_a_run_that_rises_is_what_falls() -> None:
+    rising = measured([1, 0.5, 0.75, 0.25], [1, 0.5, 2, 0.25])
+    assert rising.trajectory().sigmas == (1, 0.5, 0.25)
+
+
+def test_one_evaluation_is_a_flat_curve() -> None:
+    assert measured([1], [1]).curves["cond"].ratio(1, 0.1) == 1

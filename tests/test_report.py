@@ -1,0 +1,207 @@
+"""What a report says of runs whose evaluations and times are given."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from magcache import presets
+from magcache.curve import MagnitudeCurve
+from magcache.plan import Decider, plan
+from magcache.report import Report, draw_comparison, draw_schedule, save, schedule_of
+from magcache.rule import Reason, Rule
+from magcache.run import Evaluation, Run, Storage
+from tests.toys import CPU, Toy, even, flat_curve, tokens, toy_run, toy_stack
+
+PERIODIC = "#..#..#..#"
+
+
+@dataclass
+class Took:
+    """In place of a stopwatch."""
+
+    seconds: float
+
+
+def sampled(steps: int = 10, **settings: Any) -> Run:
+    """A finished run of the toy model: one evaluation computed, two skipped, and so on."""
+    model = Toy()
+    run = toy_run(model, steps, **settings)
+    with run.closing():
+        for step in range(steps):
+            run.begin(1 - step / steps, step, last=step == steps - 1)
+            run.call("cond", "cond", CPU, lambda: model(tokens()))
+    return run
+
+
+def timed(computed: float, skipped: float, **settings: Any) -> Run:
+    """As `sampled`, each evaluation having taken so many seconds."""
+    run = sampled(**settings)
+    for evaluation in run.evaluations:
+        evaluation._watches = [Took(skipped if evaluation.skipped else computed)]  # type: ignore[list-item]
+    return run
+
+
+def with_curve(curve: MagnitudeCurve, steps: int = 10) -> Run:
+    """A finished run with a curve of its own."""
+    model = Toy()
+    run = Run(Decider(Rule(1, 2, 0), {"cond": curve}, even(steps), steps), toy_stack(model))
+    for step in range(steps):
+        run.begin(1 - step / steps, step)
+        run.call("cond", "cond", CPU, lambda: model(tokens()))
+    return run
+
+
+def test_the_headline() -> None:
+    # Ten evaluations at 1 s would be 10 s; four of them and six of 0.25 s are 5.5 s.
+    report = Report([timed(1.0, 0.25)])
+    assert report.headline() == (
+        "MagCache: 6 of 10 evaluations skipped, 1.82x (toy, threshold 0.1, K 2)"
+    )
+
+
+def test_the_whole_text() -> None:
+    # 2 tokens of 3 channels in float32 are 24 bytes: 0.0 MiB.
+    assert str(Report([timed(1.0, 0.25)])).splitlines()[1:] == [
+        f"  schedule   {PERIODIC}",
+        "  computed   4 (first evaluation 1, max_skip 3)",
+        "  settings   retention 0, steps 0 to -1, residuals: reuse, kept on device",
+        "  memory     0.0 MiB of residuals at most",
+    ]
+
+
+def test_settings_in_the_text_are_those_of_the_run() -> None:
+    storage = Storage("offload", predict="scaled")
+    text = str(Report([timed(1.0, 0.25, retention=0.3, storage=storage)]))
+    assert "retention 0.3, steps 0 to -1, residuals: scaled, kept on offload" in text
+    assert "retention 2" in text.splitlines()[2]  # of int(10·0.3) = 3 the first one is "first"
+
+
+def test_speedup_takes_medians() -> None:
+    # A slow first evaluation (compiling, say) does not count: 10·1 / (4·1 + 6·0.25).
+    run = timed(1.0, 0.25)
+    run.evaluations[0]._watches = [Took(100.0)]  # type: ignore[list-item]
+    assert Report([run]).speedup == pytest.approx(10 / 5.5)
+
+
+def test_speedup_adds_the_times_of_runs() -> None:
+    # Full: 10·1 + 10·3; taken: 4·1 + 6·0.5 and 4·3 + 6·0.5.
+    assert Report([timed(1, 0.5), timed(3, 0.5)]).speedup == pytest.approx(40 / 22)
+
+
+def test_speedup_of_a_run_that_skips_nothing_is_one() -> None:
+    assert Report([timed(1, 0.5, threshold=0.0)]).speedup == 1
+
+
+def test_counts_of_several_runs_add_up() -> None:
+    report = Report([sampled(), sampled(7)])
+    assert (report.evaluations, report.computed, report.skipped) == (17, 7, 10)
+    assert report.schedule == f"{PERIODIC} #..#..#"
+    assert report.bytes_held == 24  # held at one time, not in all
+
+
+def test_figures_are_json_and_add_up() -> None:
+    report = Report([timed(1.0, 0.25), timed(1.0, 0.25)])
+    figures = json.loads(json.dumps(report.figures(), allow_nan=False))
+    assert figures == report.figures()
+    assert figures["computed"] + figures["skipped"] == figures["evaluations"] == 20
+    assert figures["speedup"] == 1.818 and figures["bytes_held"] == 24
+    assert figures["schedule"] == f"{PERIODIC} {PERIODIC}"
+    for run in figures["runs"]:
+        assert run["label"] == "toy"
+        assert len(run["sigmas"]) == len(run["reasons"]) == len(run["seconds"]) == 10
+        assert run["reasons"].count("skipped") == 6
+        assert sum(run["seconds"]) == 5.5
+
+
+def test_a_report_of_nothing() -> None:
+    report = Report([])
+    assert str(report) == report.headline() == "MagCache: no run yet"
+    assert report.speedup == 1 and report.figures()["evaluations"] == 0
+    with pytest.raises(ValueError, match="no run to draw"):
+        report.save_picture("nowhere.png")
+
+
+def test_a_report_of_an_uncached_model_says_why() -> None:
+    report = Report([], missing="runs uncached: Toy has no head")
+    assert report.headline() == "MagCache: runs uncached: Toy has no head"
+    assert report.figures()["warnings"] == ["runs uncached: Toy has no head"]
+
+
+def test_an_evaluation_that_could_not_be_skipped_counts_as_computed_everywhere() -> None:
+    """The rule allowed a skip, but the branch was new: text, schedule and figures agree."""
+    run = sampled()
+    run.evaluations[1] = Evaluation(0.9, 1, Reason.SKIPPED, {"cond": False, "uncond": True})
+    report = Report([run])
+    assert report.schedule == "##.#..#..#" and report.computed == 5
+    assert schedule_of(run).computed == 5
+    assert "5 (first evaluation 1, no usable residual 1, max_skip 3)" in str(report)
+    assert report.figures()["runs"][0]["reasons"].count("skipped") == 5
+
+
+@pytest.mark.parametrize(("steps", "noted"), [(8, True), (9, False)])
+def test_few_steps_are_noted(steps: int, noted: bool) -> None:
+    warnings = Report([sampled(steps)]).warnings
+    assert warnings == ["8 steps: below 9 there is little to gain"] * noted
+
+
+def test_a_curve_over_the_fraction_is_noted() -> None:
+    run = with_curve(MagnitudeCurve.from_ratios([1.0] * 10))
+    note = "the curve's sampling schedule is unknown: it is used by fraction of the trajectory"
+    assert Report([run]).warnings == [note]
+    assert str(Report([run])).endswith(f"\n  note       {note}")
+
+
+def test_noise_levels_outside_the_curve_are_noted() -> None:
+    run = with_curve(MagnitudeCurve((0.9, 0.2), (0.0, 0.0)))
+    note = "noise levels outside the calibrated range: the curve's end slope is used"
+    assert Report([run]).warnings == [note]
+    assert Report([with_curve(flat_curve())]).warnings == []
+
+
+def test_warnings_of_the_run_come_first_and_without_repeats() -> None:
+    runs = [sampled(5), sampled(5)]
+    for run in runs:
+        run.warnings.append("a residual held NaN or Inf")
+    assert Report(runs, "one expert runs uncached").warnings == [
+        "one expert runs uncached",
+        "a residual held NaN or Inf",
+        "5 steps: below 9 there is little to gain",
+    ]
+
+
+def colours(path: Path) -> int:
+    """How many a picture has; a blank one has 1."""
+    with Image.open(path) as image:
+        assert image.format == "PNG" and min(image.size) > 100
+        return len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0))
+
+
+def test_a_picture_of_a_run_is_written(tmp_path: Path) -> None:
+    path = Report([sampled()]).save_picture(tmp_path / "new" / "run.png")
+    assert path == tmp_path / "new" / "run.png" and colours(path) > 10
+
+
+@pytest.mark.parametrize("name", ["wan2.2_t2v_14B", "framepack"], ids=["sigma", "fraction"])
+def test_a_picture_of_a_plan_shows_each_evaluation(name: str) -> None:
+    preset = presets.load(name)
+    schedule = plan(preset.rule(), preset.curves, preset.trajectory())
+    axes = draw_schedule(schedule, preset.curves, "a title").axes[0]
+    drawn = {line.get_marker(): len(line.get_xdata()) for line in axes.lines[:3]}  # type: ignore[arg-type]
+    assert drawn == {"None": preset.steps, "o": schedule.computed, ".": schedule.skipped}
+    assert axes.get_title(loc="left") == "a title"
+    assert axes.xaxis_inverted() == (name != "framepack")
+    assert sum(line.get_marker() == "|" for line in axes.lines) == preset.steps
+
+
+def test_a_picture_compares_rows_of_images(tmp_path: Path) -> None:
+    black, white = np.zeros((3, 8, 8, 3)), np.ones((2, 8, 8, 3))
+    figure = draw_comparison({"full": black, "cached": white}, ["a", "b", "c"])
+    path = save(figure, tmp_path / "rows.png")
+    assert colours(path) > 2
+    assert len(figure.axes) == 6
+    assert [len(axes.images) for axes in figure.axes] == [1, 1, 1, 1, 1, 0]
