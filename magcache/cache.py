@@ -112,7 +112,7 @@ class ResidualCache:
 
     def prefetch(self, branch: Hashable) -> None:
         """Starts the copies back to the compute device, so that `get` need not wait."""
-        for entry in self._entries[branch]:
+        for entry in self._entries.get(branch, ()):
             for packed in entry.tensors:
                 if packed.home.type == "cuda" and packed.offloaded and packed.back is None:
                     packed.back = self._copy_back(packed)

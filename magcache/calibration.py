@@ -7,7 +7,7 @@ distance. All in float32: bf16 quantises ratios near 1.
 
 import json
 import os
-import tempfile
+import threading
 from collections.abc import Hashable
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -51,7 +51,8 @@ def join(
     names = [f.name for f in fields(Measurement)]
     branches = {
         branch: Measurement(*(getattr(high[branch], n) + getattr(low[branch], n) for n in names))
-        for branch in high.keys() & low.keys()
+        for branch in high
+        if branch in low
     }
     before, after = (next(iter(part.values())).sigmas for part in (high, low))
     return branches, (before[-1] + after[0]) / 2
@@ -98,13 +99,12 @@ class Calibration:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
-        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+        scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
+            scratch.write_text(text, encoding="utf-8")
             os.replace(scratch, path)
         except BaseException:
-            os.unlink(scratch)
+            scratch.unlink(missing_ok=True)
             raise
         return path
 
@@ -149,15 +149,25 @@ class Calibrator:
         self._figures: dict[Hashable, list[torch.Tensor]] = {}
         self._curve: dict[Hashable, str] = {}
 
-    def add(self, branch: Hashable, curve: str, sigma: float, residual: Residual) -> None:
-        """Compares `residual` (B, tokens, channels; a stream each) with the branch's last one."""
-        previous = self._last.get(branch)
+    def add(
+        self, branch: Hashable, curves: tuple[str, ...], sigma: float, residual: Residual
+    ) -> None:
+        """Compares `residual` (B, tokens, channels; a stream each) with the branch's last one.
+
+        A batch that holds several branches is measured a part each.
+        """
+        parts = zip(*(tensor.chunk(len(curves)) for tensor in residual), strict=True)
+        for place, (curve, part) in enumerate(zip(curves, parts, strict=True)):
+            self._add_part((branch, place), curve, sigma, part)
+
+    def _add_part(self, key: Hashable, curve: str, sigma: float, residual: Residual) -> None:
+        previous = self._last.get(key)
         first = torch.tensor([1.0, 0.0, 0.0], device=residual[0].device)
         figures = first if previous is None else _compare(previous, residual)
-        self._last[branch] = residual
-        self._curve[branch] = curve
-        self._sigmas.setdefault(branch, []).append(sigma)
-        self._figures.setdefault(branch, []).append(figures)
+        self._last[key] = residual
+        self._curve[key] = curve
+        self._sigmas.setdefault(key, []).append(sigma)
+        self._figures.setdefault(key, []).append(figures)
 
     def release(self) -> None:
         """Frees the residuals kept for comparing; what was measured stays."""

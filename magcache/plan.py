@@ -107,7 +107,8 @@ class Schedule:
 
     def speedup(self, skip_cost: float = 0.0) -> float:
         """Evaluations over their cost; `skip_cost` is a skipped one's share of a computed one."""
-        return len(self.reasons) / (self.computed + skip_cost * self.skipped)
+        cost = self.computed + skip_cost * self.skipped
+        return len(self.reasons) / cost if cost else 1.0
 
 
 def plan(
@@ -116,7 +117,7 @@ def plan(
     trajectory: Trajectory,
     sigmas: Sequence[float] | None = None,
 ) -> Schedule:
-    """The schedule of a run, made without running anything.
+    """The schedule of a run of one evaluation a step, made without running anything.
 
     Args:
         rule: Settings.

@@ -120,9 +120,10 @@ class Run:
         self.warnings: list[str] = []
         self.cache = ResidualCache(1, self.storage.store, self.storage.dtype)
         self._finite: dict[Hashable, torch.Tensor | bool] = {}
-        self._curve_of: dict[Hashable, str] = {}
+        self._curves_of: dict[Hashable, tuple[str, ...]] = {}
         self._uncached = calibrator is None and decider.rule.skips_nothing
         self._last = False
+        stack.forget_bases()  # what acts between blocks and head may differ from run to run
 
     @property
     def skipped(self) -> int:
@@ -137,7 +138,9 @@ class Run:
             step: Step of this run it belongs to.
             last: Whether no evaluation follows, so that no residual need be kept.
         """
-        reason = self.decider.decide(sigma, step, dict.fromkeys(self._curve_of.values()))
+        self._drop_vanished()
+        curves = dict.fromkeys(name for names in self._curves_of.values() for name in names)
+        reason = self.decider.decide(sigma, step, curves)
         if self.calibrator:
             reason = Reason.CALIBRATION
         elif reason is Reason.SKIPPED and (self._drop_broken() or not len(self.cache)):
@@ -145,19 +148,28 @@ class Run:
             self.decider.computed()
         self._last = last
         self.evaluations.append(Evaluation(sigma, step, reason))
+        if reason is Reason.SKIPPED:
+            self.cache.prefetch(next(iter(self._curves_of)))
         return reason
 
-    def call(self, branch: Hashable, curve: str, device: torch.device, forward: Call) -> Any:
+    def call(
+        self,
+        branch: Hashable,
+        curves: str | tuple[str, ...],
+        device: torch.device,
+        forward: Call,
+    ) -> Any:
         """Runs one model call of the current evaluation.
 
         Args:
             branch: What tells this call's residual from others': branch and shapes.
-            curve: Name of the magnitude curve it follows, "cond" for instance.
+            curves: Name of the magnitude curve it follows, "cond" for instance; of a batch that
+                holds several branches one after another, the name of each.
             device: Where the model computes.
             forward: The call, arguments bound.
         """
         evaluation = self.evaluations[-1]
-        self._curve_of[branch] = curve
+        self._curves_of[branch] = (curves,) if isinstance(curves, str) else curves
         watch, skip = _Stopwatch(device), False
         try:
             skip = evaluation.reason is Reason.SKIPPED and branch in self.cache
@@ -175,7 +187,7 @@ class Run:
             evaluation._watches.append(watch)
             if self._last:
                 self.cache.drop(branch)
-            else:
+            if evaluation.reason is Reason.SKIPPED:
                 self._prefetch_next(branch)
 
     def close(self) -> None:
@@ -194,7 +206,7 @@ class Run:
             self.close()
 
     def _skip(self, branch: Hashable, evaluation: Evaluation, forward: Call) -> Any:
-        curve = self.decider.curve(self._curve_of[branch])
+        curve = self.decider.curve(self._curves_of[branch][0])
         cached = [self.decider.position(curve, sigma) for sigma in self.cache.sigmas(branch)]
         here = self.decider.position(curve, evaluation.sigma)
         factors = weights(self.storage.predict, curve, cached, here)
@@ -210,7 +222,7 @@ class Run:
             self.close()
             self._warn(f"runs uncached from here on: {self.stack.problem}")
         elif self.calibrator:
-            self.calibrator.add(branch, self._curve_of[branch], sigma, residual)
+            self.calibrator.add(branch, self._curves_of[branch], sigma, residual)
         elif not self._last:
             self.cache.put(branch, sigma, residual)
             self._finite[branch] = _is_finite(residual)
@@ -225,12 +237,19 @@ class Run:
             self._warn("a residual held NaN or Inf: dropped, and computed anew")
         return bool(broken)
 
+    def _drop_vanished(self) -> None:
+        """Frees branches that did not take part in the last evaluation; they decide no more."""
+        taking_part = self.evaluations[-1].computed if self.evaluations else {}
+        for branch in [b for b in self._curves_of if b not in taking_part]:
+            del self._curves_of[branch]
+            self.cache.drop(branch)
+
     def _prefetch_next(self, branch: Hashable) -> None:
-        """Brings an offloaded residual back for the model call that comes next."""
-        order = list(self._curve_of)
-        following = order[(order.index(branch) + 1) % len(order)]
-        if self.storage.store == "offload" and following in self.cache:
-            self.cache.prefetch(following)
+        """Starts to bring back the residual that this evaluation's next call needs."""
+        order = list(self._curves_of)
+        following = order.index(branch) + 1
+        if following < len(order):
+            self.cache.prefetch(order[following])
 
     def _warn(self, message: str) -> None:
         if message not in self.warnings:

@@ -25,6 +25,12 @@ Arguments = dict[int | str, torch.Tensor]
 Tap = Callable[[int, torch.Tensor], torch.Tensor | None]
 """Sees the index and the input of a head, and may replace the input."""
 
+_WITHOUT_BLOCKS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, NameError, RuntimeError,
+    TypeError, ValueError,
+)  # fmt: skip
+"""What code raises that cannot do without blocks; a host's interrupt is none of these."""
+
 _locks: "weakref.WeakKeyDictionary[nn.Module, threading.RLock]" = weakref.WeakKeyDictionary()
 
 
@@ -124,6 +130,10 @@ class BlockStack:
         with self._lock:
             return call()
 
+    def forget_bases(self) -> None:
+        """Has the base checked anew at the next computed call of each input shape."""
+        self._rules = {}
+
     def compute(self, call: Call) -> tuple[Any, Residual | None]:
         """Runs the model as it is.
 
@@ -216,7 +226,9 @@ class BlockStack:
                 call()
         except _HeadsReached:
             return [seen[head] for head in range(len(self._heads))]
-        except Exception as error:
+        except torch.OutOfMemoryError:
+            raise
+        except _WITHOUT_BLOCKS as error:
             self.problem = f"without its blocks the model fails: {error!r}"
             return None
         self.problem = "without its blocks the model does not reach its head"

@@ -77,16 +77,16 @@ def test_a_new_file_replaces_the_old_one(saved: Path) -> None:
     assert os.listdir(saved.parent) == ["toy.json"]
 
 
-@pytest.mark.parametrize("failing", ["replace", "fdopen"])
+@pytest.mark.parametrize(("owner", "failing"), [(os, "replace"), (Path, "write_text")])
 def test_a_failing_disk_leaves_the_old_file_and_no_scratch(
-    saved: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+    saved: Path, owner: Any, failing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = saved.read_bytes()
 
     def no_space(*_: Any, **__: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(os, failing, no_space)
+    monkeypatch.setattr(owner, failing, no_space)
     with pytest.raises(OSError, match="no space left"):
         calibration(name="newer").save(saved)
     assert saved.read_bytes() == before and os.listdir(saved.parent) == ["toy.json"]

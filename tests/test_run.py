@@ -332,22 +332,42 @@ def test_storage_settings_reach_the_cache(store: Any, dtype: torch.dtype | None)
     assert (run.cache.store, run.cache.dtype) == (store, dtype)
 
 
-@pytest.mark.parametrize(("store", "asked"), [("device", []), ("offload", ["cond", "uncond"])])
-def test_the_residual_of_the_next_call_is_fetched_ahead(
-    store: Any, asked: list[str], monkeypatch: pytest.MonkeyPatch
+def test_the_residual_of_each_skipped_call_is_fetched_ahead(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = Toy()
-    run = toy_run(model, storage=Storage(store))
+    run = toy_run(model, storage=Storage("offload"))
     fetched: list[str] = []
-    monkeypatch.setattr(run.cache, "prefetch", lambda branch: fetched.append(branch[0]))
+    prefetch = run.cache.prefetch
+    monkeypatch.setattr(
+        run.cache, "prefetch", lambda branch: (fetched.append(branch[0]), prefetch(branch))
+    )
     evaluate(run, model, 0, cond=tokens(1), uncond=tokens(2))
-    # Behind uncond comes cond, and behind cond, as long as it is the only one, cond.
-    assert fetched == asked[:1] * 2
-    fetched.clear()
-    monkeypatch.setattr(run.cache, "get", lambda _: [(torch.full((1, 2, 3), 7.0),)])
+    assert fetched == []
     run.begin(0.9, 1)
+    assert fetched == ["cond"]  # before the first call
     run.call(("cond", (1, 2, 3)), "cond", CPU, lambda: model(tokens(1)))
-    assert fetched == asked[1:]
+    assert fetched[-1] == "uncond"  # while the first is under way
+
+
+def test_a_branch_that_does_not_come_again_is_freed_and_decides_no_more() -> None:
+    model = Toy()
+    run = toy_run(model)
+    evaluate(run, model, 0, cond=tokens(1), uncond=tokens(2))
+    evaluate(run, model, 1, cond=tokens(1))
+    evaluate(run, model, 2, cond=tokens(1))
+    assert len(run.cache) == 1
+    assert [dict(e.computed) for e in run.evaluations[1:]] == [{("cond", (1, 2, 3)): False}] * 2
+
+
+def test_a_batch_of_two_branches_is_measured_as_two() -> None:
+    calibrator = Calibrator()
+    for sigma, values in ((1.0, (1.0, 1.0)), (0.9, (2.0, 4.0))):
+        batch = torch.cat([tokens(value) for value in values])
+        calibrator.add("both", ("uncond", "cond"), sigma, (batch,))
+    measured = calibrator.finish()
+    assert measured["uncond"].ratios == pytest.approx([1, 2])
+    assert measured["cond"].ratios == pytest.approx([1, 4])
 
 
 def test_evaluations_are_timed() -> None:
@@ -470,14 +490,14 @@ def test_of_several_branches_of_one_curve_the_first_is_taken() -> None:
     calibrator = Calibrator()
     for sigma, values in ((1.0, (1, 1)), (0.9, (2, 4))):
         for window, value in enumerate(values):
-            calibrator.add(window, "cond", sigma, (tokens(value),))
+            calibrator.add(window, ("cond",), sigma, (tokens(value),))
     assert calibrator.finish()["cond"].ratios == pytest.approx([1, 2])
 
 
 def test_a_calibration_weighs_the_tokens_of_all_streams_alike() -> None:
     calibrator = Calibrator()
-    calibrator.add("cond", "cond", 1.0, (tokens(1, count=3), tokens(1, count=1)))
-    calibrator.add("cond", "cond", 0.9, (tokens(1, count=3), tokens(5, count=1)))
+    calibrator.add("cond", ("cond",), 1.0, (tokens(1, count=3), tokens(1, count=1)))
+    calibrator.add("cond", ("cond",), 0.9, (tokens(1, count=3), tokens(5, count=1)))
     assert calibrator.finish()["cond"].ratios == pytest.approx([1, 2])  # (1 + 1 + 1 + 5) / 4
 
 
@@ -491,3 +511,42 @@ def test_a_closed_calibration_keeps_its_figures_and_no_residual() -> None:
     gc.collect()
     assert kept() is None
     assert calibrator.finish()["cond"].ratios == [1.0]
+
+
+class Shifted(Toy):
+    """Adds `extra` between the blocks and the head, as a post-block patch does."""
+
+    extra = 0.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x + self.extra)
+
+
+def test_a_run_checks_the_base_anew_so_a_new_patch_is_not_counted_twice() -> None:
+    model = Shifted()
+    stack = toy_stack(model)
+    for extra in (0.0, 5.0):
+        model.extra = extra
+        run = Run(toy_run().decider, stack)
+        full = evaluate(run, model, 0)
+        assert torch.equal(evaluate(run, model, 1), full)  # 10 · (8 + extra)
+        assert symbols(run) == "#."
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, torch.OutOfMemoryError, InterruptedError])
+def test_an_interrupt_in_a_dry_call_reaches_the_host(error: type[BaseException]) -> None:
+    model = Toy()
+    run = toy_run(model)
+    calls = iter([None, error("stop")])
+
+    def interrupted(x: torch.Tensor) -> torch.Tensor:
+        if failure := next(calls):
+            raise failure
+        return model(x)
+
+    run.begin(1.0, 0)
+    with pytest.raises(error):
+        run.call("cond", "cond", CPU, lambda: interrupted(tokens()))
+    assert len(model.blocks) == 3
