@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from magcache.calibration import Calibration, CalibrationError
-from magcache.plan import Schedule, plan
-from magcache.report import Report
-from magcache.rule import Rule
+from .calibration import Calibration, CalibrationError
+from .plan import Schedule, plan
+from .report import Report
+from .rule import Rule
 
 __version__ = "0.1.0"
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """`apply` and `remove` import diffusers, which the core does not need."""
     if name in ("apply", "remove"):
-        from magcache.hosts import diffusers
+        from .hosts import diffusers
 
         return getattr(diffusers, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from magcache.stack import Residual
+from .stack import Residual
 
 Store = Literal["device", "offload"]
 _FP8_MAX = torch.finfo(torch.float8_e4m3fn).max

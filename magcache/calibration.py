@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from magcache.curve import MagnitudeCurve, Trajectory, resampled_trajectory
-from magcache.rule import Rule
-from magcache.stack import Residual
+from .curve import MagnitudeCurve, Trajectory, resampled_trajectory
+from .rule import Rule
+from .stack import Residual
 
 FORMAT = 1
 

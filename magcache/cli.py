@@ -9,16 +9,16 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import magcache
-from magcache import presets
-from magcache.calibration import Calibration
-from magcache.plan import FEW_STEPS, Schedule, plan
-from magcache.presets import Preset
+from . import __doc__ as description
+from . import __version__, presets
+from .calibration import Calibration
+from .plan import FEW_STEPS, Schedule, plan
+from .presets import Preset
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from magcache.demo import Demo
+    from .demo import Demo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="magcache", description=magcache.__doc__)
-    parser.add_argument("--version", action="version", version=magcache.__version__)
+    parser = argparse.ArgumentParser(prog="magcache", description=description)
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="sample the emoji model with and without MagCache")
@@ -138,7 +138,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
 
-    from magcache import demo
+    from . import demo
 
     torch.set_num_threads(1)  # so small a model is slower on more
     console = Console(stderr=True)

@@ -136,14 +136,14 @@ class MagnitudeCurve:
 
     def log_norm(self, position: float) -> float:
         """log‖r‖ at `position`; beyond the measured range the last slope goes on."""
-        start, stop = self._span(self._part(position))
+        start, stop = self._span(self.part_at(position))
         return _interpolate(
             self.positions[start:stop], self.log_norms[start:stop], position, extend=True
         )
 
     def ratio(self, before: float, after: float) -> float | None:
         """‖r(after)‖ / ‖r(before)‖, or None where the two lie in different parts."""
-        if self._part(before) != self._part(after):
+        if self.part_at(before) != self.part_at(after):
             return None
         return math.exp(self.log_norm(after) - self.log_norm(before))
 
@@ -164,6 +164,11 @@ class MagnitudeCurve:
         start, stop = self._span(index)
         return MagnitudeCurve(self.positions[start:stop], self.log_norms[start:stop], self.over)
 
+    def part_at(self, position: float) -> int:
+        """Index of the part that `position` lies in."""
+        falling = self.over == "sigma"
+        return sum(position < at if falling else position >= at for at in self.switch_at)
+
     @property
     def parts(self) -> int:
         return len(self.switch) + 1
@@ -173,10 +178,6 @@ class MagnitudeCurve:
         low, high = sorted((self.positions[0], self.positions[-1]))
         slack = 1e-6 + 1e-3 * (high - low)
         return low - slack <= position <= high + slack
-
-    def _part(self, position: float) -> int:
-        falling = self.over == "sigma"
-        return sum(position < at if falling else position >= at for at in self.switch_at)
 
     def _span(self, part: int) -> tuple[int, int]:
         edges = (0, *self.switch, len(self.positions))

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-import magcache
-from magcache import emoji
-from magcache.measure import Difference, difference
-from magcache.report import Report, draw_comparison, save
+from . import emoji
+from .hosts.diffusers import apply
+from .measure import Difference, difference
+from .report import Report, draw_comparison, save
 
 STEPS = 28
 CFG = 3.0
@@ -132,7 +132,7 @@ def run(progress: Progress = _no_progress, steps: int = STEPS) -> Demo:
         add(Row("uncached", steps, steps, 0, sample("uncached", steps)))
         for setting, values in SETTINGS.items():
             name = f"MagCache {setting}"
-            with magcache.apply(model.pipe, preset=PRESET, **values) as applied:
+            with apply(model.pipe, preset=PRESET, **values) as applied:
                 seconds = sample(name, steps)
                 report = applied.report()
             demo.reports[setting] = report

@@ -7,8 +7,8 @@ decider beforehand, for samplers whose σ are known.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from magcache.curve import MagnitudeCurve, Trajectory
-from magcache.rule import Reason, Rule, RuleState
+from .curve import MagnitudeCurve, Trajectory
+from .rule import Reason, Rule, RuleState
 
 FEW_STEPS = 9  # below this many steps there is little to gain
 _SLACK = 1e-6  # of the trajectory: σ come as float32 from the hosts

@@ -5,8 +5,8 @@ from typing import Literal
 
 import torch
 
-from magcache.curve import MagnitudeCurve
-from magcache.stack import Residual
+from .curve import MagnitudeCurve
+from .stack import Residual
 
 Method = Literal["reuse", "scaled"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from magcache.curve import MagnitudeCurve
-from magcache.plan import FEW_STEPS, Schedule
-from magcache.run import Run
+from .curve import MagnitudeCurve
+from .plan import FEW_STEPS, Schedule
+from .run import Run
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from magcache.cache import ResidualCache, Store
-from magcache.calibration import Calibrator
-from magcache.plan import Decider
-from magcache.predict import Method, combine, weights
-from magcache.rule import Reason
-from magcache.stack import BlockStack, Call, Residual, StackMismatch
+from .cache import ResidualCache, Store
+from .calibration import Calibrator
+from .plan import Decider
+from .predict import Method, combine, weights
+from .rule import Reason
+from .stack import BlockStack, Call, Residual, StackMismatch
 
 log = logging.getLogger("magcache")
 

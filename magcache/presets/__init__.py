@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from magcache.curve import MagnitudeCurve, Trajectory, resampled_trajectory, shifted_sigmas
-from magcache.rule import Rule
+from ..curve import MagnitudeCurve, Trajectory, resampled_trajectory, shifted_sigmas
+from ..rule import Rule
 
 _FOLDER = Path(__file__).parent
 

@@ -1,53 +1,49 @@
 """Accelerating diffusers pipelines: `with magcache.apply(pipe, preset="flux") as run: ...`."""
 
 import logging
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
-from diffusers.hooks import HookRegistry, ModelHook
 from torch import nn
 
 from magcache import presets
 from magcache.cache import ResidualCache, Store
-from magcache.calibration import Calibration, CalibrationError, Calibrator
+from magcache.calibration import Calibration, CalibrationError, Calibrator, Measurement, join
 from magcache.curve import MagnitudeCurve
 from magcache.hosts.diffusers.clock import SchedulerClock
 from magcache.hosts.diffusers.families import family_of, find_stack
+from magcache.hosts.diffusers.hook import attach, sessions_on
+from magcache.hosts.diffusers.session import Expert, Session, plain_module, whole_compile
 from magcache.plan import Decider
 from magcache.predict import Method
 from magcache.presets import Preset
 from magcache.report import Report
 from magcache.rule import Rule
 from magcache.run import Run, Storage
-from magcache.stack import BlockStack, StackNotFound
+from magcache.stack import StackNotFound
 
 log = logging.getLogger("magcache")
-HOOK = "magcache"
-_RUNS_KEPT = 64  # records of past runs, for the report; they hold no tensors
 _COMPONENTS = ("transformer", "transformer_2")
-_CURVE_OF_CALL = ("cond", "uncond", "ref")  # pipelines call the conditional branch first
 
 
 class Applied:
     """MagCache on a pipeline, until `remove` or the end of a `with` block."""
 
-    def __init__(self, hooks: list["_Hook"], missing: str = "") -> None:
-        self._hooks = hooks
+    def __init__(self, session: Session, missing: Sequence[str]) -> None:
+        self._session = session
         self._missing = missing
 
     def report(self) -> Report:
         """What the last sampling did (all that came since `apply` or `reset`)."""
-        runs = [run for hook in self._hooks for run in hook.runs]
-        return Report(runs, self._missing)
+        problems = [*self._missing, *self._session.problems]
+        return Report(list(self._session.runs), "; ".join(problems))
 
     def reset(self) -> None:
         """Forgets past runs and frees what they hold."""
-        for hook in self._hooks:
-            hook.reset()
+        self._session.reset()
 
     def calibration(self) -> Calibration:
         """What a run with `calibrate=True` has measured.
@@ -55,17 +51,28 @@ class Applied:
         Raises:
             CalibrationError: No evaluation was measured.
         """
-        hook = next((hook for hook in self._hooks if hook.runs), None)
-        calibrator = hook.runs[-1].calibrator if hook else None
-        if hook is None or calibrator is None or not (branches := calibrator.finish()):
+        measured = [m for e in self._session.experts if (m := self._measured(e))]
+        if not measured:
             raise CalibrationError("nothing was measured: apply with calibrate=True, then sample")
-        settings = {"host": "diffusers", "steps": hook.runs[-1].decider.steps, **hook.sampler()}
-        return Calibration(type(hook.transformer).__name__, branches, settings)
+        branches, switch_at = join(*measured) if len(measured) == 2 else (measured[0], None)
+        scheduler = self._session.scheduler()
+        settings = {
+            "host": "diffusers",
+            "steps": self._session.runs[-1].decider.steps,
+            "sampler": type(scheduler).__name__,
+            "shift": scheduler.config.get("shift"),
+        }
+        kind = type(self._session.experts[0].transformer).__name__
+        return Calibration(kind, branches, settings, switch_at=switch_at)
+
+    def _measured(self, expert: Expert) -> dict[str, Measurement]:
+        runs = [run for run in self._session.runs if run.stack is expert.stack]
+        calibrator = runs[-1].calibrator if runs else None
+        return calibrator.finish() if calibrator else {}
 
     def remove(self) -> None:
         """Takes MagCache off: the model is as before, and no residual is kept."""
-        for hook in self._hooks:
-            hook.remove()
+        self._session.remove()
 
     def __enter__(self) -> "Applied":
         return self
@@ -77,93 +84,6 @@ class Applied:
         traceback: TracebackType | None,
     ) -> None:
         self.remove()
-
-
-class _Hook(ModelHook):
-    """diffusers' own extension point around a transformer's forward."""
-
-    def __init__(
-        self,
-        transformer: nn.Module,
-        stack: BlockStack,
-        scheduler: Callable[[], Any],
-        make_run: Callable[[SchedulerClock, BlockStack], Run],
-    ) -> None:
-        super().__init__()
-        self.transformer = transformer
-        self.runs: deque[Run] = deque(maxlen=_RUNS_KEPT)
-        self._stack = stack
-        self._scheduler = scheduler
-        self._make_run = make_run
-        self._clock: SchedulerClock | None = None
-        self._index = -1
-        self._calls = 0
-        self._was_plain = not hasattr(transformer, "_diffusers_hook")
-        HookRegistry.check_if_exists_or_initialize(transformer).register_hook(self, HOOK)
-
-    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Runs one model call as a call of the current evaluation."""
-        run = self._current_run()
-        tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)]
-        branch = (self._calls, *(tuple(tensor.shape) for tensor in tensors))
-        curve = _CURVE_OF_CALL[min(self._calls, len(_CURVE_OF_CALL) - 1)]
-        self._calls += 1
-        forward = self.fn_ref.original_forward
-        assert forward is not None  # set by the registry, since there is a new_forward
-        try:
-            return run.call(branch, curve, tensors[0].device, lambda: forward(*args, **kwargs))
-        except BaseException:
-            run.close()
-            raise
-
-    def _current_run(self) -> Run:
-        scheduler = self._scheduler()
-        if self._clock is None or not self._clock.of_same_run(scheduler):
-            self._start(scheduler)
-        assert self._clock is not None
-        tick = self._clock.read()
-        if tick.index < self._index:
-            self._start(scheduler)
-        if tick.index != self._index:
-            self._index, self._calls = tick.index, 0
-            self.runs[-1].begin(tick.sigma, tick.step, tick.last)
-        return self.runs[-1]
-
-    def _start(self, scheduler: Any) -> None:
-        if self.runs:
-            self.runs[-1].close()
-        self._clock = SchedulerClock(scheduler)
-        self._index = -1
-        self.runs.append(self._make_run(self._clock, self._stack))
-
-    def sampler(self) -> dict[str, Any]:
-        """What a calibration notes of the scheduler."""
-        scheduler = self._scheduler()
-        return {"sampler": type(scheduler).__name__, "shift": scheduler.config.get("shift")}
-
-    def reset(self) -> None:
-        for run in self.runs:
-            run.close()
-        self.runs.clear()
-        self._clock = None
-
-    def remove(self) -> None:
-        for run in self.runs:
-            run.close()
-        registry = getattr(self.transformer, "_diffusers_hook", None)
-        if registry is None or registry.get_hook(HOOK) is not self:
-            return
-        registry.remove_hook(HOOK, recurse=False)
-        if not registry.hooks:
-            self._remove_traces()
-
-    def _remove_traces(self) -> None:
-        """Removes what the registry leaves on a module that had no hook before."""
-        bound = vars(self.transformer).get("forward")
-        if getattr(bound, "__func__", None) is type(self.transformer).forward:
-            del self.transformer.forward
-        if self._was_plain:
-            del self.transformer._diffusers_hook
 
 
 def apply(
@@ -204,58 +124,62 @@ def apply(
         CalibrationError: The calibration file cannot be used.
         TypeError: `target` is neither a pipeline nor a transformer with a scheduler.
     """
-    transformers = _transformers(target)
-    clock_source = _scheduler_source(target, scheduler)
+    models = _models(target)
+    scheduler_of = _scheduler_source(target, scheduler)
     storage = Storage(store, dtype, predict)
     ResidualCache(1, store, dtype)  # says at once what is wrong with the two
     source = _source(preset, calibration, calibrate)
-    for transformer in transformers:
-        _check_fits(source, transformer)
+    for model in models:
+        _check_fits(source, plain_module(model), len(models))
     settings = {"threshold": threshold, "max_skip": max_skip, "retention": retention}
     settings |= {"start_step": start_step, "end_step": end_step}
     rule = source.rule(**settings) if source else Rule(0, 0, 0)
     label = source.name if source else "calibration"
+
+    def make_run(clock: SchedulerClock, expert: Expert) -> Run:
+        decider = Decider(rule, expert.curves, clock.trajectory, clock.steps)
+        return Run(decider, expert.stack, storage, Calibrator() if calibrate else None, label)
+
     remove(target)
-    hooks, missing = [], []
-    for expert, transformer in enumerate(transformers):
-        curves = _curves_of_expert(source, expert)
-
-        def make_run(
-            clock: SchedulerClock,
-            stack: BlockStack,
-            curves: dict[str, MagnitudeCurve] = curves,
-        ) -> Run:
-            decider = Decider(rule, curves, clock.trajectory, clock.steps)
-            return Run(decider, stack, storage, Calibrator() if calibrate else None, label)
-
-        try:
-            stack = find_stack(transformer)
-        except StackNotFound as reason:
-            missing.append(f"runs uncached: {reason}")
-            log.warning("MagCache: %s", missing[-1])
-            continue
-        hooks.append(_Hook(transformer, stack, clock_source, make_run))
-    return Applied(hooks, "; ".join(missing))
+    experts, missing = _find_experts(models, _curves(source, len(models)))
+    bare = isinstance(target, nn.Module) or not callable(target)
+    session = Session(target, scheduler_of, experts, make_run, bare=bare)
+    attach(session)
+    return Applied(session, missing)
 
 
 def remove(target: Any) -> None:
     """Takes MagCache off a pipeline or transformer; does nothing where there is none."""
-    for transformer in _transformers(target):
-        registry = getattr(transformer, "_diffusers_hook", None)
-        hook = registry.get_hook(HOOK) if registry else None
-        if isinstance(hook, _Hook):
-            hook.remove()
+    for session in sessions_on(target, [plain_module(model) for model in _models(target)]):
+        session.remove()
 
 
-def _transformers(target: Any) -> list[nn.Module]:
+def _find_experts(
+    models: Sequence[nn.Module], curves: Sequence[dict[str, MagnitudeCurve]]
+) -> tuple[list[Expert], list[str]]:
+    """The transformers that can be accelerated, and why others cannot."""
+    experts, missing = [], []
+    for model, own in zip(models, curves, strict=True):
+        try:
+            if compiled := whole_compile(model):
+                raise StackNotFound(compiled)
+            transformer = plain_module(model)
+            experts.append(Expert(transformer, find_stack(transformer), own))
+        except StackNotFound as reason:
+            missing.append(f"runs uncached: {reason}")
+            log.warning("MagCache: %s", missing[-1])
+    return experts, missing
+
+
+def _models(target: Any) -> list[nn.Module]:
     found = [target] if isinstance(target, nn.Module) else []
     found = found or [getattr(target, name, None) for name in _COMPONENTS]
-    modules = [getattr(m, "_orig_mod", m) for m in found if isinstance(m, nn.Module)]
-    if not modules:
+    models = [model for model in found if isinstance(model, nn.Module)]
+    if not models:
         raise TypeError(
             f"{type(target).__name__} is neither a pipeline with a transformer nor a transformer"
         )
-    return modules
+    return models
 
 
 def _scheduler_source(target: Any, scheduler: Any) -> Callable[[], Any]:
@@ -281,7 +205,7 @@ def _source(
     return preset or calibration  # type: ignore[return-value]
 
 
-def _check_fits(source: Preset | Calibration | None, transformer: nn.Module) -> None:
+def _check_fits(source: Preset | Calibration | None, transformer: nn.Module, experts: int) -> None:
     kind, family = type(transformer).__name__, family_of(transformer)
     if isinstance(source, Preset) and family and family.name != source.family:
         fitting = [n for n in presets.names() if presets.load(n).family == family.name]
@@ -294,13 +218,20 @@ def _check_fits(source: Preset | Calibration | None, transformer: nn.Module) -> 
             f"{source.name} was measured on {source.model}, but the model is {kind}: "
             "calibrate this model"
         )
+    if source and experts > 1 and all(curve.parts < experts for curve in source.curves.values()):
+        raise ValueError(
+            f"{source.name} is for one {kind}, but the pipeline has {experts} experts: take a "
+            "preset of both, or calibrate it"
+        )
 
 
-def _curves_of_expert(
-    source: Preset | Calibration | None, expert: int
-) -> dict[str, MagnitudeCurve]:
-    """Each expert's own part of a curve with a switch."""
+def _curves(source: Preset | Calibration | None, experts: int) -> list[dict[str, MagnitudeCurve]]:
+    """The curves of each expert: its own part, or all where it is the only one."""
     if source is None:
-        return {"cond": MagnitudeCurve((1.0,), (0.0,))}
-    curves = source.curves.items()
-    return {name: c.part(expert) if c.parts > 1 else c for name, c in curves}
+        return [{"cond": MagnitudeCurve((1.0,), (0.0,))}] * experts
+    if experts == 1:
+        return [source.curves]
+    return [
+        {name: c.part(expert) if c.parts > 1 else c for name, c in source.curves.items()}
+        for expert in range(experts)
+    ]

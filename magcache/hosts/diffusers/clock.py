@@ -1,9 +1,13 @@
-"""Which evaluation a model call belongs to, told from the pipeline's scheduler."""
+"""Which evaluation a model call belongs to, told from the scheduler."""
 
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from magcache.curve import Trajectory
+
+_CLOSE = 5e-3  # two timesteps are one within this share: bfloat16 rounds by 0.4 %
 
 
 @dataclass(frozen=True)
@@ -27,39 +31,66 @@ class SchedulerClock:
     """Reads diffusers' scheduler: its σ list, and the index it has advanced to.
 
     Each `scheduler.step` is one evaluation, so a second-order sampler's two evaluations a step
-    count twice, and the two calls of true CFG once.
+    count twice, and the two calls of true CFG once. Before the first `step`, which a
+    hand-written loop may never call, the model's own timestep tells the index.
 
     Args:
-        scheduler: The pipeline's scheduler, after `set_timesteps`.
+        scheduler: The scheduler, after `set_timesteps`.
+        timestep: The first call's `timestep`, in the scheduler's units or a fraction of them.
 
     Attributes:
         trajectory: The whole trajectory, of which an img2img run samples a part.
         steps: Steps of this run.
+
+    Raises:
+        AttributeError, TypeError, ValueError: The scheduler has no list of falling σ.
     """
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: Any, timestep: torch.Tensor | None = None) -> None:
         self._scheduler = scheduler
         self._timesteps = scheduler.timesteps
-        count = len(scheduler.timesteps)
-        self._sigmas: list[float] = scheduler.sigmas[:count].tolist()
+        self._times: list[float] = scheduler.timesteps.tolist()
+        self._sigmas: list[float] = scheduler.sigmas[: len(self._times)].tolist()
+        # A model is given the timestep itself or its share of all; the first call tells which.
+        self._scales: tuple[float, ...] = (1, scheduler.config.get("num_train_timesteps", 1000))
         self._order = getattr(scheduler, "order", 1)
-        self._begin = self._index()
+        self._begin = self._index(timestep)
         self.trajectory = Trajectory(tuple(self._sigmas))
-        self.steps = -(-(count - self._begin) // self._order)
+        self.steps = -(-(len(self._times) - self._begin) // self._order)
 
     def of_same_run(self, scheduler: Any) -> bool:
         """Whether `scheduler` has not been set up anew since this clock was made."""
         return scheduler is self._scheduler and scheduler.timesteps is self._timesteps
 
-    def read(self) -> Tick:
-        index = self._index()
+    def read(self, timestep: torch.Tensor | None = None) -> Tick | None:
+        """The evaluation under way, or None after the last one."""
+        index = self._index(timestep)
+        if index >= len(self._times):
+            return None
         return Tick(
             index=index,
             sigma=self._sigmas[index],
             step=(index - self._begin) // self._order,
-            last=index == len(self._sigmas) - 1,
+            last=index == len(self._times) - 1,
         )
 
-    def _index(self) -> int:
+    def _index(self, timestep: torch.Tensor | None) -> int:
         advanced = self._scheduler.step_index
-        return advanced if advanced is not None else self._scheduler.begin_index or 0
+        if advanced is not None:
+            return advanced
+        expected = self._scheduler.begin_index or 0
+        return expected if timestep is None else self._index_of(timestep, expected)
+
+    def _index_of(self, timestep: torch.Tensor, expected: int) -> int:
+        """Where `timestep` stands in the scheduler's list; `expected` if there, or if nowhere."""
+        time = float(timestep.max())  # Wan 2.2 5B gives one a token, 0 for known frames
+        candidates = [(expected, scale) for scale in self._scales]
+        candidates += [(self._nearest(time * scale), scale) for scale in self._scales]
+        for place, scale in candidates:
+            if abs(self._times[place] - time * scale) <= _CLOSE * time * scale:
+                self._scales = (scale,)
+                return place
+        return expected
+
+    def _nearest(self, time: float) -> int:
+        return min(range(len(self._times)), key=lambda place: abs(self._times[place] - time))

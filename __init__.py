@@ -1,0 +1,11 @@
+"""MagCache for ComfyUI: the node pack's entry. Without ComfyUI around, it offers no nodes."""
+
+import importlib.util
+
+NODE_CLASS_MAPPINGS: dict[str, type] = {}
+NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
+
+if importlib.util.find_spec("comfy") is not None and __package__:
+    from .magcache.hosts.comfyui.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

@@ -1,0 +1,261 @@
+"""The nodes. Ids, titles and the order of inputs are those that existing workflows hold."""
+
+import logging
+from typing import Any
+
+from ... import presets
+from ...cache import Store
+from ...calibration import Calibration, CalibrationError
+from ...presets import Preset
+from ...rule import Rule
+from . import calibrations, compile, detect
+from .families import AUTO, MODEL_TYPES, OLD_NAMES, class_name
+from .sampling import Sampling, Settings, install
+
+log = logging.getLogger("magcache")
+_CATEGORY = "MagCache"
+_PUBLISHED = "published"
+_STORES = ("automatic", "compute device", "offload device")
+
+
+class MagCache:
+    """Puts MagCache on a model."""
+
+    CATEGORY = _CATEGORY
+    FUNCTION = "apply"
+    RETURN_TYPES = ("MODEL",)
+    DESCRIPTION = "Skips most evaluations of a diffusion transformer: 2 to 3 times faster."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": ("MODEL", {"tooltip": "The diffusion model, behind its LoRAs."}),
+                "model_type": _model_type(AUTO),
+                "magcache_thresh": _number(
+                    (0.24, 0.0, 0.3, 0.001),
+                    "Largest accumulated error of a skipped evaluation. Lower is nearer to the "
+                    "original; 0 skips nothing.",
+                ),
+                "retention_ratio": _number(
+                    (0.1, 0.1, 0.3, 0.01),
+                    "Fraction of the trajectory, from its noisy end, in which nothing is skipped.",
+                ),
+                "magcache_K": _number(
+                    (5, 0, 6, 1), "Most evaluations skipped in a row; 0 skips nothing."
+                ),
+                "start_step": _number(
+                    (0, -10000, 10000, 1),
+                    "First step in which skipping is allowed; negative counts from the end.",
+                ),
+                "end_step": _number(
+                    (-1, -10000, 10000, 1),
+                    "Last step in which skipping is allowed; -1 is the last step.",
+                ),
+            },
+            "optional": {
+                "residuals": (
+                    list(_STORES),
+                    {
+                        "tooltip": "Where residuals are kept between evaluations. automatic: on "
+                        "the compute device, in a low-memory mode on the offload device."
+                    },
+                ),
+                "recommended": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Off: the widgets magcache_thresh, retention_ratio and "
+                        "magcache_K are in force. On: the recommended values of the model type "
+                        "are in force instead, and the three widgets are not looked at.",
+                    },
+                ),
+                "calibration": (
+                    [_PUBLISHED, *calibrations.names()],
+                    {"tooltip": "A file of MagCache Calibration, or the published curve."},
+                ),
+                "verbose": ("BOOLEAN", {"default": False, "tooltip": "Log every evaluation."}),
+            },
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model_type: str) -> bool | str:
+        """Accepts the values of older workflows, which the list does not hold."""
+        return _known_type(model_type)
+
+    def apply(
+        self,
+        model: Any,
+        model_type: str,
+        magcache_thresh: float,
+        retention_ratio: float,
+        magcache_K: int,
+        start_step: int,
+        end_step: int,
+        residuals: str = _STORES[0],
+        recommended: bool = False,
+        calibration: str = _PUBLISHED,
+        verbose: bool = False,
+    ) -> tuple[Any]:
+        source = _source(model, model_type, calibration)
+        if source is None:
+            reason = f"{class_name(model)} is none of the model types that auto knows"
+            log.warning("MagCache: the model runs uncached: %s", reason)
+            return (model,)
+        widgets = (magcache_thresh, retention_ratio, magcache_K)
+        threshold, retention, max_skip = (None,) * 3 if recommended else widgets
+        rule = source.rule(
+            threshold=threshold,
+            retention=retention,
+            max_skip=max_skip,
+            start_step=start_step,
+            end_step=end_step,
+        )
+        store = detect.store() if residuals == _STORES[0] else _store(residuals)
+        return (install(model, Settings(source, rule, store, verbose, source.name)),)
+
+
+class MagCacheCalibration:
+    """Measures a model's magnitude curve during one ordinary sampling."""
+
+    CATEGORY = _CATEGORY
+    FUNCTION = "apply"
+    RETURN_TYPES = ("MODEL",)
+    DESCRIPTION = "Measures the magnitude curve of a model during a sampling that skips nothing."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": ("MODEL", {"tooltip": "The diffusion model, behind its LoRAs."}),
+                "model_type": _model_type(AUTO),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model_type: str) -> bool | str:
+        """Accepts the values of older workflows, which the list does not hold."""
+        return _known_type(model_type)
+
+    def apply(self, model: Any, model_type: str, node_id: str | None = None) -> tuple[Any]:
+        kind = OLD_NAMES.get(model_type, model_type)
+        if kind != AUTO:
+            _check_type(model, kind)
+        name = class_name(model) if kind == AUTO else kind
+
+        def finished(sampling: Sampling) -> None:
+            summary = calibrations.save(sampling, name)
+            log.info("%s", summary)
+            _show(summary, node_id)
+
+        settings = Settings(None, Rule(0, 0, 0), label=f"{name} calibration", finished=finished)
+        return (install(model, settings),)
+
+
+class CompileModel:
+    """Compiles a model block by block."""
+
+    CATEGORY = _CATEGORY
+    FUNCTION = "apply"
+    RETURN_TYPES = ("MODEL",)
+    DESCRIPTION = "Compiles the model's blocks with torch.compile, once for each kind of block."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": ("MODEL", {"tooltip": "The diffusion model; before or after MagCache."}),
+                "mode": (
+                    list(compile.MODES),
+                    {"tooltip": "What torch.compile optimises for; used by inductor only."},
+                ),
+                "backend": (list(compile.BACKENDS), {"tooltip": "torch.compile's backend."}),
+                "fullgraph": (
+                    "BOOLEAN",
+                    {"default": False, "tooltip": "Fail where a block is not one graph."},
+                ),
+                "dynamic": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "One graph for all sizes, instead of one a size.",
+                    },
+                ),
+            }
+        }
+
+    def apply(
+        self, model: Any, mode: str, backend: str, fullgraph: bool, dynamic: bool
+    ) -> tuple[Any]:
+        return (compile.compile_blocks(model, mode, backend, fullgraph, dynamic),)
+
+
+NODE_CLASS_MAPPINGS = {
+    "MagCache": MagCache,
+    "CompileModel": CompileModel,
+    "MagCacheCalibration": MagCacheCalibration,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "MagCache": "MagCache",
+    "CompileModel": "Compile Model",
+    "MagCacheCalibration": "MagCache Calibration",
+}
+
+
+def _source(model: Any, model_type: str, calibration: str) -> Preset | Calibration | None:
+    """The curve that is asked for; None where auto finds none."""
+    if calibration != _PUBLISHED:
+        measured = Calibration.load(calibrations.folder() / calibration)
+        if measured.model != class_name(model):
+            raise CalibrationError(
+                f"{calibration} was measured on {measured.model}, but the model is "
+                f"{class_name(model)}: calibrate this model"
+            )
+        return measured
+    kind = OLD_NAMES.get(model_type, model_type)
+    if kind == AUTO:
+        kind = detect.model_type(model)
+        return presets.load(MODEL_TYPES[kind].preset) if kind else None
+    _check_type(model, kind)
+    return presets.load(MODEL_TYPES[kind].preset)
+
+
+def _check_type(model: Any, model_type: str) -> None:
+    chosen = MODEL_TYPES[model_type]
+    if class_name(model) not in chosen.classes:
+        raise ValueError(
+            f"model_type {model_type} is for {' or '.join(chosen.classes)}, but the model is "
+            f"{class_name(model)}: choose its own type, or auto"
+        )
+
+
+def _known_type(model_type: str) -> bool | str:
+    if model_type in (*MODEL_TYPES, *OLD_NAMES, AUTO):
+        return True
+    return f"unknown model_type {model_type}: choose auto or one of {', '.join(MODEL_TYPES)}"
+
+
+def _model_type(default: str) -> tuple[list[str], dict[str, Any]]:
+    tooltip = "Whose published curve to use; auto finds it from the model."
+    return [*MODEL_TYPES, AUTO], {"default": default, "tooltip": tooltip}
+
+
+def _number(values: tuple[float, float, float, float], tooltip: str) -> tuple[str, dict[str, Any]]:
+    default, low, high, step = values
+    kind = "INT" if isinstance(step, int) else "FLOAT"
+    limits = {"default": default, "min": low, "max": high, "step": step, "round": step}
+    return kind, {**limits, "tooltip": tooltip}
+
+
+def _store(residuals: str) -> Store:
+    return "offload" if residuals == "offload device" else "device"
+
+
+def _show(text: str, node_id: str | None) -> None:
+    """Shows a text on a node, where there is a server."""
+    import server
+
+    instance = getattr(server.PromptServer, "instance", None)
+    if instance is not None and node_id is not None:
+        instance.send_progress_text(text, node_id)

@@ -1,0 +1,128 @@
+"""How sessions come to see the calls of a transformer and of a pipeline, and leave no trace."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from diffusers.hooks import HookRegistry, ModelHook
+from torch import nn
+
+from magcache.hosts.diffusers.session import Session
+
+NAME = "magcache"
+_SESSION = "_magcache_session"
+
+
+class TransformerHook(ModelHook):
+    """diffusers' own extension point around a forward: hands each call to its session.
+
+    One hook serves all sessions on a transformer, so that pipelines which share it, also in
+    several threads, neither take part in each other's runs nor meet an emptied block list.
+    """
+
+    def __init__(self, transformer: nn.Module) -> None:
+        super().__init__()
+        self.sessions: list[Session] = []
+        self._transformer = transformer
+        self._had_forward = "forward" in vars(transformer)
+        self._was_plain = not hasattr(transformer, "_diffusers_hook")
+        self._registry = HookRegistry.check_if_exists_or_initialize(transformer)
+        self._registry.register_hook(self, NAME)
+        self._wrapped = transformer.forward
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Runs one model call."""
+        original = self.fn_ref.original_forward
+        assert original is not None  # set by the registry, since there is a new_forward
+        forward = functools.partial(original, *args, **kwargs)
+        if torch.compiler.is_compiling() or not self.sessions:
+            return forward()
+        session = Session.current.get()
+        if session not in self.sessions:
+            session = next((s for s in self.sessions if s.bare), None)
+        if session is None:
+            return self.sessions[0].expert(self._transformer).stack.plain(forward)
+        return session.call(self._transformer, args, kwargs, forward)
+
+    def leave(self, session: Session) -> None:
+        """Forgets a session, and with the last one goes.
+
+        Where another library has wrapped the forward since, it stays and passes calls on.
+        """
+        self.sessions.remove(session)
+        if self.sessions or self._registry.get_hook(NAME) is not self:
+            return
+        above = self._registry._fn_refs[self._registry._hook_order.index(NAME) + 1 :]
+        if not above and vars(self._transformer).get("forward") is not self._wrapped:
+            return
+        kept = above[0].forward if above and above[0].original_forward is not None else None
+        self._registry.remove_hook(NAME, recurse=False)
+        if kept is not None:  # the registry expects a hook above to have no forward of its own
+            above[0].forward, above[0].original_forward = kept, self.fn_ref.original_forward
+        if not self._registry.hooks:
+            self._remove_traces()
+
+    def _remove_traces(self) -> None:
+        """Removes what an empty registry leaves on a module that did not have it before."""
+        if not self._had_forward:
+            del self._transformer.forward
+        if self._was_plain:
+            del self._transformer._diffusers_hook
+
+
+def attach(session: Session) -> None:
+    """Puts a session on its transformers and around its pipeline's calls."""
+    for expert in session.experts:
+        hook = _hook_of(expert.transformer) or TransformerHook(expert.transformer)
+        hook.sessions.append(session)
+        session.undo.callback(hook.leave, session)
+    if session.experts and not session.bare:
+        session.undo.callback(_follow(session))
+
+
+def sessions_on(target: Any, transformers: Sequence[nn.Module]) -> list[Session]:
+    """The sessions that `target` and these transformers of it take part in."""
+    hooks = [hook for transformer in transformers if (hook := _hook_of(transformer))]
+    found = [session for hook in hooks for session in hook.sessions]
+    if not isinstance(target, nn.Module):
+        found = [s for s in found if s.bare or s.target is target]
+        followed = getattr(type(target), _SESSION, None)  # it stays if the model is exchanged
+        found += [followed] if followed else []
+    return list(dict.fromkeys(found))
+
+
+def _hook_of(transformer: nn.Module) -> TransformerHook | None:
+    registry = getattr(transformer, "_diffusers_hook", None)
+    hook = registry.get_hook(NAME) if registry else None
+    return hook if isinstance(hook, TransformerHook) else None
+
+
+def _follow(session: Session) -> Callable[[], None]:
+    """Runs each call of the pipeline as a sampling of the session; returns what ends that.
+
+    Python looks `__call__` up on the class, so the pipeline gets a subclass of its own.
+    """
+    pipe = session.target
+    kind = type(pipe)
+    following = True
+
+    @functools.wraps(kind.__call__)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self is not pipe or not following:
+            return kind.__call__(self, *args, **kwargs)
+        with session.sampling():
+            return kind.__call__(self, *args, **kwargs)
+
+    names = ("__module__", "__qualname__", "__doc__")
+    body = {name: getattr(kind, name) for name in names}
+    followed = type(kind.__name__, (kind,), {**body, "__call__": call, _SESSION: session})
+    pipe.__class__ = followed
+
+    def leave() -> None:
+        nonlocal following
+        following = False
+        if type(pipe) is followed:
+            pipe.__class__ = kind
+
+    return leave

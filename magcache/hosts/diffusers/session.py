@@ -1,0 +1,222 @@
+"""The runs of one pipeline: which model call belongs to which evaluation of which run."""
+
+import inspect
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from magcache.curve import MagnitudeCurve
+from magcache.hosts.diffusers.clock import SchedulerClock, Tick
+from magcache.report import Report
+from magcache.run import Run
+from magcache.stack import BlockStack
+
+log = logging.getLogger("magcache")
+_RUNS_KEPT = 64  # records of past runs, for the report; they hold no tensors
+_CURVE_OF_CALL = ("cond", "uncond", "ref")  # pipelines call the conditional branch first
+
+
+@dataclass
+class Expert:
+    """One transformer of a pipeline, and where its current run is.
+
+    Attributes:
+        transformer, stack: The model and its blocks.
+        curves: The part of the curves that belongs to it.
+        run: The current run, or None between two.
+        index: The evaluation under way; -1 before the first.
+        calls: How often the transformer has been called in it.
+    """
+
+    transformer: nn.Module
+    stack: BlockStack
+    curves: Mapping[str, MagnitudeCurve]
+    run: Run | None = None
+    index: int = -1
+    calls: int = 0
+
+    @cached_property
+    def _place_of_timestep(self) -> int | None:
+        names = list(inspect.signature(type(self.transformer).forward).parameters)[1:]
+        return names.index("timestep") if "timestep" in names else None
+
+    def timestep(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+        """The timestep among the arguments of a call."""
+        place, value = self._place_of_timestep, kwargs.get("timestep")
+        if value is None and place is not None and place < len(args):
+            value = args[place]
+        return value if isinstance(value, torch.Tensor) else None
+
+    def close(self) -> None:
+        """Frees what the run holds."""
+        if self.run:
+            self.run.close()
+
+
+def plain_module(module: nn.Module) -> nn.Module:
+    """The module that `torch.compile` has wrapped, or the module itself."""
+    return getattr(module, "_orig_mod", module)
+
+
+def whole_compile(module: nn.Module) -> str:
+    """Why a module that is compiled as a whole cannot be accelerated; "" where it is not."""
+    if plain_module(module) is module and getattr(module, "_compiled_call_impl", None) is None:
+        return ""
+    return (
+        f"{type(plain_module(module)).__name__} is compiled as a whole, so its blocks cannot be "
+        "skipped; compile them one by one instead (transformer.compile_repeated_blocks)"
+    )
+
+
+MakeRun = Callable[[SchedulerClock, Expert], Run]
+
+
+class Session:
+    """MagCache on one pipeline, or on one transformer in a hand-written loop.
+
+    Args:
+        target: The pipeline or transformer.
+        scheduler: Gives the scheduler; asked at each call, as pipelines may exchange it.
+        experts: The transformers whose blocks were found.
+        make_run: Makes the run of an expert on a new trajectory.
+        bare: Whether no pipeline call surrounds its model calls.
+
+    Attributes:
+        runs: The latest runs, in the order in which they began.
+        problems: Why something ran uncached.
+        undo: Takes the session off its target.
+    """
+
+    current: ContextVar["Session | None"] = ContextVar("magcache_session", default=None)
+    """The session whose pipeline is sampling in this thread."""
+
+    def __init__(
+        self,
+        target: Any,
+        scheduler: Callable[[], Any],
+        experts: Sequence[Expert],
+        make_run: MakeRun,
+        *,
+        bare: bool,
+    ) -> None:
+        self.target = target
+        self.bare = bare
+        self.experts = list(experts)
+        self.runs: deque[Run] = deque(maxlen=_RUNS_KEPT)
+        self.problems: list[str] = []
+        self.undo = ExitStack()
+        self.scheduler = scheduler
+        self._make_run = make_run
+        self._clock: SchedulerClock | None = None
+        self._called = False
+        self._begun = 0  # runs in this call of the pipeline
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Around one call of the pipeline: its model calls are this session's."""
+        self.end()
+        self._called, self._begun = False, 0
+        token = self.current.set(self)
+        try:
+            yield
+        finally:
+            self.current.reset(token)
+            self.end()
+        if not self._called:
+            self._problem(f"{type(self.target).__name__} ran uncached: {self._why_not_called()}")
+        elif self._begun:
+            log.info(Report(list(self.runs)[-self._begun :]).headline())
+
+    def expert(self, transformer: nn.Module) -> Expert:
+        """Its expert of that model."""
+        return next(e for e in self.experts if e.transformer is transformer)
+
+    def call(
+        self,
+        transformer: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        forward: Callable[[], Any],
+    ) -> Any:
+        """Runs one model call as a call of the current evaluation."""
+        self._called = True
+        expert = self.expert(transformer)
+        run = self._run_of_call(expert, expert.timestep(args, kwargs))
+        if run is None:
+            return expert.stack.plain(forward)
+        tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)]
+        branch = (expert.calls, *(tuple(tensor.shape) for tensor in tensors))
+        curve = _CURVE_OF_CALL[min(expert.calls, len(_CURVE_OF_CALL) - 1)]
+        expert.calls += 1
+        try:
+            return run.call(branch, curve, tensors[0].device, forward)
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """Ends the runs and frees every residual; the next call begins a new run."""
+        for expert in self.experts:
+            expert.close()
+            expert.run = None
+        self._clock = None
+
+    def remove(self) -> None:
+        """Takes the session off; a second time does nothing."""
+        self.undo.close()
+        self.end()
+
+    def reset(self) -> None:
+        """Forgets past runs."""
+        self.end()
+        for expert in self.experts:
+            expert.stack.problem = None
+        self.runs.clear()
+        self.problems.clear()
+
+    def _run_of_call(self, expert: Expert, timestep: torch.Tensor | None) -> Run | None:
+        scheduler = self.scheduler()
+        if self._clock is None or not self._clock.of_same_run(scheduler):
+            self.end()
+            try:
+                self._clock = SchedulerClock(scheduler, timestep)
+            except (AttributeError, TypeError, ValueError) as error:
+                self._problem(f"{type(scheduler).__name__} cannot be followed: {error}")
+                return None
+        tick = self._clock.read(timestep)
+        if tick is None or (expert.run is None and expert.stack.problem):
+            return None  # after the end, or a model that has turned out not to fit
+        if expert.run is None or tick.index < expert.index:
+            expert.close()
+            expert.run = self._make_run(self._clock, expert)
+            expert.index = -1
+            self.runs.append(expert.run)
+            self._begun += 1
+        if tick.index != expert.index:
+            self._begin(expert, expert.run, tick)
+        return expert.run
+
+    def _begin(self, expert: Expert, run: Run, tick: Tick) -> None:
+        for other in self.experts:
+            if other is not expert and other.index < tick.index:
+                other.close()  # its turn is over
+        expert.index, expert.calls = tick.index, 0
+        run.begin(tick.sigma, tick.step, tick.last)
+
+    def _why_not_called(self) -> str:
+        components = vars(self.target).values()
+        reasons = (whole_compile(m) for m in components if isinstance(m, nn.Module))
+        return next(filter(None, reasons), "its transformer was exchanged, apply again")
+
+    def _problem(self, message: str) -> None:
+        if message not in self.problems:
+            self.problems.append(message)
+            log.warning("MagCache: %s", message)

@@ -1,0 +1,46 @@
+"""Tests in a real ComfyUI, in this process. They need its checkout and its requirements.
+
+    COMFYUI_PATH=~/ComfyUI path/to/its/python -m pytest tests/comfyui
+
+Without them every test is skipped, with the reason.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+CHECKOUT = os.environ.get("COMFYUI_PATH", "")
+
+
+def _unavailable() -> str:
+    if not CHECKOUT:
+        return "COMFYUI_PATH does not name a ComfyUI checkout"
+    if not (Path(CHECKOUT) / "comfy" / "sd.py").exists():
+        return f"COMFYUI_PATH={CHECKOUT} is no ComfyUI checkout"
+    sys.path.insert(0, CHECKOUT)
+    arguments, sys.argv = sys.argv, [sys.argv[0], "--cpu"]
+    try:
+        import comfy.options
+
+        comfy.options.enable_args_parsing()
+        import comfy.sd  # noqa: F401
+        import nodes  # noqa: F401
+    except ImportError as error:
+        sys.path.remove(CHECKOUT)
+        return f"{sys.executable} cannot run ComfyUI: {error}"
+    finally:
+        sys.argv = arguments
+    return ""
+
+
+REASON = _unavailable()
+collect_ignore_glob = ["test_*.py"] if REASON else []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.comfyui)
