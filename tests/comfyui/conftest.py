@@ -26,7 +26,7 @@ def _unavailable() -> str:
         import comfy.options
 
         comfy.options.enable_args_parsing()
-        import comfy.sd  # noqa: F401
+        import comfy.sd
         import nodes  # noqa: F401
     except ImportError as error:
         sys.path.remove(CHECKOUT)
@@ -37,7 +37,21 @@ def _unavailable() -> str:
 
 
 REASON = _unavailable()
-collect_ignore_glob = ["test_*.py"] if REASON else []
+
+
+class _SkippedModule(pytest.Module):
+    """A test file that cannot be imported here: one skip, with the reason."""
+
+    def collect(self) -> list[pytest.Item]:
+        pytest.skip(REASON, allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(
+    module_path: Path, parent: pytest.Collector
+) -> pytest.Module | None:
+    if REASON and HERE in module_path.parents:
+        return _SkippedModule.from_parent(parent, path=module_path)
+    return None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
