@@ -25,7 +25,8 @@ from torch import nn
 import magcache
 from magcache import presets
 from magcache.curve import MagnitudeCurve, Trajectory
-from magcache.hosts.diffusers.families import find_stack
+from magcache.families import find_stack
+from magcache.hosts.diffusers.families import FAMILIES
 from magcache.plan import Decider
 from magcache.rule import Rule
 from magcache.run import Run
@@ -151,7 +152,7 @@ def measure(case: Case, device: str, dtype: torch.dtype, repeats: int) -> Result
     def plain() -> Any:
         return model(**inputs, timestep=timestep, return_dict=False)
 
-    stack = find_stack(model)
+    stack = find_stack(model, FAMILIES)
 
     def bare() -> Any:
         with stack._emptied():

@@ -162,6 +162,19 @@ def loop(
         yield latents
 
 
+def test_a_loop_that_starts_again_without_set_timesteps() -> None:
+    pipe = TINY["flux"].build()
+    scheduler = dfs.FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(10)
+    with magcache.apply(pipe.transformer, preset="flux", scheduler=scheduler, **EAGER) as applied:
+        for count in (6, 10, 10):
+            latents = noise(3, 1, 16, 16)
+            for time in scheduler.timesteps[:count]:
+                latents = latents - 0.1 * flux_call(pipe.transformer, latents, time)
+    whole = "##..#...#."
+    assert applied.report().schedule == f"{whole[:6]} {whole} {whole}"
+
+
 def last(steps: Iterator[Tensor]) -> Tensor:
     return list(steps)[-1]
 

@@ -9,21 +9,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from magcache import presets
-from magcache.cache import ResidualCache, Store
-from magcache.calibration import Calibration, CalibrationError, Calibrator, Measurement, join
-from magcache.curve import MagnitudeCurve
-from magcache.hosts.diffusers.clock import SchedulerClock
-from magcache.hosts.diffusers.families import family_of, find_stack
-from magcache.hosts.diffusers.hook import attach, sessions_on
-from magcache.hosts.diffusers.session import Expert, Session, plain_module, whole_compile
-from magcache.plan import Decider
-from magcache.predict import Method
-from magcache.presets import Preset
-from magcache.report import Report
-from magcache.rule import Rule
-from magcache.run import Run, Storage
-from magcache.stack import StackNotFound
+from ... import presets
+from ...cache import ResidualCache, Store
+from ...calibration import Calibration, CalibrationError, Calibrator, Measurement, join
+from ...curve import MagnitudeCurve
+from ...families import family_of, find_stack
+from ...plan import Decider
+from ...predict import Method
+from ...presets import Preset
+from ...report import Report
+from ...rule import Rule
+from ...run import Run, Storage
+from ...stack import StackNotFound
+from .clock import SchedulerClock
+from .families import FAMILIES, GUESSES
+from .hook import attach, sessions_on
+from .session import Expert, Session, plain_module, whole_compile
 
 log = logging.getLogger("magcache")
 _COMPONENTS = ("transformer", "transformer_2")
@@ -105,7 +106,9 @@ def apply(
     """Puts MagCache on a pipeline or a transformer; a second call replaces the first.
 
     Args:
-        target: A diffusers pipeline, or a transformer together with its `scheduler`.
+        target: A diffusers pipeline, whose own calls are then accelerated (not those of others
+            that share its transformer); or a transformer in a hand-written loop, together with
+            the `scheduler` that gives its σ, also where `scheduler.step` is never called.
         preset: A published curve, by name (`magcache.presets.names()`) or as an object.
         calibration: A calibration of this model, as a file or an object, instead of a preset.
         calibrate: Compute everything and measure; `Applied.calibration()` has the result.
@@ -164,7 +167,7 @@ def _find_experts(
             if compiled := whole_compile(model):
                 raise StackNotFound(compiled)
             transformer = plain_module(model)
-            experts.append(Expert(transformer, find_stack(transformer), own))
+            experts.append(Expert(transformer, find_stack(transformer, FAMILIES, GUESSES), own))
         except StackNotFound as reason:
             missing.append(f"runs uncached: {reason}")
             log.warning("MagCache: %s", missing[-1])
@@ -206,7 +209,7 @@ def _source(
 
 
 def _check_fits(source: Preset | Calibration | None, transformer: nn.Module, experts: int) -> None:
-    kind, family = type(transformer).__name__, family_of(transformer)
+    kind, family = type(transformer).__name__, family_of(transformer, FAMILIES)
     if isinstance(source, Preset) and family and family.name != source.family:
         fitting = [n for n in presets.names() if presets.load(n).family == family.name]
         raise ValueError(

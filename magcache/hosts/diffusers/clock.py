@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from magcache.curve import Trajectory
+from ...curve import Trajectory
 
 _CLOSE = 5e-3  # two timesteps are one within this share: bfloat16 rounds by 0.4 %
 

@@ -8,7 +8,7 @@ import torch
 from diffusers.hooks import HookRegistry, ModelHook
 from torch import nn
 
-from magcache.hosts.diffusers.session import Session
+from .session import Session
 
 NAME = "magcache"
 _SESSION = "_magcache_session"

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from magcache.curve import MagnitudeCurve
-from magcache.hosts.diffusers.clock import SchedulerClock, Tick
-from magcache.report import Report
-from magcache.run import Run
-from magcache.stack import BlockStack
+from ...curve import MagnitudeCurve
+from ...report import Report
+from ...run import Run
+from ...stack import BlockStack
+from .clock import SchedulerClock, Tick
 
 log = logging.getLogger("magcache")
 _RUNS_KEPT = 64  # records of past runs, for the report; they hold no tensors
@@ -122,7 +122,6 @@ class Session:
     @contextmanager
     def sampling(self) -> Iterator[None]:
         """Around one call of the pipeline: its model calls are this session's."""
-        self.end()
         self._called, self._begun = False, 0
         token = self.current.set(self)
         try:
