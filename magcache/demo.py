@@ -22,7 +22,7 @@ CFG = 3.0
 PRESET = "emoji"
 SETTINGS: dict[str, dict[str, Any]] = {
     "moderate": {"threshold": 0.12, "max_skip": 2},
-    "fast": {"threshold": 0.2, "max_skip": 2},
+    "fast": {"threshold": 0.24, "max_skip": 3},
 }
 
 
