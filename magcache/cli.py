@@ -158,7 +158,7 @@ def _show_demo(console: "Console", result: "Demo") -> None:
     from rich.table import Table
 
     title = f"{len(result.prompts)} emoji, 32x32, CFG 3; differences are from the uncached run"
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("", "computed", "skipped", "seconds", "speed-up", "PSNR", "SSIM", "FLIP"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for row in result.rows:
