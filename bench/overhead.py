@@ -11,6 +11,7 @@ Figures are medians over the repeats of the ratio within one repeat.
 import argparse
 import json
 import platform
+import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -175,9 +176,10 @@ def measure(case: Case, device: str, dtype: torch.dtype, repeats: int) -> Result
         for call in calls.values():
             call()
     times: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
-    for repeat in range(repeats):
-        for name in names[repeat % 4 :] + names[: repeat % 4]:
+    names, order = list(calls), random.Random(0)
+    for _ in range(repeats):
+        order.shuffle(names)  # none always finds the caches that another has filled
+        for name in names:
             times[name].append(seconds_of(calls[name], device))
     assert computing.skipped == 0 and skipping.skipped == repeats + 1
 

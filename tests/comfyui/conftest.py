@@ -20,8 +20,9 @@ def _unavailable() -> str:
         return "COMFYUI_PATH does not name a ComfyUI checkout"
     if not (Path(CHECKOUT) / "comfy" / "sd.py").exists():
         return f"COMFYUI_PATH={CHECKOUT} is no ComfyUI checkout"
-    sys.path.insert(0, CHECKOUT)
-    arguments, sys.argv = sys.argv, [sys.argv[0], "--cpu"]
+    sys.path[:0] = [str(HERE), CHECKOUT]  # HERE: the helpers beside the tests
+    # Attention as on a GPU: what ComfyUI takes on a bare CPU reads the free memory at each call.
+    arguments, sys.argv = sys.argv, [sys.argv[0], "--cpu", "--use-pytorch-cross-attention"]
     try:
         import comfy.options
 
@@ -29,7 +30,7 @@ def _unavailable() -> str:
         import comfy.sd
         import nodes  # noqa: F401
     except ImportError as error:
-        sys.path.remove(CHECKOUT)
+        del sys.path[:2]
         return f"{sys.executable} cannot run ComfyUI: {error}"
     finally:
         sys.argv = arguments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -173,6 +174,27 @@ def test_a_loop_that_starts_again_without_set_timesteps() -> None:
                 latents = latents - 0.1 * flux_call(pipe.transformer, latents, time)
     whole = "##..#...#."
     assert applied.report().schedule == f"{whole[:6]} {whole} {whole}"
+
+
+def test_a_loop_that_tries_again_after_running_out_of_memory() -> None:
+    """The evaluation that failed begins a new run, and nothing is kept of the old one."""
+    pipe, computed = TINY["flux"].build(), itertools.count(1)
+    scheduler = dfs.FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(10)
+
+    def fail(*_: Any) -> None:
+        if next(computed) == 3:
+            raise torch.OutOfMemoryError
+
+    pipe.transformer.single_transformer_blocks[1].register_forward_pre_hook(fail)
+    with magcache.apply(pipe.transformer, preset="flux", scheduler=scheduler, **EAGER) as applied:
+        for time in scheduler.timesteps:
+            try:
+                flux_call(pipe.transformer, noise(3, 1, 16, 16), time)
+            except torch.OutOfMemoryError:
+                assert applied.report().runs[-1].cache.bytes_held == 0
+                flux_call(pipe.transformer, noise(3, 1, 16, 16), time)
+    assert applied.report().schedule == "##..# #...#."
 
 
 def last(steps: Iterator[Tensor]) -> Tensor:

@@ -1,45 +1,116 @@
-"""Compiling a model block by block, through ComfyUI's own compile support."""
+"""Compiling a model block by block, through ComfyUI's own compile support.
 
+Blocks of one kind share a graph, so compiling takes the time of one block a kind; and a list of
+blocks that are compiled each by itself can still be emptied, which one graph of the whole model
+cannot.
+"""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch import nn
+
 from ...families import family_of
+from . import host
 from .families import FAMILIES, class_name
 
 MODES = ("default", "max-autotune", "max-autotune-no-cudagraphs", "reduce-overhead")
 BACKENDS = ("inductor", "cudagraphs", "eager", "aot_eager")
+_NETWORK = "diffusion_model"
 
 
 def compile_blocks(model: Any, mode: str, backend: str, fullgraph: bool, dynamic: bool) -> Any:
     """A clone of a ModelPatcher whose blocks are compiled at its first sampling.
 
-    Blocks of one shape share a compiled graph, so this takes the time of one block a kind.
+    It takes the place of an earlier compile node's work, as any compile node does.
 
     Raises:
         ValueError: The model's blocks are not known.
+        RuntimeError: ComfyUI is too old.
     """
+    host.check_version()
     from comfy_api.torch_helpers import set_torch_compile_wrapper
 
-    model = model.clone()
-    network = model.model.diffusion_model
-    family = family_of(network, FAMILIES)
-    if family is None:
+    names = _names(model.model.diffusion_model)
+    if not names:
         raise ValueError(
             f"Compile Model does not know the blocks of {class_name(model)}; use ComfyUI's own "
             "TorchCompileModel, which compiles the whole model"
         )
-    keys = [
-        f"diffusion_model.{name}.{index}"
-        for name in family.lists
-        for index in range(len(getattr(network, name, ())))
-    ]
-    # torch takes a mode with inductor only, and options or a mode, not both.
-    chosen = mode if backend == "inductor" and mode != "default" else None
+    model = _clone(model)
     set_torch_compile_wrapper(
         model,
         backend=backend,
-        mode=chosen,
+        # torch takes a mode with inductor only; other backends fail on the argument.
+        mode=mode if backend == "inductor" and mode != "default" else None,
         fullgraph=fullgraph,
         dynamic=dynamic,
-        keys=keys,
+        keys=[f"{_NETWORK}.{name}" for name in names],
     )
     return model
+
+
+def compiled_blocks(whole: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """The blocks of a model that is compiled as a whole, compiled each by itself.
+
+    Nothing is compiled before a block is called, and torch finds the graphs of an earlier
+    sampling by itself.
+
+    Args:
+        whole: What `torch.compile` has made of the diffusion model.
+        settings: The arguments it was compiled with.
+
+    Returns:
+        The compiled blocks by their names in the diffusion model; empty where its blocks are
+        not known.
+    """
+    network = whole._orig_mod
+    return {
+        name: torch.compile(network.get_submodule(name), **settings) for name in _names(network)
+    }
+
+
+@contextmanager
+def by_blocks(model: Any, blocks: dict[str, nn.Module]) -> Iterator[None]:
+    """For one call, compiled blocks in the model itself in place of the whole model compiled.
+
+    Args:
+        model: What holds the compiled `diffusion_model`.
+        blocks: What `compiled_blocks` has made.
+    """
+    whole = model.diffusion_model
+    network = whole._orig_mod
+    plain = {name: network.get_submodule(name) for name in blocks}
+    try:
+        model.diffusion_model = network
+        _put(network, blocks)
+        yield
+    finally:
+        _put(network, plain)
+        model.diffusion_model = whole
+
+
+def _put(network: nn.Module, blocks: dict[str, nn.Module]) -> None:
+    for name, block in blocks.items():
+        parent, _, index = name.rpartition(".")
+        network.get_submodule(parent)._modules[index] = block
+
+
+def _names(network: nn.Module) -> list[str]:
+    """Names of the blocks of a network, "blocks.0" for instance; none if it is unknown."""
+    family = family_of(network, FAMILIES)
+    return [
+        f"{name}.{index}"
+        for name in (family.lists if family else ())
+        for index in range(len(getattr(network, name, ())))
+    ]
+
+
+def _clone(model: Any) -> Any:
+    """A clone whose weights stay where they are: newer versions stream them, graphs cannot."""
+    if "disable_dynamic" in inspect.signature(model.clone).parameters:
+        return model.clone(disable_dynamic=True)
+    return model.clone()

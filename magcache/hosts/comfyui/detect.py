@@ -11,7 +11,7 @@ _LARGE_FRAME = 9000  # latent pixels a frame: 480p has 6240 at most, 720p at lea
 def model_type(model: Any, conds: Any = None, latent: tuple[int, ...] | None = None) -> str | None:
     """The model type of a loaded ModelPatcher, or None where it is none of the table's.
 
-    Wan 2.1 and 2.2 14B have the same shapes: 2.1 is assumed, choose 2.2 by hand.
+    Wan 2.1 and 2.2 14B for text have the same shapes: 2.1 is assumed, choose 2.2 by hand.
 
     Args:
         model: The ModelPatcher.
@@ -34,9 +34,12 @@ def _wan_type(model: Any, kind: str, latent: tuple[int, ...] | None) -> str:
     large = network.dim > 4000
     if kind == "VaceWanModel":
         return "wan2.1_vace_14B" if large else "wan2.1_vace_1.3B"
-    if network.patch_embedding.weight.shape[1] == 48:
+    if model.model.latent_format.latent_channels == 48:
         return "wan2.2_ti2v_5B"
-    if getattr(network, "model_type", "t2v") == "i2v":
+    by_image = network.model_type == "i2v"
+    if not by_image and network.patch_embedding.in_channels > 16:
+        return "wan2.2_i2v_14B"  # takes the image as channels, without an image embedder
+    if by_image:
         frame = latent[-1] * latent[-2] if latent else 0
         return "wan2.1_i2v_720p_14B" if frame > _LARGE_FRAME else "wan2.1_i2v_480p_14B"
     return "wan2.1_t2v_14B" if large else "wan2.1_t2v_1.3B"

@@ -1,6 +1,7 @@
 """The nodes. Ids, titles and the order of inputs are those that existing workflows hold."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from ... import presets
@@ -8,7 +9,7 @@ from ...cache import Store
 from ...calibration import Calibration, CalibrationError
 from ...presets import Preset
 from ...rule import Rule
-from . import calibrations, compile, detect
+from . import calibrations, compile, detect, host
 from .families import AUTO, MODEL_TYPES, OLD_NAMES, class_name
 from .sampling import Sampling, Settings, install
 
@@ -79,9 +80,25 @@ class MagCache:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model_type: str) -> bool | str:
-        """Accepts the values of older workflows, which the list does not hold."""
+    def VALIDATE_INPUTS(cls, model_type: str = AUTO, calibration: str = _PUBLISHED) -> bool | str:
+        """Accepts what the lists do not hold: older model types, and files that are newer.
+
+        ComfyUI leaves out an input that another node gives.
+        """
+        if calibration != _PUBLISHED:
+            try:
+                calibrations.find(calibration)
+            except CalibrationError as error:
+                return str(error)
         return _known_type(model_type)
+
+    @classmethod
+    def IS_CHANGED(cls, calibration: str | None = _PUBLISHED, **_: Any) -> float:
+        """When the calibration file was written: another file of one name is another input."""
+        try:
+            return calibrations.find(calibration or "").stat().st_mtime
+        except (CalibrationError, OSError):
+            return 0.0
 
     def apply(
         self,
@@ -97,6 +114,8 @@ class MagCache:
         calibration: str = _PUBLISHED,
         verbose: bool = False,
     ) -> tuple[Any]:
+        host.check_version()
+        host.check_model(model)
         source = _source(model, model_type, calibration)
         if source is None:
             reason = f"{class_name(model)} is none of the model types that auto knows"
@@ -104,15 +123,25 @@ class MagCache:
             return (model,)
         widgets = (magcache_thresh, retention_ratio, magcache_K)
         threshold, retention, max_skip = (None,) * 3 if recommended else widgets
-        rule = source.rule(
-            threshold=threshold,
-            retention=retention,
-            max_skip=max_skip,
-            start_step=start_step,
-            end_step=end_step,
-        )
         store = detect.store() if residuals == _STORES[0] else _store(residuals)
-        return (install(model, Settings(source, rule, store, verbose, source.name)),)
+
+        def settings(curve: Preset | Calibration) -> Settings:
+            rule = curve.rule(
+                threshold=threshold,
+                retention=retention,
+                max_skip=max_skip,
+                start_step=start_step,
+                end_step=end_step,
+            )
+            return Settings(curve, rule, store, verbose, curve.name)
+
+        def choose(patcher: Any, conds: Any, latent: tuple[int, ...]) -> Settings:
+            return settings(_detected(patcher, conds, latent) or source)
+
+        chosen = settings(source)
+        if model_type == AUTO and calibration == _PUBLISHED:
+            chosen = replace(chosen, choose=choose)
+        return (install(model, chosen),)
 
 
 class MagCacheCalibration:
@@ -134,11 +163,13 @@ class MagCacheCalibration:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model_type: str) -> bool | str:
+    def VALIDATE_INPUTS(cls, model_type: str = AUTO) -> bool | str:
         """Accepts the values of older workflows, which the list does not hold."""
         return _known_type(model_type)
 
     def apply(self, model: Any, model_type: str, node_id: str | None = None) -> tuple[Any]:
+        host.check_version()
+        host.check_model(model)
         kind = OLD_NAMES.get(model_type, model_type)
         if kind != AUTO:
             _check_type(model, kind)
@@ -147,7 +178,7 @@ class MagCacheCalibration:
         def finished(sampling: Sampling) -> None:
             summary = calibrations.save(sampling, name)
             log.info("%s", summary)
-            _show(summary, node_id)
+            host.show(summary, node_id)
 
         settings = Settings(None, Rule(0, 0, 0), label=f"{name} calibration", finished=finished)
         return (install(model, settings),)
@@ -188,6 +219,7 @@ class CompileModel:
     def apply(
         self, model: Any, mode: str, backend: str, fullgraph: bool, dynamic: bool
     ) -> tuple[Any]:
+        host.check_model(model)
         return (compile.compile_blocks(model, mode, backend, fullgraph, dynamic),)
 
 
@@ -206,22 +238,25 @@ NODE_DISPLAY_NAME_MAPPINGS = {
 def _source(model: Any, model_type: str, calibration: str) -> Preset | Calibration | None:
     """The curve that is asked for; None where auto finds none."""
     if calibration != _PUBLISHED:
-        measured = Calibration.load(calibrations.folder() / calibration)
-        if measured.model != class_name(model):
-            raise CalibrationError(
-                f"{calibration} was measured on {measured.model}, but the model is "
-                f"{class_name(model)}: calibrate this model"
-            )
-        return measured
+        return calibrations.load(calibration, class_name(model))
     kind = OLD_NAMES.get(model_type, model_type)
     if kind == AUTO:
-        kind = detect.model_type(model)
-        return presets.load(MODEL_TYPES[kind].preset) if kind else None
+        return _detected(model)
     _check_type(model, kind)
     return presets.load(MODEL_TYPES[kind].preset)
 
 
+def _detected(
+    model: Any, conds: Any = None, latent: tuple[int, ...] | None = None
+) -> Preset | None:
+    """What auto takes; conditions and latent are known only once a sampling starts."""
+    kind = detect.model_type(model, conds, latent)
+    return presets.load(MODEL_TYPES[kind].preset) if kind else None
+
+
 def _check_type(model: Any, model_type: str) -> None:
+    if model_type not in MODEL_TYPES:
+        raise ValueError(str(_known_type(model_type)))
     chosen = MODEL_TYPES[model_type]
     if class_name(model) not in chosen.classes:
         raise ValueError(
@@ -250,12 +285,3 @@ def _number(values: tuple[float, float, float, float], tooltip: str) -> tuple[st
 
 def _store(residuals: str) -> Store:
     return "offload" if residuals == "offload device" else "device"
-
-
-def _show(text: str, node_id: str | None) -> None:
-    """Shows a text on a node, where there is a server."""
-    import server
-
-    instance = getattr(server.PromptServer, "instance", None)
-    if instance is not None and node_id is not None:
-        instance.send_progress_text(text, node_id)

@@ -7,7 +7,9 @@ there are the settings and the three functions below, which hold nothing.
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from torch import nn
 
 from ...cache import Store
 from ...calibration import Calibration, Calibrator, Measurement
-from ...curve import MagnitudeCurve, Trajectory
+from ...curve import MagnitudeCurve
 from ...families import find_stack
 from ...plan import Decider
 from ...presets import Preset
@@ -23,12 +25,12 @@ from ...report import Report
 from ...rule import Rule
 from ...run import Run, Storage
 from ...stack import BlockStack, Call, StackNotFound
+from . import compile, trajectory
 from .families import FAMILIES
 
 log = logging.getLogger("magcache")
 SETTINGS = "magcache"
 STATE = "magcache_sampling"
-_GRID = 1000  # points at which the whole trajectory is known where a run samples a part of it
 _TOLERANCE = 1e-3
 
 
@@ -43,6 +45,8 @@ class Settings:
         verbose: Log every evaluation.
         label: What the log calls it.
         finished: Called with the report at the end of a run.
+        choose: Called as a sampling starts, with the ModelPatcher, its conditions and the
+            latent's shape; the settings it returns are in force for that sampling.
     """
 
     source: Preset | Calibration | None
@@ -51,6 +55,7 @@ class Settings:
     verbose: bool = False
     label: str = ""
     finished: Callable[["Sampling"], None] | None = None
+    choose: Callable[[Any, Any, tuple[int, ...]], "Settings"] | None = None
 
 
 class Sampling:
@@ -64,8 +69,11 @@ class Sampling:
         self.settings = settings
         self.patcher = patcher
         self.missing = ""
+        self._compiled: dict[nn.Module, dict[str, nn.Module]] = {}
         self._sigmas = [float(sigma) for sigma in sigmas]
-        self._trajectory = _trajectory(patcher.get_model_object("model_sampling"), self._sigmas)
+        self._trajectory = trajectory.whole(
+            patcher.get_model_object("model_sampling"), self._sigmas
+        )
         self._now = (self._sigmas[0], 0)
         self._runs: dict[nn.Module, Run] = {}
         self._calls: dict[nn.Module, int] = {}
@@ -95,20 +103,51 @@ class Sampling:
             self._begin(run)
 
     def call(
-        self, network: nn.Module, options: dict[str, Any], x: torch.Tensor, forward: Call
+        self,
+        network: nn.Module,
+        options: dict[str, Any],
+        x: torch.Tensor,
+        controlled: bool,
+        forward: Call,
     ) -> Any:
-        """Runs one model call. Its branch: its place in the evaluation, and its conditions."""
+        """Runs one model call. Its branch: its place in the evaluation, and its conditions.
+
+        A ControlNet's hints are part of the residual and may end in mid-run.
+        """
         run = self._run(getattr(network, "_orig_mod", network))
         if run is None:
             return forward()
         ordinal = self._calls.get(network, 0)
         self._calls[network] = ordinal + 1
         window = getattr(options.get("context_window"), "index_list", None)
-        branch = (ordinal, str(window), *options.get("uuids", ()), *x.shape)
+        branch = (ordinal, str(window), controlled, *options.get("uuids", ()), *x.shape)
         # 1 stands for the unconditional branch; guiders may number more than two.
         kinds = options.get("cond_or_uncond") or (0,)
         curves = tuple("uncond" if kind == 1 else "cond" for kind in kinds)
         return run.call(branch, curves, x.device, forward)
+
+    def by_blocks(self, model: Any) -> AbstractContextManager[None]:
+        """Has a model that is compiled as a whole run block by block for one call.
+
+        In one graph, every way of tapping and skipping would be another graph of the whole
+        model: tried, 17 graphs and a multiple of the time.
+        """
+        whole = model.diffusion_model
+        settings = self.patcher.model_options.get("torch_compile_kwargs")
+        measures = self.settings.source is None or not self.settings.rule.skips_nothing
+        if not (hasattr(whole, "_orig_mod") and measures):
+            return nullcontext()
+        if whole not in self._compiled:
+            self._compiled[whole] = compile.compiled_blocks(whole, settings) if settings else {}
+            if self._compiled[whole]:
+                log.info("MagCache: the model is compiled block by block, not as a whole")
+            else:
+                log.warning(
+                    "MagCache: the model is compiled as a whole: computing and skipping are "
+                    "graphs of their own, which takes long; use Compile Model instead"
+                )
+        blocks = self._compiled[whole]
+        return compile.by_blocks(model, blocks) if blocks else nullcontext()
 
     def close(self) -> None:
         """Frees every residual."""
@@ -127,6 +166,13 @@ class Sampling:
     def _start(self, stack: BlockStack) -> Run:
         decider = Decider(self.settings.rule, self._curves(), self._trajectory, self.steps)
         calibrator = Calibrator() if self.settings.source is None else None
+        rule = self.settings.rule
+        if not any(rule.allows_step(step, self.steps) for step in range(self.steps)):
+            log.warning(
+                "MagCache: start_step %d to end_step %d leaves none of the %d steps in which "
+                "skipping is allowed: nothing is skipped",
+                rule.start_step, rule.end_step, self.steps,
+            )  # fmt: skip
         storage = Storage(self.settings.store)
         run = Run(decider, stack, storage, calibrator, self.settings.label)
         self._begin(run)
@@ -142,20 +188,7 @@ class Sampling:
         source = self.settings.source
         if source is None:
             return {"cond": MagnitudeCurve((1.0,), (0.0,))}
-        # A sampler of Wan 2.2 runs one expert: the one in whose range it starts.
-        return {name: c.part(c.part_at(self._sigmas[0])) for name, c in source.curves.items()}
-
-
-def _trajectory(model_sampling: Any, sigmas: list[float]) -> Trajectory:
-    """The whole trajectory: the run's own σ where it is undivided, else the model's."""
-    top = float(model_sampling.percent_to_sigma(0.0))
-    top = min(top, float(model_sampling.sigma_max))
-    undivided = sigmas[0] >= top * (1 - _TOLERANCE) and sigmas[-1] <= top * _TOLERANCE
-    steps = sigmas[:-1] if len(sigmas) > 1 else sigmas
-    if undivided and sorted(steps, reverse=True) == steps:
-        return Trajectory(tuple(steps))
-    grid = (float(model_sampling.percent_to_sigma(i / _GRID)) for i in range(_GRID))
-    return Trajectory(tuple(min(sigma, top) for sigma in grid))
+        return trajectory.of_expert(source.curves, self._sigmas)
 
 
 def install(model: Any, settings: Settings) -> Any:
@@ -183,10 +216,17 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
             "MagCache: EasyCache or LazyCache is on the same model; remove one of the two, "
             "their errors add up and neither can tell what it is worth"
         )
-    sampling = Sampling(options[SETTINGS], guider.model_patcher, args[3])
+    patcher = guider.model_patcher
+    settings = options.get(SETTINGS) or _settings_on(patcher)  # a guider may have its own options
+    if settings is None:
+        return executor(*args, **kwargs)
+    if settings.choose:
+        settings = settings.choose(patcher, guider.conds, tuple(args[0].shape))
+    sampling = Sampling(settings, patcher, args[3])
     try:
         wrappers = dict(options.get("wrappers", {}))
-        if calls := dict(wrappers.get("apply_model", {})):
+        calls = dict(wrappers.get("apply_model", {}))
+        if SETTINGS in calls:
             # Innermost, so that a compile wrapper outside finds the blocks that it exchanges.
             calls[SETTINGS] = calls.pop(SETTINGS)
             wrappers["apply_model"] = calls
@@ -200,6 +240,10 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         sampling.close()
 
 
+def _settings_on(patcher: Any) -> Settings | None:
+    return patcher.model_options.get("transformer_options", {}).get(SETTINGS)
+
+
 def _finish(sampling: Sampling) -> None:
     log.info("%s", sampling.report().headline())
     for warning in sampling.report().warnings:
@@ -208,18 +252,23 @@ def _finish(sampling: Sampling) -> None:
         sampling.settings.finished(sampling)
 
 
-def _predict_noise(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    model_options = args[2] if len(args) > 2 else kwargs.get("model_options", {})
+def _predict_noise(executor: Any, x: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
+    model_options = args[0] if args else kwargs.get("model_options", {})
     sampling = model_options.get("transformer_options", {}).get(STATE)
     if sampling is not None:
-        sampling.begin(args[1])
-    return executor(*args, **kwargs)
+        sampling.begin(timestep)
+    return executor(x, timestep, *args, **kwargs)
 
 
-def _apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    options = args[5] if len(args) > 5 else kwargs.get("transformer_options", {})
+def _apply_model(executor: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    # Behind x: t, c_concat, c_crossattn, control, transformer_options.
+    options = args[4] if len(args) > 4 else kwargs.get("transformer_options", {})
     sampling = options.get(STATE)
     if sampling is None:
-        return executor(*args, **kwargs)
-    network = executor.class_obj.diffusion_model
-    return sampling.call(network, options, args[0], lambda: executor(*args, **kwargs))
+        return executor(x, *args, **kwargs)
+    model = executor.class_obj
+    control = args[3] if len(args) > 3 else kwargs.get("control")
+    forward = partial(executor, x, *args, **kwargs)
+    with sampling.by_blocks(model):
+        network = model.diffusion_model
+        return sampling.call(network, options, x, control is not None, forward)

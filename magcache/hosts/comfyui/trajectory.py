@@ -1,0 +1,54 @@
+"""Where on the whole trajectory a sampling lies; ComfyUI shows a part of it only its own σ."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...curve import MagnitudeCurve, Trajectory
+
+_GRID = 1000  # points at which the model's own σ are looked at
+_TOLERANCE = 1e-3
+
+
+def whole(model_sampling: Any, sigmas: Sequence[float]) -> Trajectory:
+    """The whole trajectory of a run: its own σ where it is undivided.
+
+    A part (a split run, img2img) is continued with the model's σ at the run's own spacing, so
+    that a fraction of the trajectory is the same step as in the undivided run.
+
+    Args:
+        model_sampling: ComfyUI's object that knows the model's σ.
+        sigmas: The run's, the one it ends at included.
+    """
+    top = min(float(model_sampling.percent_to_sigma(0.0)), float(model_sampling.sigma_max))
+    steps = list(sigmas[:-1]) or list(sigmas)
+    undivided = sigmas[0] >= top * (1 - _TOLERANCE) and sigmas[-1] <= top * _TOLERANCE
+    if undivided and _falls(steps):
+        return Trajectory(tuple(steps))
+    grid = [float(model_sampling.percent_to_sigma(i / _GRID)) for i in range(_GRID)]
+    model = Trajectory(tuple(min(sigma, top) for sigma in grid))
+    start, end = model.fraction(sigmas[0]), model.fraction(sigmas[-1])
+    if end <= start:
+        return model
+    total = max(len(steps), round(len(steps) / (end - start)))
+    before = min(round(start * total), total - len(steps))
+    continued = [model.sigma_at(step / total) for step in range(total)]
+    continued[before : before + len(steps)] = steps
+    return Trajectory(tuple(continued)) if _falls(continued) else model
+
+
+def of_expert(
+    curves: Mapping[str, MagnitudeCurve], sigmas: Sequence[float]
+) -> dict[str, MagnitudeCurve]:
+    """The part of each curve that a run follows: a sampler of Wan 2.2 runs one expert.
+
+    It is the part that most of the run lies in. Its first σ would not do: workflows change
+    experts at a step of theirs, a little before or after the published σ.
+    """
+    steps = sigmas[:-1] or sigmas
+    middle = steps[len(steps) // 2]
+    return {name: curve.part(curve.part_at(middle)) for name, curve in curves.items()}
+
+
+def _falls(sigmas: Sequence[float]) -> bool:
+    return all(later <= earlier for earlier, later in itertools.pairwise(sigmas))

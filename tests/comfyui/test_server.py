@@ -1,0 +1,247 @@
+"""The pack in a running ComfyUI server, with graphs as its page sends them."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from comfyserver import REPOSITORY, Graph, Server, folders, running
+from PIL import Image
+from safetensors.torch import save_file
+from tiny_models import DIM, TINY
+
+CHECKOUT = os.environ["COMFYUI_PATH"]
+EMOJI = REPOSITORY / "models" / "emoji"
+READS_EMOJI = TINY["flux"].loads
+STEPS = 28
+HEADLINE = r"MagCache: (\d+) of (\d+) evaluations skipped, ([\d.]+)x \((.+)\)"
+OLD_TYPES = {
+    "chroma_calibration": "chroma", "flux_calibration": "flux",
+    "flux_kontext_calibration": "flux_kontext", "hunyuanvideo1.5": "hunyuan_video1.5",
+}  # fmt: skip
+WIDGETS = {
+    "magcache_thresh": 0.12, "retention_ratio": 0.2, "magcache_K": 2, "start_step": 0,
+    "end_step": -1,
+}  # fmt: skip
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    base = folders(tmp_path_factory.mktemp("comfyui") / "base")
+    (base / "custom_nodes" / "emoji-nodes").symlink_to(REPOSITORY / "demo_nodes")
+    models = base / "models" / "diffusion_models"
+    (models / "emoji").symlink_to(EMOJI)
+    wan = TINY["wan_t2v"].build().model.diffusion_model.state_dict()
+    save_file({k: v.contiguous() for k, v in wan.items()}, models / "wan.safetensors")
+    (base / "custom_nodes" / "random_text.py").write_text(RANDOM_TEXT)
+    with running(base, CHECKOUT) as server:
+        yield server
+
+
+RANDOM_TEXT = f'''
+import torch
+
+
+class RandomText:
+    """Seeded conditioning for tiny random models of Wan."""
+
+    FUNCTION = "encode"
+    RETURN_TYPES = ("CONDITIONING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {{"required": {{"seed": ("INT", {{"default": 1}})}}}}
+
+    def encode(self, seed):
+        return ([[torch.randn(1, 6, 4096, generator=torch.Generator().manual_seed(seed)), {{}}]],)
+
+
+NODE_CLASS_MAPPINGS = {{"RandomText{DIM}": RandomText}}
+'''
+
+
+def emoji_graph(name: str, steps: int = STEPS, seed: int = 1) -> Graph:
+    """Text to emoji, as a workflow for any FLUX would be; "model" is what the sampler uses."""
+    return {
+        "loader": _node(
+            "UNETLoader",
+            unet_name="emoji/diffusion_pytorch_model.safetensors",
+            weight_dtype="default",
+        ),
+        "positive": _node("EmojiPrompt", keywords="fox face"),
+        "negative": _node("EmojiPrompt", keywords=""),
+        "latent": _node("EmptySD3LatentImage", width=128, height=128, batch_size=1),
+        "sampler": _sampler(steps, seed, 3.0),
+        "decode": _node("EmojiDecode", samples=["sampler", 0]),
+        "save": _node("SaveImage", images=["decode", 0], filename_prefix=name),
+    }
+
+
+def wan_graph(name: str, steps: int = STEPS, seed: int = 1) -> Graph:
+    """A tiny random Wan, saved as a latent."""
+    return {
+        "loader": _node("UNETLoader", unet_name="wan.safetensors", weight_dtype="default"),
+        "positive": _node(f"RandomText{DIM}", seed=1),
+        "negative": _node(f"RandomText{DIM}", seed=2),
+        "latent": _node("EmptyHunyuanLatentVideo", width=64, height=64, length=5, batch_size=1),
+        "sampler": _sampler(steps, seed, 3.0),
+        "save": _node("SaveLatent", samples=["sampler", 0], filename_prefix=name),
+    }
+
+
+def on(graph: Graph, node: str = "MagCache", **inputs: Any) -> Graph:
+    """The graph with a node between the loader and the sampler."""
+    if node == "MagCache":
+        inputs = {**WIDGETS, **inputs}
+    graph["magcache"] = _node(node, model=["loader", 0], **inputs)
+    graph["sampler"]["inputs"]["model"] = ["magcache", 0]
+    return graph
+
+
+def _sampler(steps: int, seed: int, cfg: float) -> dict[str, Any]:
+    return _node(
+        "KSampler", model=["loader", 0], positive=["positive", 0], negative=["negative", 0],
+        latent_image=["latent", 0], steps=steps, seed=seed, cfg=cfg, sampler_name="euler",
+        scheduler="simple", denoise=1.0,
+    )  # fmt: skip
+
+
+def _node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def image(server: Server, outputs: dict[str, Any]) -> np.ndarray:
+    (saved,) = outputs["save"]["images"]
+    with Image.open(server.base / "output" / saved["subfolder"] / saved["filename"]) as picture:
+        return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+
+
+def headlines(server: Server) -> list[tuple[int, int, float, str]]:
+    found = re.findall(HEADLINE, server.log)
+    return [(int(skipped), int(of), float(speed), rest) for skipped, of, speed, rest in found]
+
+
+def calibrate(server: Server, graph: Graph, model_type: str = "auto") -> Path:
+    """Calibrates with a graph; the file that has come."""
+    before = server.calibrations
+    server.succeed(on(graph, "MagCacheCalibration", model_type=model_type))
+    (new,) = set(server.calibrations) - set(before)
+    assert f"written to {new}" in server.log
+    return new
+
+
+@pytest.mark.skipif(not READS_EMOJI, reason="this ComfyUI takes every FLUX for 3072 wide")
+def test_an_emoji_with_a_calibration_of_ones_own(server: Server) -> None:
+    plain = image(server, server.succeed(emoji_graph("plain")))
+    file = calibrate(server, emoji_graph("measured"), "flux")
+    cached = image(
+        server,
+        server.succeed(on(emoji_graph("cached"), model_type="flux", calibration=file.name)),
+    )
+
+    assert plain.shape == (32, 32, 3)
+    corners = plain[[0, 0, -1, -1], [0, -1, 0, -1]]
+    assert corners.min() > 0.9, "an emoji stands on white"
+    assert plain.std() > 0.1, "and is not all white"
+    neighbours = np.abs(np.diff(plain, axis=1)).mean()
+    assert neighbours < 0.15, f"neighbouring pixels of noise differ by 1/3: {neighbours}"
+    difference = np.abs(cached - plain).mean()
+    assert 0 < difference < 0.05
+    skipped, of, speedup, rest = headlines(server)[-1]
+    assert of == STEPS and skipped >= STEPS // 3
+    assert speedup > 1.15, "by the clock"
+    assert rest == f"{file.stem}, threshold 0.12, K 2"
+
+
+def test_a_calibration_is_a_file_and_can_be_chosen_without_a_restart(server: Server) -> None:
+    file = calibrate(server, wan_graph("measured", steps=10))
+    data = json.loads(file.read_text())
+    assert data["model"] == "WanModel"
+    assert data["settings"]["steps"] == 10
+    for measured in data["branches"].values():
+        assert [len(values) for values in measured.values()] == [10] * 4
+
+    server.succeed(on(wan_graph("cached", steps=12), model_type="auto", calibration=file.name))
+    skipped, of, _, rest = headlines(server)[-1]
+    assert of == 12 and skipped > 0
+    assert rest.startswith(file.stem)
+    listed = server.get("/object_info/MagCache")["MagCache"]["input"]["optional"]["calibration"]
+    assert file.name in listed[0]
+
+
+@pytest.mark.parametrize("old", OLD_TYPES)
+def test_older_model_types_are_taken(server: Server, old: str) -> None:
+    # Wan is none of them: the graph is accepted, and the node says so when it runs.
+    for node in ("MagCache", "MagCacheCalibration"):
+        error = server.fail(on(wan_graph("old"), node, model_type=old))
+        assert error["node_id"] == "magcache"
+        assert f"model_type {OLD_TYPES[old]} is for" in error["exception_message"]
+        assert "the model is WanModel" in error["exception_message"]
+
+
+def test_an_older_workflow_without_the_optional_widgets_runs(server: Server) -> None:
+    server.succeed(on(wan_graph("older", steps=12), model_type="wan2.1_t2v_1.3B"))
+    assert headlines(server)[-1][1] == 12
+
+
+def _refusal(server: Server, **inputs: Any) -> str:
+    answer = server.post(on(wan_graph("refused"), **inputs))
+    assert answer["error"]["type"] == "prompt_outputs_failed_validation", answer
+    return json.dumps(answer["node_errors"]["magcache"])
+
+
+def test_an_unknown_model_type_is_refused_by_name(server: Server) -> None:
+    assert "unknown model_type wan9" in _refusal(server, model_type="wan9")
+
+
+def test_a_calibration_that_is_not_there_is_refused_before_anything_runs(server: Server) -> None:
+    refusal = _refusal(server, model_type="auto", calibration="none.json")
+    assert "there is no calibration none.json" in refusal
+
+
+def test_a_calibration_outside_the_folder_is_refused(server: Server) -> None:
+    (server.base / "user" / "outside.json").write_text("{}")
+    refusal = _refusal(server, model_type="auto", calibration="../outside.json")
+    assert "is not the name of a file" in refusal
+
+
+def test_a_broken_or_foreign_calibration_stops_at_the_node(server: Server) -> None:
+    folder = server.base / "user" / "magcache"
+    folder.mkdir(exist_ok=True)
+    (folder / "broken.json").write_text('{"format": 1, "branches": {')
+    error = server.fail(on(wan_graph("broken"), model_type="auto", calibration="broken.json"))
+    assert error["node_id"] == "magcache"
+    assert "broken.json is no calibration file" in error["exception_message"]
+
+    measured = {"sigmas": [1.0, 0.5], "ratios": [1.0, 0.9], "spreads": [0, 0],
+                "cosine_distances": [0, 0]}  # fmt: skip
+    foreign = {"format": 1, "model": "Chroma", "branches": {"cond": measured}}
+    (folder / "foreign.json").write_text(json.dumps(foreign))
+    error = server.fail(on(wan_graph("foreign"), model_type="auto", calibration="foreign.json"))
+    message = error["exception_message"]
+    assert "foreign.json was measured on Chroma, but the model is WanModel" in message
+
+
+def test_contradictory_steps_stop_at_the_node(server: Server) -> None:
+    error = server.fail(on(wan_graph("steps"), model_type="auto", start_step=9, end_step=3))
+    assert error["node_id"] == "magcache"
+    assert "end_step 3 lies before start_step 9" in error["exception_message"]
+
+
+def test_a_window_that_leaves_no_step_is_told(server: Server) -> None:
+    server.succeed(on(wan_graph("window", steps=12), model_type="auto", start_step=12))
+    assert "start_step 12 to end_step -1 leaves none of the 12 steps" in server.log
+    assert headlines(server)[-1][0] == 0
+
+
+def test_another_kind_of_input_is_refused(server: Server) -> None:
+    graph = on(wan_graph("kind"), model_type="auto")
+    graph["magcache"]["inputs"]["model"] = ["positive", 0]
+    answer = server.post(graph)
+    assert answer["node_errors"]["magcache"]["errors"][0]["type"] == "return_type_mismatch"
