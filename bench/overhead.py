@@ -128,7 +128,9 @@ def random_model(build: Callable[[], nn.Module], device: str, dtype: torch.dtype
     """A model of random weights, made on the device it runs on."""
     with torch.device("meta"):
         model = build()
-    model = model.to(dtype).to_empty(device=device).eval()
+    if dtype != torch.float32:
+        model = model.to(dtype)
+    model = model.to_empty(device=device).eval()
     torch.manual_seed(0)
     for name, weight in model.named_parameters():
         nn.init.ones_(weight) if weight.ndim == 1 and "norm" in name else weight.normal_(0, 0.02)

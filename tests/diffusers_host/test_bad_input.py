@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import magcache
-from harness import EAGER, FAMILIES, reference, sample
+from harness import EAGER, FAMILIES, counted, reference, sample
 from tiny import TINY, Tiny, run
 
 FLUX, WAN, WAN22 = TINY["flux"], TINY["wan2.1_t2v"], TINY["wan2.2_t2v"]
@@ -262,21 +262,16 @@ def test_a_broken_residual_is_dropped_and_the_next_evaluation_computed(
 
     pipe.scheduler = dfs.FlowMatchEulerDiscreteScheduler(shift=3.0)  # keeps nothing of the past
     pipe.transformer.blocks[-1].register_forward_hook(break_once)
-    with magcache.apply(pipe, preset="wan2.1_t2v_14B", **{**EAGER, "retention": 0.3}) as applied:
-        with_nan = WAN.inputs(pipe, steps=12)
-        latents, schedule = run_counted(pipe, with_nan, undo)
+    settings = {**EAGER, "retention": 0.3}
+    with (
+        magcache.apply(pipe, preset="wan2.1_t2v_14B", **settings) as applied,
+        counted(pipe, WAN) as blocks,
+    ):
+        latents = run(pipe, **WAN.inputs(pipe, steps=12), callback_on_step_end=undo)
     assert kept[2].isnan().any() and latents.isfinite().all()
-    assert schedule == "####...#...#" == applied.report().schedule
+    assert blocks.schedule(2) == "####...#...#" == applied.report().schedule
     (warning,) = warnings_of(caplog)
     assert "NaN or Inf" in warning and warning.split(": ", 1)[1] in str(applied.report())
-
-
-def run_counted(pipe: Any, inputs: dict[str, Any], callback: Any) -> tuple[Tensor, str]:
-    from harness import counted
-
-    with counted(pipe, WAN) as blocks:
-        latents = run(pipe, **inputs, callback_on_step_end=callback)
-    return latents, blocks.schedule(2)
 
 
 def test_an_interrupt_stops_and_is_reported() -> None:

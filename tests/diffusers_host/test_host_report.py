@@ -30,15 +30,11 @@ def test_counts_schedule_speedup_and_memory(tiny: Tiny) -> None:
     assert report.bytes_held == 2 * floats * 4  # cond and uncond, float32
     text = str(report)
     assert f"{report.skipped} of 12 evaluations skipped" in text and report.schedule in text
-    assert f"({presets_label(tiny)}, threshold 9, K 9)" in text
+    assert f"({PRESETS[tiny.name]}, threshold 9, K 9)" in text
     figures = report.figures()
     sigmas = [sigma for run in figures["runs"] for sigma in run["sigmas"]]
     assert sigmas == pytest.approx(reference(tiny, steps=12, cfg=False).sigmas)
     assert len(figures["runs"]) == (2 if tiny.name == "wan2.2_t2v" else 1)
-
-
-def presets_label(tiny: Tiny) -> str:
-    return PRESETS[tiny.name]
 
 
 @pytest.mark.parametrize(
