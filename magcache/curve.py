@@ -10,6 +10,8 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from operator import neg
 from typing import Literal
 
 
@@ -38,14 +40,20 @@ class Trajectory:
 
     def fraction(self, sigma: float) -> float:
         """How much of the trajectory lies before `sigma`: 0 at its start, step/steps at a step."""
-        positions = [step / self.steps for step in range(self.steps)]
-        end = min(0.0, self.sigmas[-1] - 1e-12)
-        return _interpolate((*self.sigmas, end), (*positions, 1.0), sigma, extend=False)
+        return _interpolate(self._ends_below, self._fractions, sigma, extend=False)
 
     def sigma_at(self, fraction: float) -> float:
         """The inverse of `fraction`."""
-        positions = [step / self.steps for step in range(self.steps)]
-        return _interpolate((*positions, 1.0), (*self.sigmas, 0.0), fraction, extend=False)
+        return _interpolate(self._fractions, (*self.sigmas, 0.0), fraction, extend=False)
+
+    @cached_property
+    def _fractions(self) -> tuple[float, ...]:
+        return (*(step / self.steps for step in range(self.steps)), 1.0)
+
+    @cached_property
+    def _ends_below(self) -> tuple[float, ...]:
+        """The sigmas and an end below the last one, strictly, so that it can be placed."""
+        return (*self.sigmas, min(0.0, self.sigmas[-1] - 1e-12))
 
 
 def shifted_sigmas(steps: int, shift: float = 1.0) -> tuple[float, ...]:
@@ -188,11 +196,12 @@ def _interpolate(xs: Sequence[float], ys: Sequence[float], x: float, *, extend: 
     """Linear through the points (xs monotone); outside, the end slope or the end value."""
     if len(xs) == 1:
         return ys[0]
-    if xs[0] > xs[-1]:
-        xs, x = [-value for value in xs], -x
+    falling = xs[0] > xs[-1]
     if not extend:
-        x = min(max(x, xs[0]), xs[-1])
-    right = min(max(bisect_right(xs, x), 1), len(xs) - 1)
+        low, high = (xs[-1], xs[0]) if falling else (xs[0], xs[-1])
+        x = min(max(x, low), high)
+    place = bisect_right(xs, -x, key=neg) if falling else bisect_right(xs, x)
+    right = min(max(place, 1), len(xs) - 1)
     left = right - 1
     weight = (x - xs[left]) / (xs[right] - xs[left])
     return ys[left] + weight * (ys[right] - ys[left])

@@ -23,6 +23,11 @@ class Family:
     heads: tuple[str, ...]
 
 
+def plain_module(module: nn.Module) -> nn.Module:
+    """The module that `torch.compile` has wrapped, or the module itself."""
+    return getattr(module, "_orig_mod", module)
+
+
 def family_of(module: nn.Module, table: Mapping[str, Family]) -> Family | None:
     """The family of a transformer by its class name or a base's, or None."""
     kinds = (kind.__name__ for kind in type(module).__mro__)

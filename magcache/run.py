@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -196,14 +195,6 @@ class Run:
         self._finite.clear()
         if self.calibrator:
             self.calibrator.release()
-
-    @contextmanager
-    def closing(self) -> Iterator["Run"]:
-        """Closes the run on the way out."""
-        try:
-            yield self
-        finally:
-            self.close()
 
     def _skip(self, branch: Hashable, evaluation: Evaluation, forward: Call) -> Any:
         curve = self.decider.curve(self._curves_of[branch][0])

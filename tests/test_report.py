@@ -1,6 +1,7 @@
 """What a report says of runs whose evaluations and times are given."""
 
 import json
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def sampled(steps: int = 10, **settings: Any) -> Run:
     """A finished run of the toy model: one evaluation computed, two skipped, and so on."""
     model = Toy()
     run = toy_run(model, steps, **settings)
-    with run.closing():
+    with closing(run):
         for step in range(steps):
             run.begin(1 - step / steps, step, last=step == steps - 1)
             run.call("cond", "cond", CPU, lambda: model(tokens()))

@@ -4,6 +4,7 @@ import gc
 import logging
 import threading
 import weakref
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -241,7 +242,7 @@ def test_closing_closes_after_an_exception_too() -> None:
     run = toy_run(model)
     evaluate(run, model, 0)
     assert len(run.cache) == 1
-    with pytest.raises(ZeroDivisionError), run.closing():
+    with pytest.raises(ZeroDivisionError), closing(run):
         raise ZeroDivisionError
     assert len(run.cache) == 0
 
@@ -264,7 +265,7 @@ def test_an_exception_in_forward_passes_and_is_recorded(step: int) -> None:
     for earlier in range(step):
         evaluate(run, model, earlier)
     handle = model.head.register_forward_pre_hook(_fail)
-    with pytest.raises(ZeroDivisionError), run.closing():
+    with pytest.raises(ZeroDivisionError), closing(run):
         evaluate(run, model, step)
     handle.remove()
     assert len(run.evaluations) == step + 1 and len(run.cache) == 0
@@ -439,7 +440,7 @@ def calibrate(model: nn.Module, dtype: torch.dtype = torch.float32) -> Calibrato
     calibrator = Calibrator()
     decider = Decider(Rule(0, 0, 0), {"cond": MagnitudeCurve((1.0,), (0.0,))}, even(10), 10)
     run = Run(decider, toy_stack(model), calibrator=calibrator)
-    with run.closing():
+    with closing(run):
         for step in range(2):
             evaluate(run, model, step, cond=torch.zeros(1, 2, 2, dtype=dtype))
     assert reasons(run) == [Reason.CALIBRATION] * 2 and symbols(run) == "##"

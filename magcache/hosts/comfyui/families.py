@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ...families import Family
+from ...families import Family, plain_module
 
 _DOUBLE_SINGLE = ("double_blocks", "single_blocks")
 
@@ -55,5 +55,4 @@ OLD_NAMES = {
 
 def class_name(model: Any) -> str:
     """Class of a loaded model's network, e.g. "WanModel"; `model` is a ModelPatcher."""
-    network = model.model.diffusion_model
-    return type(getattr(network, "_orig_mod", network)).__name__
+    return type(plain_module(model.model.diffusion_model)).__name__

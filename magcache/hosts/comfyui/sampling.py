@@ -18,7 +18,7 @@ from torch import nn
 from ...cache import Store
 from ...calibration import Calibration, Calibrator, Measurement
 from ...curve import MagnitudeCurve
-from ...families import find_stack
+from ...families import find_stack, plain_module
 from ...plan import Decider
 from ...presets import Preset
 from ...report import Report
@@ -114,7 +114,7 @@ class Sampling:
 
         A ControlNet's hints are part of the residual and may end in mid-run.
         """
-        run = self._run(getattr(network, "_orig_mod", network))
+        run = self._run(plain_module(network))
         if run is None:
             return forward()
         ordinal = self._calls.get(network, 0)

@@ -13,7 +13,7 @@ from ... import presets
 from ...cache import ResidualCache, Store
 from ...calibration import Calibration, CalibrationError, Calibrator, Measurement, join
 from ...curve import MagnitudeCurve
-from ...families import family_of, find_stack
+from ...families import family_of, find_stack, plain_module
 from ...plan import Decider
 from ...predict import Method
 from ...presets import Preset
@@ -24,7 +24,7 @@ from ...stack import StackNotFound
 from .clock import SchedulerClock
 from .families import FAMILIES, GUESSES
 from .hook import attach, sessions_on
-from .session import Expert, Session, plain_module, whole_compile
+from .session import Expert, Session, whole_compile
 
 log = logging.getLogger("magcache")
 _COMPONENTS = ("transformer", "transformer_2")

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ...curve import MagnitudeCurve
+from ...families import plain_module
 from ...report import Report
 from ...run import Run
 from ...stack import BlockStack
@@ -59,11 +60,6 @@ class Expert:
         """Frees what the run holds."""
         if self.run:
             self.run.close()
-
-
-def plain_module(module: nn.Module) -> nn.Module:
-    """The module that `torch.compile` has wrapped, or the module itself."""
-    return getattr(module, "_orig_mod", module)
 
 
 def whole_compile(module: nn.Module) -> str:
