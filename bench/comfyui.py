@@ -1,10 +1,10 @@
 """What MagCache costs and is worth inside a real ComfyUI, against the same model without it.
 
-    COMFYUI_PATH=~/ComfyUI ~/comfyenv/bin/python -m bench.comfyui     about ten minutes on a CPU
+    COMFYUI_PATH=~/ComfyUI ~/comfyenv/bin/python -m bench.comfyui     two minutes on a CPU
 
-A Wan of small width with 16 blocks, built by ComfyUI's own loader and sampled through its own
-sampler, so that everything ComfyUI does around a model call counts too. Plain, computing and
-skipping samplings take turns; figures are medians over the repeats, in processor time.
+A Wan of small width with 16 blocks, ComfyUI's own class, sampled through its own sampler, so that
+everything ComfyUI does around a model call counts too. Plain, computing and skipping samplings
+take turns; figures are medians over the repeats, in processor time.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
+PACK = "ComfyUI-MagCache-1.0"  # as archives name it: no name that Python could import
 UP_WITHIN, DONE_WITHIN = 120, 240  # seconds, on a shared machine
 Graph = dict[str, dict[str, Any]]
 
@@ -107,11 +109,23 @@ def running(base: Path, checkout: str, *arguments: str) -> Iterator[Server]:
         process.wait(30)
 
 
-def folders(base: Path, pack: Path = REPOSITORY) -> Path:
-    """A base directory with the pack in it."""
-    (base / "custom_nodes").mkdir(parents=True)
+def unpacked(folder: Path) -> Path:
+    """The pack as an archive of it is unpacked: what git holds or would take, and no .git."""
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if names.returncode:
+        pytest.skip("not a git checkout")
+    for name in names.stdout.splitlines():
+        if (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+    return folder
+
+
+def folders(base: Path) -> Path:
+    """A base directory with the pack in it, unpacked from an archive."""
     (base / "models" / "diffusion_models").mkdir(parents=True)
-    (base / "custom_nodes" / "magcache-comfyui").symlink_to(pack, target_is_directory=True)
+    unpacked(base / "custom_nodes" / PACK)
     return base
 
 

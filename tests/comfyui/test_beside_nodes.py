@@ -2,14 +2,16 @@
 
 import importlib
 import logging
+from pathlib import Path
 from typing import Any
 
+import folder_paths
 import pytest
 import torch
 from tiny_models import TINY, count_blocks, sample
 from watch import STEPS, cached, check, difference, settings_of
 
-from magcache.hosts.comfyui.nodes import MagCache
+from magcache.hosts.comfyui.nodes import MagCache, MagCacheCalibration
 
 FLUX, WAN = TINY["flux"], TINY["wan_t2v"]
 
@@ -107,23 +109,46 @@ def test_windows_that_move_are_computed() -> None:
 
 
 @pytest.mark.parametrize("first", ["MagCache", "other"])
-@pytest.mark.parametrize("other", ["EasyCacheNode", "LazyCacheNode"])
-def test_easycache_or_lazycache_too_draws_a_warning(
-    other: str, first: str, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("node_of", ["MagCache", "MagCacheCalibration"])
+@pytest.mark.parametrize("other", ["EasyCache", "LazyCache"])
+def test_beside_another_cache_magcache_steps_aside(
+    other: str, node_of: str, first: str, caplog: pytest.LogCaptureFixture, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The result is the other's own; MagCache keeps nothing, and says who does the work."""
+    monkeypatch.setattr(folder_paths, "user_directory", str(tmp_path))
     model = FLUX.build()
-    inputs = {"start_percent": 0.1, "end_percent": 0.95, "verbose": False}
 
-    def second(model: Any) -> Any:
-        return node("nodes_easycache", other, model, reuse_threshold=0.5, **inputs)
+    def theirs(model: Any) -> Any:
+        inputs = {"start_percent": 0.1, "end_percent": 0.95, "verbose": False}
+        return node("nodes_easycache", f"{other}Node", model, reuse_threshold=0.5, **inputs)
 
-    both = second(cached(model, FLUX).model)
-    if first == "other":
-        both = cached(second(model), FLUX).model
-    with caplog.at_level(logging.WARNING, "magcache"):
-        output = sample(both, FLUX, STEPS)
-    assert "EasyCache or LazyCache is on the same model; remove one" in caplog.text
-    assert output.isfinite().all()
+    def ours(model: Any) -> Any:
+        if node_of == "MagCache":
+            return cached(model, FLUX).model
+        return MagCacheCalibration().apply(model, "auto")[0]
+
+    alone = sample(theirs(model), FLUX, STEPS)
+    assert difference(alone, sample(model, FLUX, STEPS)) > 0  # the other does skip
+    both = theirs(ours(model)) if first == "MagCache" else ours(theirs(model))
+    with caplog.at_level(logging.INFO, "magcache"):
+        assert torch.equal(sample(both, FLUX, STEPS), alone)
+    own = [record for record in caplog.records if record.name == "magcache"]
+    (warning,) = [each.getMessage() for each in own if each.levelno >= logging.WARNING]
+    assert f"runs uncached: {other} is on the same model and does the work; remove one" in warning
+    if node_of == "MagCacheCalibration":
+        assert f"nothing was measured: runs uncached: {other} is on" in own[-1].getMessage()
+        assert not [*tmp_path.rglob("*.json")]
+
+
+def test_once_the_other_cache_is_removed_magcache_works_again() -> None:
+    model = FLUX.build()
+    watched = cached(model, FLUX)
+    inputs = {"reuse_threshold": 0.5, "start_percent": 0.1, "end_percent": 0.95, "verbose": False}
+    sample(node("nodes_easycache", "EasyCacheNode", watched.model, **inputs), FLUX, STEPS)
+    expected = sample(cached(model, FLUX).model, FLUX, STEPS)
+    assert torch.equal(sample(watched.model, FLUX, STEPS), expected)
+    assert watched.run.skipped > 0
 
 
 def test_two_samplers_one_after_the_other() -> None:

@@ -1,5 +1,6 @@
 """MagCache Calibration: what it measures, where it writes it, and how it is used."""
 
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -8,9 +9,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import comfy.samplers
+import comfyui_version
 import folder_paths
 import pytest
 import torch
+from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from tiny_models import TINY, Tiny, count_blocks, sample
 
 from magcache.calibration import Calibration, CalibrationError
@@ -20,6 +24,8 @@ from magcache.hosts.comfyui.families import FAMILIES
 from magcache.hosts.comfyui.nodes import MagCache, MagCacheCalibration
 
 WAN = TINY["wan_t2v"]
+OTHER_NAMES = {"ddim": "euler", "uni_pc": "unipc", "uni_pc_bh2": "unipc_bh2"}
+"""Samplers whose function is called otherwise."""
 SIMPLE = ["flux", "chroma", "hunyuan_video", "wan_t2v", "qwen_image"]
 """Models whose head sees exactly what the first block is given, or its last tokens, changed."""
 
@@ -165,6 +171,56 @@ def test_a_summary_is_logged_and_shown_on_the_node(
     assert text in caplog.text
     assert text.startswith(f"MagCache Calibration: 5 steps, written to {path}")
     assert "cond: 5 evaluations, ratio " in text and "cosine distance at most" in text
+
+
+def test_a_file_says_what_it_was_made_with(folder: Path) -> None:
+    sample(calibrating(WAN.build()), WAN, 5, sampler="dpmpp_2m", scheduler="beta", cfg=2.5)
+    data = json.loads(next(folder.glob("*.json")).read_text())
+    scheduler = WAN.build().get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(scheduler, "beta", 5).tolist()
+    assert data["settings"] == {
+        "model_type": "WanModel", "steps": 5, "host": f"ComfyUI {comfyui_version.__version__}",
+        "sampler": "dpmpp_2m", "guider": "CFGGuider", "cfg": 2.5, "shift": 8.0,
+        "latent": list(WAN.shape), "sigmas": sigmas,
+    }  # fmt: skip
+    assert data["branches"]["cond"]["sigmas"] == pytest.approx(sigmas[:-1])
+
+
+def test_a_guider_that_takes_two_scales_is_not_given_a_third(folder: Path) -> None:
+    guider = Guider_DualCFG(calibrating(WAN.build()))
+    positive, negative = WAN.conds()
+    guider.set_conds(positive, positive, negative)
+    guider.set_cfg(2.0, 3.0)
+    euler = comfy.samplers.sampler_object("euler")
+    sigmas = torch.tensor([1.0, 0.5, 0.0])
+    guider.sample(torch.randn(WAN.shape), WAN.latent(), euler, sigmas, disable_pbar=True, seed=1)
+    made_with = read(folder).settings
+    assert made_with["guider"] == "Guider_DualCFG"
+    assert {name: made_with[name] for name in made_with if name.startswith("cfg")} == {
+        "cfg1": 2.0, "cfg2": 3.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("sampler", comfy.samplers.KSampler.SAMPLERS)
+def test_every_sampler_is_known_by_its_name(sampler: str) -> None:
+    guider = comfy.samplers.CFGGuider(WAN.build(depth=1))
+    function = comfy.samplers.sampler_object(sampler)
+    found = host.described(guider, function, torch.tensor([1.0, 0.0]), (1,))["sampler"]
+    assert found == OTHER_NAMES.get(sampler, sampler)
+
+
+def test_a_file_without_or_with_other_settings_is_read(folder: Path) -> None:
+    sample(calibrating(WAN.build()), WAN, 4)
+    path = next(folder.glob("*.json"))
+    data = json.loads(path.read_text())
+    for settings in (None, {}, {"sampler": "a newer one", "more": [1, {"deep": None}]}):
+        changed = {**data, "settings": settings}
+        if settings is None:
+            del changed["settings"]
+        path.write_text(json.dumps(changed))
+        assert read(folder).settings == (settings or {})
+        (model,) = MagCache().apply(WAN.build(), "auto", 9, 0.1, 1, 0, -1, calibration=path.name)
+        sample(model, WAN, 4)
 
 
 def test_two_samplings_within_a_second_are_two_files(folder: Path) -> None:

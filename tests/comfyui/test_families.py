@@ -16,9 +16,8 @@ from magcache import presets
 from magcache.cache import ResidualCache
 from magcache.curve import MagnitudeCurve, Trajectory
 from magcache.families import find_stack
-from magcache.hosts.comfyui import detect
 from magcache.hosts.comfyui import sampling as host
-from magcache.hosts.comfyui.families import FAMILIES, MODEL_TYPES, OLD_NAMES
+from magcache.hosts.comfyui.families import FAMILIES, MODEL_TYPES
 from magcache.hosts.comfyui.nodes import MagCache, MagCacheCalibration
 from magcache.plan import plan
 from magcache.presets import Preset
@@ -304,82 +303,6 @@ def test_a_wrong_model_type_is_an_error_at_the_node(model_type: str) -> None:
                 node(model)
             assert model_type in str(caught.value)
             assert network in str(caught.value)
-
-
-@pytest.fixture
-def found(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the presets that finished samplings used."""
-    names: list[str] = []
-    finish = host._finish
-
-    def spy(sampling: host.Sampling) -> None:
-        names.append(sampling.settings.source.name)
-        finish(sampling)
-
-    monkeypatch.setattr(host, "_finish", spy)
-    return names
-
-
-AUTO_FINDS = {
-    "flux": "flux",
-    "flux_kontext": "flux_kontext",
-    "chroma": "chroma",
-    "hunyuan_video": "hunyuan_video",
-    "hunyuan_video1.5": "hunyuan_video_1.5_20steps",
-    "wan_t2v": "wan2.1_t2v_1.3B",
-    "wan_i2v": "wan2.1_i2v_480p_14B",
-    "wan_vace": "wan2.1_vace_1.3B",
-    "wan_ti2v": "wan2.2_ti2v_5B",
-    "wan22_i2v": "wan2.2_i2v_14B",
-    "qwen_image": "qwen_image",
-}
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_auto_finds_the_model_type(name: str, found: list[str]) -> None:
-    tiny = TINY[name]
-    sample(magcache(tiny.build(), "auto"), tiny, 1)
-    assert found == [AUTO_FINDS[name]]
-
-
-def test_auto_takes_flux_for_kontext_only_in_samplings_with_reference_latents(
-    found: list[str],
-) -> None:
-    model = magcache(TINY["flux"].build(), "auto")
-    for name in ("flux", "flux_kontext", "flux"):
-        sample(model, TINY[name], 1)
-    assert found == ["flux", "flux_kontext", "flux"]
-
-
-@pytest.mark.parametrize(
-    ("size", "preset"),
-    [((60, 104), "wan2.1_i2v_480p_14B"), ((90, 160), "wan2.1_i2v_720p_14B")],
-)
-def test_auto_tells_720p_by_the_latent(
-    size: tuple[int, int], preset: str, found: list[str]
-) -> None:
-    tiny = TINY["wan_i2v"]
-    model = magcache(tiny.build(depth=1), "auto")
-    sample(model, tiny, 1, cfg=1.0, latent=torch.zeros(1, 16, 2, *size))
-    assert found == [preset]
-
-
-@pytest.mark.parametrize(
-    ("name", "model_type"), [("wan_t2v", "wan2.1_t2v_14B"), ("wan_vace", "wan2.1_vace_14B")]
-)
-def test_auto_tells_14B_by_its_width(name: str, model_type: str) -> None:
-    model = TINY[name].build(depth=2)
-    model.model.diffusion_model.dim = 5120
-    assert detect.model_type(model) == model_type
-
-
-@pytest.mark.parametrize("old", OLD_NAMES)
-def test_values_of_older_workflows_are_accepted(old: str, found: list[str]) -> None:
-    model_type = OLD_NAMES[old]
-    tiny = tiny_of(model_type)
-    assert MagCache.VALIDATE_INPUTS(old) is True
-    sample(magcache(tiny.build(), old), tiny, 1)
-    assert found == [MODEL_TYPES[model_type].preset]
 
 
 class _NoModule:

@@ -3,12 +3,11 @@
 import os
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
+from comfyserver import PACK, REPOSITORY, unpacked
 
-REPOSITORY = Path(__file__).parents[2]
 CHECKOUT = os.environ["COMFYUI_PATH"]
 IDS = "['CompileModel', 'MagCache', 'MagCacheCalibration']"
 
@@ -115,26 +114,7 @@ for name, widgets in calls.items():
 
 
 def test_it_works_from_an_archive(tmp_path: Path) -> None:
-    archive = tmp_path / "pack.tar"
-    listed = [
-        "git",
-        "ls-files",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-        "magcache",
-        "__init__.py",
-    ]
-    names = subprocess.run(listed, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    if names.returncode:
-        pytest.skip("not a git checkout")
-    with tarfile.open(archive, "w") as tar:
-        for name in names.stdout.split():
-            if (REPOSITORY / name).is_file():
-                tar.add(REPOSITORY / name, name)
-    folder = tmp_path / "ComfyUI-MagCache-1.0"  # a name that is no Python name
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+    folder = unpacked(tmp_path / PACK)
     assert not (folder / ".git").exists()
     assert run("print(sorted(load(sys.argv[1])))", folder) == IDS
     script = "load(sys.argv[1]); print(sys.modules['pack_by_path.magcache'].__file__)"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comfyserver import REPOSITORY, Graph, Server, folders, running
+from comfyserver import PACK, REPOSITORY, Graph, Server, folders, running
 from PIL import Image
 from safetensors.torch import save_file
 from tiny_models import DIM, TINY
@@ -22,6 +22,10 @@ HEADLINE = r"MagCache: (\d+) of (\d+) evaluations skipped, ([\d.]+)x \((.+)\)"
 OLD_TYPES = {
     "chroma_calibration": "chroma", "flux_calibration": "flux",
     "flux_kontext_calibration": "flux_kontext", "hunyuanvideo1.5": "hunyuan_video1.5",
+}  # fmt: skip
+TITLES = {
+    "MagCache": "MagCache", "CompileModel": "Compile Model",
+    "MagCacheCalibration": "MagCache Calibration",
 }  # fmt: skip
 WIDGETS = {
     "magcache_thresh": 0.12, "retention_ratio": 0.2, "magcache_K": 2, "start_step": 0,
@@ -136,6 +140,21 @@ def calibrate(server: Server, graph: Graph, model_type: str = "auto") -> Path:
     return new
 
 
+def test_installed_from_an_archive_the_nodes_are_there_and_nothing_is_wrong(
+    server: Server,
+) -> None:
+    pack = server.base / "custom_nodes" / PACK
+    assert not (pack / ".git").exists() and not pack.is_symlink()
+    for name, title in TITLES.items():
+        info = server.get(f"/object_info/{name}")[name]
+        assert (info["display_name"], info["category"]) == (title, "MagCache")
+        assert info["python_module"] == f"custom_nodes.{PACK}"
+    start = server.log.partition("To see the GUI go to")[0]
+    (named,) = [line for line in start.splitlines() if PACK in line]
+    assert re.search(rf"[\d.]+ seconds: \S+{PACK}$", named), "only in the list of import times"
+    assert "magcache" not in start.replace(named, "").lower()
+
+
 @pytest.mark.skipif(not READS_EMOJI, reason="this ComfyUI takes every FLUX for 3072 wide")
 def test_an_emoji_with_a_calibration_of_ones_own(server: Server) -> None:
     plain = image(server, server.succeed(emoji_graph("plain")))
@@ -173,6 +192,16 @@ def test_a_calibration_is_a_file_and_can_be_chosen_without_a_restart(server: Ser
     assert rest.startswith(file.stem)
     listed = server.get("/object_info/MagCache")["MagCache"]["input"]["optional"]["calibration"]
     assert file.name in listed[0]
+
+
+@pytest.mark.skipif(not READS_EMOJI, reason="this ComfyUI takes every FLUX for 3072 wide")
+def test_older_model_types_of_flux_do_their_work(server: Server) -> None:
+    for old in ("flux_calibration", "flux_kontext_calibration"):
+        file = calibrate(server, emoji_graph("old", 8), old)
+        assert file.name.startswith(f"{OLD_TYPES[old]}-8steps-")
+        server.succeed(on(emoji_graph("old", 20), model_type=old, magcache_thresh=0.24))
+        skipped, of, _, rest = headlines(server)[-1]
+        assert of == 20 and skipped > 0 and rest.startswith(f"{OLD_TYPES[old]}, threshold 0.24")
 
 
 @pytest.mark.parametrize("old", OLD_TYPES)

@@ -295,7 +295,7 @@ def sample_at(
     patcher: Any,
     tiny: Tiny,
     sigmas: torch.Tensor,
-    sampler: str = "euler",
+    sampler: Any = "euler",
     cfg: float = 3.0,
     seed: int = 1,
     **options: Any,
@@ -305,9 +305,11 @@ def sample_at(
     latent = options.pop("latent", None)
     latent = tiny.latent() if latent is None else latent
     noise = comfy.sample.prepare_noise(latent, seed)
+    if isinstance(sampler, str):
+        sampler = comfy.samplers.sampler_object(sampler)
     return comfy.sample.sample_custom(
-        patcher, noise, cfg, comfy.samplers.sampler_object(sampler), sigmas, positive, negative,
-        latent, disable_pbar=True, seed=seed, **options,
+        patcher, noise, cfg, sampler, sigmas, positive, negative, latent, disable_pbar=True,
+        seed=seed, **options,
     )  # fmt: skip
 
 

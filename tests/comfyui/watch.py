@@ -9,7 +9,7 @@ import torch
 from tiny_models import Tiny, sample
 
 from magcache.hosts.comfyui.nodes import MagCache
-from magcache.hosts.comfyui.sampling import SETTINGS, Sampling
+from magcache.hosts.comfyui.sampling import SETTINGS, Sampling, Settings
 from magcache.run import Run
 from magcache.stack import Residual
 
@@ -55,8 +55,12 @@ def cached(
     retention = options.pop("retention", 0.1)
     (model,) = MagCache().apply(model, kind, threshold, retention, max_skip, 0, -1, **options)
     watched = Cached(model)
-    settings = replace(settings_of(model), finished=watched.samplings.append)
-    model.model_options["transformer_options"][SETTINGS] = settings
+    asked = settings_of(model)
+
+    def choose(*start: Any) -> Settings:
+        return replace(asked.choose(*start), finished=watched.samplings.append)
+
+    model.model_options["transformer_options"][SETTINGS] = replace(asked, choose=choose)
     return watched
 
 

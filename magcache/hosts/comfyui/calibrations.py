@@ -68,7 +68,7 @@ def save(sampling: Sampling, label: str) -> str:
         reasons = sampling.report().warnings
         return "MagCache Calibration: nothing was measured" + "".join(f": {r}" for r in reasons)
     steps = sampling.steps
-    settings = {"host": f"ComfyUI {host.version()}", "model_type": label, "steps": steps}
+    settings = {"model_type": label, "steps": steps, **sampling.made_with}
     path = _new_path(f"{label}-{steps}steps-{time.strftime('%Y%m%d-%H%M%S')}")
     calibration = Calibration(class_name(sampling.patcher), branches, settings, name=path.stem)
     try:

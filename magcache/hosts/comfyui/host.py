@@ -50,6 +50,35 @@ def check_model(model: Any) -> None:
         )
 
 
+def described(guider: Any, sampler: Any, sigmas: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    """What a sampling is made with, as far as it can be known; for reading, in JSON's types.
+
+    The noise levels hold what scheduler and shift made; a scheduler's name does not come this far.
+    """
+    function = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+    name = function.removeprefix("sample_").removesuffix("_function") or type(sampler).__name__
+    numbers = {k: v for k, v in vars(guider).items() if isinstance(v, int | float)}
+    scales = {name: value for name, value in numbers.items() if name.startswith("cfg")}
+    if _guides_in_its_own_way(guider):
+        scales.pop("cfg", None)  # a default that it may not use
+    shift = getattr(guider.model_patcher.get_model_object("model_sampling"), "shift", None)
+    return {
+        "host": f"ComfyUI {version()}",
+        "sampler": name,
+        "guider": type(guider).__name__,
+        **scales,
+        **({"shift": float(shift)} if isinstance(shift, int | float) else {}),
+        "latent": list(shape),
+        "sigmas": [float(sigma) for sigma in sigmas],
+    }
+
+
+def _guides_in_its_own_way(guider: Any) -> bool:
+    from comfy.samplers import CFGGuider
+
+    return type(guider).predict_noise is not CFGGuider.predict_noise
+
+
 def user_folder() -> Path:
     """Folder of what users make."""
     import folder_paths

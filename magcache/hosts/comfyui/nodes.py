@@ -1,16 +1,14 @@
 """The nodes. Ids, titles and the order of inputs are those that existing workflows hold."""
 
 import logging
-from dataclasses import replace
 from typing import Any
 
-from ... import presets
 from ...cache import Store
 from ...calibration import Calibration, CalibrationError
 from ...presets import Preset
 from ...rule import Rule
 from . import calibrations, compile, detect, host
-from .families import AUTO, MODEL_TYPES, OLD_NAMES, class_name
+from .families import AUTO, MODEL_TYPES, OLD_NAMES, UNFIT, class_name
 from .sampling import Sampling, Settings, install
 
 log = logging.getLogger("magcache")
@@ -90,7 +88,7 @@ class MagCache:
                 calibrations.find(calibration)
             except CalibrationError as error:
                 return str(error)
-        return _known_type(model_type)
+        return detect.known_type(model_type)
 
     @classmethod
     def IS_CHANGED(cls, calibration: str | None = _PUBLISHED, **_: Any) -> float:
@@ -116,16 +114,19 @@ class MagCache:
     ) -> tuple[Any]:
         host.check_version()
         host.check_model(model)
-        source = _source(model, model_type, calibration)
+        if class_name(model) in UNFIT:
+            return (_uncached(model),)
+        measured = None
+        if calibration != _PUBLISHED:
+            measured = calibrations.load(calibration, class_name(model))
+        source, note = (measured, "") if measured else detect.published(model, model_type)
         if source is None:
-            reason = f"{class_name(model)} is none of the model types that auto knows"
-            log.warning("MagCache: the model runs uncached: %s", reason)
-            return (model,)
+            return (_uncached(model, note),)
         widgets = (magcache_thresh, retention_ratio, magcache_K)
         threshold, retention, max_skip = (None,) * 3 if recommended else widgets
         store = detect.store() if residuals == _STORES[0] else _store(residuals)
 
-        def settings(curve: Preset | Calibration) -> Settings:
+        def settings(curve: Preset | Calibration, note: str) -> Settings:
             rule = curve.rule(
                 threshold=threshold,
                 retention=retention,
@@ -133,15 +134,14 @@ class MagCache:
                 start_step=start_step,
                 end_step=end_step,
             )
-            return Settings(curve, rule, store, verbose, curve.name)
+            again = None if measured else choose
+            return Settings(curve, rule, store, verbose, curve.name, choose=again, note=note)
 
-        def choose(patcher: Any, conds: Any, latent: tuple[int, ...]) -> Settings:
-            return settings(_detected(patcher, conds, latent) or source)
+        def choose(patcher: Any, start: detect.Start) -> Settings:
+            curve, note = detect.published(patcher, model_type, start)
+            return settings(curve or source, note)
 
-        chosen = settings(source)
-        if model_type == AUTO and calibration == _PUBLISHED:
-            chosen = replace(chosen, choose=choose)
-        return (install(model, chosen),)
+        return (install(model, settings(source, note)),)
 
 
 class MagCacheCalibration:
@@ -165,14 +165,16 @@ class MagCacheCalibration:
     @classmethod
     def VALIDATE_INPUTS(cls, model_type: str = AUTO) -> bool | str:
         """Accepts the values of older workflows, which the list does not hold."""
-        return _known_type(model_type)
+        return detect.known_type(model_type)
 
     def apply(self, model: Any, model_type: str, node_id: str | None = None) -> tuple[Any]:
         host.check_version()
         host.check_model(model)
+        if class_name(model) in UNFIT:
+            return (_uncached(model),)
         kind = OLD_NAMES.get(model_type, model_type)
         if kind != AUTO:
-            _check_type(model, kind)
+            detect.check_type(model, kind)
         name = class_name(model) if kind == AUTO else kind
 
         def finished(sampling: Sampling) -> None:
@@ -235,40 +237,12 @@ NODE_DISPLAY_NAME_MAPPINGS = {
 }
 
 
-def _source(model: Any, model_type: str, calibration: str) -> Preset | Calibration | None:
-    """The curve that is asked for; None where auto finds none."""
-    if calibration != _PUBLISHED:
-        return calibrations.load(calibration, class_name(model))
-    kind = OLD_NAMES.get(model_type, model_type)
-    if kind == AUTO:
-        return _detected(model)
-    _check_type(model, kind)
-    return presets.load(MODEL_TYPES[kind].preset)
-
-
-def _detected(
-    model: Any, conds: Any = None, latent: tuple[int, ...] | None = None
-) -> Preset | None:
-    """What auto takes; conditions and latent are known only once a sampling starts."""
-    kind = detect.model_type(model, conds, latent)
-    return presets.load(MODEL_TYPES[kind].preset) if kind else None
-
-
-def _check_type(model: Any, model_type: str) -> None:
-    if model_type not in MODEL_TYPES:
-        raise ValueError(str(_known_type(model_type)))
-    chosen = MODEL_TYPES[model_type]
-    if class_name(model) not in chosen.classes:
-        raise ValueError(
-            f"model_type {model_type} is for {' or '.join(chosen.classes)}, but the model is "
-            f"{class_name(model)}: choose its own type, or auto"
-        )
-
-
-def _known_type(model_type: str) -> bool | str:
-    if model_type in (*MODEL_TYPES, *OLD_NAMES, AUTO):
-        return True
-    return f"unknown model_type {model_type}: choose auto or one of {', '.join(MODEL_TYPES)}"
+def _uncached(model: Any, reason: str = "") -> Any:
+    """The model as it is, with a warning that names its class."""
+    name = class_name(model)
+    reason = f"{name} does not fit: {UNFIT[name]}" if name in UNFIT else reason
+    log.warning("MagCache: the model runs uncached: %s", reason)
+    return model
 
 
 def _model_type(default: str) -> tuple[list[str], dict[str, Any]]:

@@ -25,12 +25,14 @@ from ...report import Report
 from ...rule import Rule
 from ...run import Run, Storage
 from ...stack import BlockStack, Call, StackNotFound
-from . import compile, trajectory
+from . import compile, host, trajectory
+from .detect import Start
 from .families import FAMILIES
 
 log = logging.getLogger("magcache")
 SETTINGS = "magcache"
 STATE = "magcache_sampling"
+_OTHER_CACHE = "easycache"  # where ComfyUI's EasyCache and LazyCache keep their state
 _TOLERANCE = 1e-3
 
 
@@ -44,9 +46,10 @@ class Settings:
         store: Where residuals are kept.
         verbose: Log every evaluation.
         label: What the log calls it.
-        finished: Called with the report at the end of a run.
-        choose: Called as a sampling starts, with the ModelPatcher, its conditions and the
-            latent's shape; the settings it returns are in force for that sampling.
+        finished: Called with the sampling at its end.
+        choose: Called as a sampling starts, with the ModelPatcher and what the sampling starts
+            with; the settings it returns are in force for that sampling.
+        note: What the report says of the curve.
     """
 
     source: Preset | Calibration | None
@@ -55,7 +58,8 @@ class Settings:
     verbose: bool = False
     label: str = ""
     finished: Callable[["Sampling"], None] | None = None
-    choose: Callable[[Any, Any, tuple[int, ...]], "Settings"] | None = None
+    choose: Callable[[Any, Start], "Settings"] | None = None
+    note: str = ""
 
 
 class Sampling:
@@ -63,12 +67,17 @@ class Sampling:
 
     There is one network, or one a device where ComfyUI samples on several: their runs decide
     alike, since they see the same σ.
+
+    Attributes:
+        missing: Why nothing is cached or measured.
+        made_with: Sampler, guidance, noise levels and so on, for a calibration's reader.
     """
 
     def __init__(self, settings: Settings, patcher: Any, sigmas: torch.Tensor) -> None:
         self.settings = settings
         self.patcher = patcher
         self.missing = ""
+        self.made_with: dict[str, Any] = {}
         self._compiled: dict[nn.Module, dict[str, nn.Module]] = {}
         self._sigmas = [float(sigma) for sigma in sigmas]
         self._trajectory = trajectory.whole(
@@ -135,7 +144,7 @@ class Sampling:
         whole = model.diffusion_model
         settings = self.patcher.model_options.get("torch_compile_kwargs")
         measures = self.settings.source is None or not self.settings.rule.skips_nothing
-        if not (hasattr(whole, "_orig_mod") and measures):
+        if self.missing or not (hasattr(whole, "_orig_mod") and measures):
             return nullcontext()
         if whole not in self._compiled:
             self._compiled[whole] = compile.compiled_blocks(whole, settings) if settings else {}
@@ -149,6 +158,11 @@ class Sampling:
         blocks = self._compiled[whole]
         return compile.by_blocks(model, blocks) if blocks else nullcontext()
 
+    def step_aside(self, reason: str) -> None:
+        """Caches and measures nothing, with one warning."""
+        self.missing = f"runs uncached: {reason}"
+        log.warning("MagCache: %s", self.missing)
+
     def close(self) -> None:
         """Frees every residual."""
         for run in self._runs.values():
@@ -159,8 +173,7 @@ class Sampling:
             try:
                 self._runs[network] = self._start(find_stack(network, FAMILIES))
             except StackNotFound as reason:
-                self.missing = f"runs uncached: {reason}"
-                log.warning("MagCache: %s", self.missing)
+                self.step_aside(str(reason))
         return self._runs.get(network)
 
     def _start(self, stack: BlockStack) -> Run:
@@ -175,6 +188,7 @@ class Sampling:
             )  # fmt: skip
         storage = Storage(self.settings.store)
         run = Run(decider, stack, storage, calibrator, self.settings.label)
+        run.warnings += [self.settings.note] if self.settings.note else []
         self._begin(run)
         return run
 
@@ -211,26 +225,23 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     guider = executor.class_obj
     kept = guider.model_options
     options = kept["transformer_options"]
-    if "easycache" in options:
-        log.warning(
-            "MagCache: EasyCache or LazyCache is on the same model; remove one of the two, "
-            "their errors add up and neither can tell what it is worth"
-        )
     patcher = guider.model_patcher
     settings = options.get(SETTINGS) or _settings_on(patcher)  # a guider may have its own options
     if settings is None:
         return executor(*args, **kwargs)
+    noise, _, sampler, sigmas, *more = args
+    shape, mask = tuple(noise.shape), more[0] if more else kwargs.get("denoise_mask")
     if settings.choose:
-        settings = settings.choose(patcher, guider.conds, tuple(args[0].shape))
-    sampling = Sampling(settings, patcher, args[3])
+        settings = settings.choose(patcher, Start(guider.conds, shape, mask))
+    sampling = Sampling(settings, patcher, sigmas)
+    if settings.source is None:
+        sampling.made_with = host.described(guider, sampler, sigmas, shape)
+    other = options.get(_OTHER_CACHE)
+    if other is not None:
+        name = getattr(other, "name", type(other).__name__)
+        sampling.step_aside(f"{name} is on the same model and does the work; remove one of them")
     try:
-        wrappers = dict(options.get("wrappers", {}))
-        calls = dict(wrappers.get("apply_model", {}))
-        if SETTINGS in calls:
-            # Innermost, so that a compile wrapper outside finds the blocks that it exchanges.
-            calls[SETTINGS] = calls.pop(SETTINGS)
-            wrappers["apply_model"] = calls
-        state = {**options, "wrappers": wrappers, STATE: sampling}
+        state = {**options, "wrappers": _innermost(options.get("wrappers", {})), STATE: sampling}
         guider.model_options = {**kept, "transformer_options": state}
         output = executor(*args, **kwargs)
         _finish(sampling)
@@ -240,14 +251,25 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         sampling.close()
 
 
+def _innermost(wrappers: dict[str, Any]) -> dict[str, Any]:
+    """The wrappers, MagCache's own last: one outside may exchange blocks, as compiling does."""
+    calls = dict(wrappers.get("apply_model", {}))
+    if SETTINGS not in calls:
+        return wrappers
+    calls[SETTINGS] = calls.pop(SETTINGS)
+    return {**wrappers, "apply_model": calls}
+
+
 def _settings_on(patcher: Any) -> Settings | None:
     return patcher.model_options.get("transformer_options", {}).get(SETTINGS)
 
 
 def _finish(sampling: Sampling) -> None:
-    log.info("%s", sampling.report().headline())
-    for warning in sampling.report().warnings:
-        log.info("MagCache: %s", warning)
+    report = sampling.report()
+    log.info("%s", report.headline())
+    for warning in report.warnings:
+        if warning != sampling.missing:  # the headline says it
+            log.info("MagCache: %s", warning)
     if sampling.settings.finished:
         sampling.settings.finished(sampling)
 

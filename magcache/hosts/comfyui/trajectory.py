@@ -8,13 +8,15 @@ from ...curve import MagnitudeCurve, Trajectory
 
 _GRID = 1000  # points at which the model's own σ are looked at
 _TOLERANCE = 1e-3
+_LEAP = 1.5  # a last step this many times as long as the one before it stands for several
 
 
 def whole(model_sampling: Any, sigmas: Sequence[float]) -> Trajectory:
     """The whole trajectory of a run: its own σ where it is undivided.
 
     A part (a split run, img2img) is continued with the model's σ at the run's own spacing, so
-    that a fraction of the trajectory is the same step as in the undivided run.
+    that a fraction of the trajectory is the same step as in the undivided run. A part may end at
+    0 all the same: without leftover noise ComfyUI puts it in place of the last σ.
 
     Args:
         model_sampling: ComfyUI's object that knows the model's σ.
@@ -22,12 +24,14 @@ def whole(model_sampling: Any, sigmas: Sequence[float]) -> Trajectory:
     """
     top = min(float(model_sampling.percent_to_sigma(0.0)), float(model_sampling.sigma_max))
     steps = list(sigmas[:-1]) or list(sigmas)
-    undivided = sigmas[0] >= top * (1 - _TOLERANCE) and sigmas[-1] <= top * _TOLERANCE
-    if undivided and _falls(steps):
-        return Trajectory(tuple(steps))
     grid = [float(model_sampling.percent_to_sigma(i / _GRID)) for i in range(_GRID)]
     model = Trajectory(tuple(min(sigma, top) for sigma in grid))
-    start, end = model.fraction(sigmas[0]), model.fraction(sigmas[-1])
+    places = [model.fraction(sigma) for sigma in sigmas]
+    end = _end(places)
+    undivided = sigmas[0] >= top * (1 - _TOLERANCE) and sigmas[-1] <= top * _TOLERANCE
+    if undivided and end == places[-1] and _falls(steps):
+        return Trajectory(tuple(steps))
+    start = places[0]
     if end <= start:
         return model
     total = max(len(steps), round(len(steps) / (end - start)))
@@ -35,6 +39,14 @@ def whole(model_sampling: Any, sigmas: Sequence[float]) -> Trajectory:
     continued = [model.sigma_at(step / total) for step in range(total)]
     continued[before : before + len(steps)] = steps
     return Trajectory(tuple(continued)) if _falls(continued) else model
+
+
+def _end(places: Sequence[float]) -> float:
+    """Where a run ends, or would end, were its last step no longer than the one before."""
+    lengths = [later - earlier for earlier, later in itertools.pairwise(places)]
+    if len(lengths) > 1 and lengths[-1] > _LEAP * lengths[-2] > 0:
+        return places[-2] + lengths[-2]
+    return places[-1]
 
 
 def of_expert(

@@ -1,0 +1,132 @@
+"""Which published curve a model follows: what auto finds, and what workflows hold."""
+
+import importlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import folder_paths
+import pytest
+import torch
+from test_families import EVERY, FITTING, magcache
+from tiny_models import TINY, sample
+
+from magcache.hosts.comfyui import detect
+from magcache.hosts.comfyui import sampling as host
+from magcache.hosts.comfyui.families import MODEL_TYPES, OLD_NAMES
+from magcache.hosts.comfyui.nodes import MagCache, MagCacheCalibration
+
+OLD_15 = ("hunyuan_video1.5", "hunyuan_video")  # of one class; older versions have the second only
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the presets that finished samplings used."""
+    names: list[str] = []
+    finish = host._finish
+
+    def spy(sampling: host.Sampling) -> None:
+        if sampling.settings.source:
+            names.append(sampling.settings.source.name)
+        finish(sampling)
+
+    monkeypatch.setattr(host, "_finish", spy)
+    return names
+
+
+AUTO_FINDS = {
+    "flux": "flux",
+    "flux_kontext": "flux_kontext",
+    "chroma": "chroma",
+    "hunyuan_video": "hunyuan_video",
+    "hunyuan_video1.5": "hunyuan_video_1.5_20steps",
+    "wan_t2v": "wan2.1_t2v_1.3B",
+    "wan_i2v": "wan2.1_i2v_480p_14B",
+    "wan_vace": "wan2.1_vace_1.3B",
+    "wan_ti2v": "wan2.2_ti2v_5B",
+    "wan22_i2v": "wan2.2_i2v_14B",
+    "qwen_image": "qwen_image",
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_auto_finds_the_model_type(name: str, found: list[str]) -> None:
+    tiny = TINY[name]
+    sample(magcache(tiny.build(), "auto"), tiny, 1)
+    assert found == [AUTO_FINDS[name]]
+
+
+def test_auto_takes_flux_for_kontext_only_in_samplings_with_reference_latents(
+    found: list[str],
+) -> None:
+    model = magcache(TINY["flux"].build(), "auto")
+    for name in ("flux", "flux_kontext", "flux"):
+        sample(model, TINY[name], 1)
+    assert found == ["flux", "flux_kontext", "flux"]
+
+
+@pytest.mark.parametrize(
+    ("size", "preset"),
+    [((60, 104), "wan2.1_i2v_480p_14B"), ((90, 160), "wan2.1_i2v_720p_14B")],
+)
+def test_auto_tells_720p_by_the_latent(
+    size: tuple[int, int], preset: str, found: list[str]
+) -> None:
+    tiny = TINY["wan_i2v"]
+    model = magcache(tiny.build(depth=1), "auto")
+    sample(model, tiny, 1, cfg=1.0, latent=torch.zeros(1, 16, 2, *size))
+    assert found == [preset]
+
+
+@pytest.mark.parametrize(
+    ("name", "model_type"), [("wan_t2v", "wan2.1_t2v_14B"), ("wan_vace", "wan2.1_vace_14B")]
+)
+def test_auto_tells_14B_by_its_width(name: str, model_type: str) -> None:
+    model = TINY[name].build(depth=2)
+    model.model.diffusion_model.dim = 5120
+    assert detect.model_type(model) == model_type
+
+
+@pytest.mark.parametrize("model_type", ["auto", "wan2.2_ti2v_5B"])
+def test_the_5B_model_follows_its_own_list_in_samplings_from_an_image(
+    model_type: str, found: list[str]
+) -> None:
+    """As ComfyUI's node for it makes its latent: with an image its first frame is masked."""
+    tiny = TINY["wan_ti2v"]
+    model = magcache(tiny.build(), model_type)
+    vae = SimpleNamespace(encode=lambda pixels: torch.ones(1, 48, 1, 4, 4))
+    node = importlib.import_module("comfy_extras.nodes_wan").Wan22ImageToVideoLatent
+
+    def run(image: torch.Tensor | None, mask: torch.Tensor | None = None) -> None:
+        latent = node.execute(vae, 64, 64, 5, 1, image).result[0]
+        mask = latent.get("noise_mask") if mask is None else mask
+        sample(model, tiny, 2, latent=latent["samples"], noise_mask=mask)
+
+    part_of_each_frame = torch.ones(1, 1, 64, 64)
+    part_of_each_frame[..., :32] = 0
+    run(None)
+    run(torch.rand(1, 64, 64, 3))
+    run(None, part_of_each_frame)
+    assert found == ["wan2.2_ti2v_5B", "wan2.2_ti2v_5B_i2v", "wan2.2_ti2v_5B"]
+
+
+OLD_FITTING = {**FITTING, "hunyuan_video1.5": next(n for n in OLD_15 if n in TINY)}
+
+
+@pytest.mark.parametrize("old", OLD_NAMES)
+def test_values_of_older_workflows_do_on_their_own_family_what_the_newer_ones_do(
+    old: str, found: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_type, tiny = OLD_NAMES[old], TINY[OLD_FITTING[OLD_NAMES[old]]]
+    model, settings = tiny.build(), {"magcache_thresh": 0.3, "magcache_K": 2}
+    assert MagCache.VALIDATE_INPUTS(old) is True
+    outputs = [sample(magcache(model, name, **settings), tiny, 10) for name in (old, model_type)]
+    assert torch.equal(*outputs)
+    assert not torch.equal(outputs[0], sample(model, tiny, 10))
+    assert found == [MODEL_TYPES[model_type].preset] * 2
+
+    monkeypatch.setattr(folder_paths, "user_directory", str(tmp_path))
+    assert MagCacheCalibration.VALIDATE_INPUTS(old) is True
+    (calibrating,) = MagCacheCalibration().apply(model, old)
+    assert torch.equal(sample(calibrating, tiny, 4), sample(model, tiny, 4))
+    (file,) = (tmp_path / "magcache").glob("*.json")
+    assert file.name.startswith(f"{model_type}-4steps-")
