@@ -1,0 +1,1 @@
+"""How the small video model in models/emoji-video was trained; not needed to use it."""
