@@ -53,13 +53,19 @@ class ResidualCache:
             host memory with asynchronous copies. On a CPU the two are the same.
         dtype: None keeps the blocks' dtype; bfloat16 or float8_e4m3fn (with one scale a
             tensor) take less memory.
+        budget: Bytes for all residuals together, or None. Where they would take more, branches
+            keep fewer, down to one each.
 
     Raises:
         ValueError: A setting is out of its range.
     """
 
     def __init__(
-        self, keep: int = 1, store: Store = "device", dtype: torch.dtype | None = None
+        self,
+        keep: int = 1,
+        store: Store = "device",
+        dtype: torch.dtype | None = None,
+        budget: int | None = None,
     ) -> None:
         if keep < 1:
             raise ValueError(f"keep must be 1 or more, got {keep}")
@@ -70,6 +76,7 @@ class ResidualCache:
         self.keep = keep
         self.store = store
         self.dtype = dtype
+        self.budget = budget
         self.peak_bytes = 0
         self._entries: dict[Hashable, list[_Entry]] = {}
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
@@ -91,11 +98,13 @@ class ResidualCache:
         return [entry.sigma for entry in self._entries[branch]]
 
     def put(self, branch: Hashable, sigma: float, residual: Residual) -> None:
-        """Keeps a residual, in place of the branch's oldest where there are `keep`."""
+        """Keeps a residual, in place of the branch's oldest where there is no room for both."""
         entry = _Entry(sigma, tuple(self._pack(tensor) for tensor in residual))
         entries = self._entries.setdefault(branch, [])
         entries.append(entry)
         del entries[: -self.keep]
+        while self.budget is not None and len(entries) > 1 and self.bytes_held > self.budget:
+            del entries[0]
         self.peak_bytes = max(self.peak_bytes, self.bytes_held)
 
     def make_room(self, branch: Hashable) -> None:

@@ -1,11 +1,13 @@
-"""Measuring magnitude curves, and the files they are kept in.
+"""Measuring magnitude and Gram curves, and the files they are kept in.
 
 The published calibration: a run that skips nothing, and between consecutive evaluations of a
 branch, over tokens, the mean ratio of the residuals' norms, its spread and their cosine
-distance. All in float32: bf16 quantises ratios near 1.
+distance. All in float32: bf16 quantises ratios near 1. Beyond it, a small random sample of each
+residual's entries gives the inner products of all pairs of evaluations.
 """
 
 import json
+import math
 import os
 import threading
 from collections.abc import Hashable
@@ -14,13 +16,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from .curve import MagnitudeCurve, Trajectory, resampled_trajectory
+from .gram import GramCurve
 from .rule import Rule
 from .stack import Residual
 
-FORMAT = 1
+FORMAT = 2
+_READS = (1, 2)  # 1 has no correlations
+SAMPLED = 1 << 16  # entries of a residual; more do not change the figures
 
 
 class CalibrationError(ValueError):
@@ -36,26 +42,45 @@ class Measurement:
         ratios: Mean over tokens of ‖r_t‖/‖r_{t-1}‖; 1.0 first.
         spreads: Standard deviation of that ratio over tokens; 0.0 first.
         cosine_distances: Mean over tokens of 1 - cos(r_t, r_{t-1}); 0.0 first.
+        norms: Root mean square of the residual's entries; empty where it was not measured.
+        correlations: ⟨r_t, r_s⟩/(‖r_t‖·‖r_s‖) with every earlier evaluation s, a row each; the
+            first row is empty.
     """
 
     sigmas: list[float] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)
     spreads: list[float] = field(default_factory=list)
     cosine_distances: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    correlations: list[list[float]] = field(default_factory=list)
+
+    def matrix(self) -> np.ndarray:
+        """The correlations of all pairs of evaluations, shape (T, T)."""
+        rows = [[*row, 1.0] for row in self.correlations]
+        if [len(row) for row in rows] != list(range(1, len(self.sigmas) + 1)):
+            raise ValueError("its correlations do not match its sigmas")
+        lower = np.zeros((len(rows), len(rows)))
+        for place, row in enumerate(rows):
+            lower[place, : place + 1] = row
+        return lower + np.tril(lower, -1).T
 
 
 def join(
     high: dict[str, Measurement], low: dict[str, Measurement]
 ) -> tuple[dict[str, Measurement], float]:
     """The measurements of two experts of one run as one, and the σ between them."""
-    names = [f.name for f in fields(Measurement)]
-    branches = {
-        branch: Measurement(*(getattr(high[branch], n) + getattr(low[branch], n) for n in names))
-        for branch in high
-        if branch in low
-    }
+    branches = {branch: _joined(high[branch], low[branch]) for branch in high if branch in low}
     before, after = (next(iter(part.values())).sigmas for part in (high, low))
     return branches, (before[-1] + after[0]) / 2
+
+
+def _joined(high: Measurement, low: Measurement) -> Measurement:
+    names = [f.name for f in fields(Measurement) if f.name != "correlations"]
+    both = Measurement(**{n: getattr(high, n) + getattr(low, n) for n in names})
+    if high.correlations and low.correlations:  # no residual of one expert says anything of one
+        apart = [[0.0] * len(high.sigmas) + row for row in low.correlations]  # of the other
+        both.correlations = high.correlations + apart
+    return both
 
 
 @dataclass(frozen=True)
@@ -84,6 +109,12 @@ class Calibration:
     def curves(self) -> dict[str, MagnitudeCurve]:
         """The magnitude curve of each branch. Evaluations at one σ are taken once."""
         return {b: _curve(measured, self.switch_at) for b, measured in self.branches.items()}
+
+    @cached_property
+    def grams(self) -> dict[str, GramCurve]:
+        """The Gram curve of each branch; empty where the file has none."""
+        branches = self.branches.items()
+        return {b: _gram(m, self.switch_at) for b, m in branches if m.correlations}
 
     def rule(self, **changes: Any) -> Rule:
         """The settings kept with the calibration, with `changes`; None changes nothing."""
@@ -123,9 +154,9 @@ class Calibration:
             raise CalibrationError(f"there is no calibration file {path}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CalibrationError(f"{path} is no calibration file: {error!r}") from error
-        if version != FORMAT:
+        if version not in _READS:
             raise CalibrationError(
-                f"{path} has calibration format {version}, this MagCache reads {FORMAT}: "
+                f"{path} has calibration format {version}, this MagCache reads up to {FORMAT}: "
                 "update MagCache, or calibrate again"
             )
         try:
@@ -135,15 +166,23 @@ class Calibration:
             if not calibration.curves:
                 raise ValueError("it holds no branch")
             calibration.rule()
+            _ = calibration.grams
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CalibrationError(f"{path} is broken: {error}") from error
         return calibration
 
 
 class Calibrator:
-    """Collects the measurements of one run. Keeps one residual a branch."""
+    """Collects the measurements of one run. Keeps one residual a branch, and samples of all.
 
-    def __init__(self) -> None:
+    Args:
+        sampled: How many entries of each residual the samples hold.
+    """
+
+    def __init__(self, sampled: int = SAMPLED) -> None:
+        self._sampled = sampled
+        self._places: dict[Hashable, tuple[torch.Tensor, ...]] = {}
+        self._samples: dict[Hashable, list[torch.Tensor]] = {}
         self._last: dict[Hashable, Residual] = {}
         self._sigmas: dict[Hashable, list[float]] = {}
         self._figures: dict[Hashable, list[torch.Tensor]] = {}
@@ -168,6 +207,11 @@ class Calibrator:
         self._curve[key] = curve
         self._sigmas.setdefault(key, []).append(sigma)
         self._figures.setdefault(key, []).append(figures)
+        if key not in self._places:
+            self._places[key] = _places(residual, self._sampled)
+        streams = zip(residual, self._places[key], strict=True)
+        sample = torch.cat([tensor.flatten()[places] for tensor, places in streams])
+        self._samples.setdefault(key, []).append(sample)
 
     def release(self) -> None:
         """Frees the residuals kept for comparing; what was measured stays."""
@@ -179,7 +223,10 @@ class Calibrator:
         measured: dict[str, Measurement] = {}
         for branch, figures in self._figures.items():
             ratios, spreads, distances = torch.stack(figures).double().cpu().T.tolist()
-            measurement = Measurement(self._sigmas[branch], ratios, spreads, distances)
+            norms, correlations = _inner_products(self._samples[branch])
+            measurement = Measurement(
+                self._sigmas[branch], ratios, spreads, distances, norms, correlations
+            )
             measured.setdefault(self._curve[branch], measurement)
         return measured
 
@@ -193,6 +240,53 @@ def _compare(before: Residual, after: Residual) -> torch.Tensor:
         distances.append((1 - torch.cosine_similarity(new, old, dim=-1)).flatten())
     ratio = torch.cat(ratios)
     return torch.stack([ratio.mean(), ratio.std(correction=0), torch.cat(distances).mean()])
+
+
+def _places(residual: Residual, count: int) -> tuple[torch.Tensor, ...]:
+    """Fixed random entries of each stream, by its size; every channel equally often.
+
+    A few channels of a large transformer are far greater than the others, so how often they
+    are drawn must not be left to chance.
+    """
+    generator = torch.Generator().manual_seed(0)
+    total = sum(tensor.numel() for tensor in residual)
+    places = []
+    for tensor in residual:
+        channels = tensor.shape[-1]
+        rows = tensor.numel() // channels
+        each = min(rows, -(-count * tensor.numel() // (total * channels)))
+        drawn = torch.randint(rows, (each, channels), generator=generator)
+        entries = drawn * channels + torch.arange(channels)
+        places.append(entries.flatten().to(tensor.device))
+    return tuple(places)
+
+
+def _inner_products(samples: list[torch.Tensor]) -> tuple[list[float], list[list[float]]]:
+    """Root mean squares of the samples, and each one's correlations with the earlier ones.
+
+    Both are empty where a sample holds NaN or Inf.
+    """
+    entries = torch.stack(samples).double().cpu()
+    norms = entries.square().mean(1).sqrt()
+    if not (norms.isfinite().all() and norms.min() > 0):
+        return [], []
+    unit = torch.nn.functional.normalize(entries, dim=1)
+    rows = (unit @ unit.T).clamp(-1, 1).tolist()
+    return norms.tolist(), [
+        [round(value, 7) for value in row[:place]] for place, row in enumerate(rows)
+    ]
+
+
+def _gram(measured: Measurement, switch_at: float | None) -> GramCurve:
+    # Of evaluations at one σ the first is kept, as it comes along the sampler's own way.
+    sigmas = measured.sigmas
+    kept = [p for p, sigma in enumerate(sigmas) if not p or sigma < min(sigmas[:p])]
+    falling = tuple(sigmas[p] for p in kept)
+    logs = tuple(math.log(measured.norms[p]) for p in kept)
+    switch = () if switch_at is None else (sum(sigma >= switch_at for sigma in falling),)
+    ends = () if switch_at is None else (switch_at,)
+    norms = MagnitudeCurve(falling, logs, "sigma", switch, ends)
+    return GramCurve(norms, measured.matrix()[np.ix_(kept, kept)])
 
 
 def _curve(measured: Measurement, switch_at: float | None) -> MagnitudeCurve:

@@ -144,7 +144,7 @@ class MagnitudeCurve:
 
     def log_norm(self, position: float) -> float:
         """log‖r‖ at `position`; beyond the measured range the last slope goes on."""
-        start, stop = self._span(self.part_at(position))
+        start, stop = self.span(self.part_at(position))
         return _interpolate(
             self.positions[start:stop], self.log_norms[start:stop], position, extend=True
         )
@@ -169,7 +169,7 @@ class MagnitudeCurve:
 
     def part(self, index: int) -> "MagnitudeCurve":
         """The curve of one expert: 0 for high noise, 1 for low noise."""
-        start, stop = self._span(index)
+        start, stop = self.span(index)
         return MagnitudeCurve(self.positions[start:stop], self.log_norms[start:stop], self.over)
 
     def part_at(self, position: float) -> int:
@@ -187,7 +187,9 @@ class MagnitudeCurve:
         slack = 1e-6 + 1e-3 * (high - low)
         return low - slack <= position <= high + slack
 
-    def _span(self, part: int) -> tuple[int, int]:
+    def span(self, part: int) -> tuple[int, int]:
+        """Index of a part's first position, and of the next part's."""
+        """First index of a part, and the one behind its last."""
         edges = (0, *self.switch, len(self.positions))
         return edges[part], edges[part + 1]
 

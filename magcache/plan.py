@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .curve import MagnitudeCurve, Trajectory
+from .predict import Method, weights
 from .rule import Reason, Rule, RuleState
 
 FEW_STEPS = 9  # below this many steps there is little to gain
@@ -23,18 +24,39 @@ class Decider:
         curves: Magnitude curve of each branch.
         trajectory: The whole trajectory; `retention` and `refresh` are fractions of it.
         steps: Steps of this run, for `start_step` and `end_step`.
+        predict: How a residual follows from the last one, see `magcache.predict.weights`.
     """
 
     rule: Rule
     curves: Mapping[str, MagnitudeCurve]
     trajectory: Trajectory
     steps: int
+    predict: Method = "reuse"
     outside_curve: bool = False
     _state: RuleState = field(init=False)
     _previous: float | None = None
 
     def __post_init__(self) -> None:
         self._state = RuleState(self.rule)
+
+    @property
+    def keep(self) -> int:
+        """How many residuals of a branch are used."""
+        return 1
+
+    @property
+    def skips_nothing(self) -> bool:
+        return self.rule.skips_nothing
+
+    @property
+    def summary(self) -> str:
+        return f"threshold {self.rule.threshold:g}, K {self.rule.max_skip}"
+
+    @property
+    def details(self) -> str:
+        rule = self.rule
+        window = f"steps {rule.start_step} to {rule.end_step}"
+        return f"retention {rule.retention:g}, {window}, residuals: {self.predict}"
 
     def decide(self, sigma: float, step: int, branches: Iterable[str]) -> Reason:
         """Decides the next evaluation.
@@ -79,6 +101,14 @@ class Decider:
     def position(self, curve: MagnitudeCurve, sigma: float) -> float:
         """Where `sigma` lies on a curve."""
         return sigma if curve.over == "sigma" else self.trajectory.fraction(sigma)
+
+    def weights(
+        self, branches: Sequence[str], cached: Sequence[float], sigma: float
+    ) -> list[float]:
+        """The weight of each cached residual, the newest last, in the one at `sigma`."""
+        curve = self.curve(branches[0])
+        places = [self.position(curve, at) for at in cached]
+        return weights(self.predict, curve, places, self.position(curve, sigma))
 
     def _ratio(self, branch: str, previous: float, sigma: float) -> float | None:
         curve = self.curve(branch)

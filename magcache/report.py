@@ -78,21 +78,20 @@ class Report:
         """One line, as logged once a run."""
         if not self.runs:
             return f"MagCache: {self.missing or 'no run yet'}"
-        run, rule = self.runs[-1], self.runs[-1].decider.rule
+        run = self.runs[-1]
         return (
             f"MagCache: {self.skipped} of {self.evaluations} evaluations skipped, "
-            f"{self.speedup:.2f}x ({run.label}, threshold {rule.threshold:g}, K {rule.max_skip})"
+            f"{self.speedup:.2f}x ({run.label}, {run.decider.summary})"
         )
 
     def __str__(self) -> str:
         lines = [self.headline()]
         if self.runs:
-            rule, storage = self.runs[-1].decider.rule, self.runs[-1].storage
+            run = self.runs[-1]
             lines += [
                 f"  schedule   {self.schedule}",
                 f"  computed   {self.computed} ({_reasons(self.runs)})",
-                f"  settings   retention {rule.retention:g}, steps {rule.start_step} to "
-                f"{rule.end_step}, residuals: {storage.predict}, kept on {storage.store}",
+                f"  settings   {run.decider.details}, kept on {run.storage.store}",
                 f"  memory     {self.bytes_held / 2**20:.1f} MiB of residuals at most",
             ]
         return "\n".join(lines + [f"  note       {warning}" for warning in self.warnings])

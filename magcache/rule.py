@@ -23,6 +23,9 @@ class Reason(str, Enum):
     THRESHOLD = "threshold"
     MAX_SKIP = "max_skip"
     OFF = "skipping is off"
+    PLANNED = "planned"
+    ERROR = "expected error"
+    LITTLE_GAIN = "little to gain"
     CALIBRATION = "calibration"
 
 

@@ -10,8 +10,9 @@ import torch
 
 from .cache import ResidualCache, Store
 from .calibration import Calibrator
+from .decide import PlannedDecider
 from .plan import Decider
-from .predict import Method, combine, weights
+from .predict import combine
 from .rule import Reason
 from .stack import BlockStack, Call, Residual, StackMismatch
 
@@ -20,11 +21,11 @@ log = logging.getLogger("magcache")
 
 @dataclass(frozen=True)
 class Storage:
-    """Where residuals are kept, as what, and how they are used; see `ResidualCache`."""
+    """Where residuals are kept, as what, and in how many bytes; see `ResidualCache`."""
 
     store: Store = "device"
     dtype: torch.dtype | None = None
-    predict: Method = "reuse"
+    budget: int | None = None
 
 
 class _Stopwatch:
@@ -104,7 +105,7 @@ class Run:
 
     def __init__(
         self,
-        decider: Decider,
+        decider: Decider | PlannedDecider,
         stack: BlockStack,
         storage: Storage | None = None,
         calibrator: Calibrator | None = None,
@@ -117,10 +118,12 @@ class Run:
         self.label = label
         self.evaluations: list[Evaluation] = []
         self.warnings: list[str] = []
-        self.cache = ResidualCache(1, self.storage.store, self.storage.dtype)
+        self.cache = ResidualCache(
+            decider.keep, self.storage.store, self.storage.dtype, self.storage.budget
+        )
         self._finite: dict[Hashable, torch.Tensor | bool] = {}
         self._curves_of: dict[Hashable, tuple[str, ...]] = {}
-        self._uncached = calibrator is None and decider.rule.skips_nothing
+        self._uncached = calibrator is None and decider.skips_nothing
         self._last = False
         stack.forget_bases()  # what acts between blocks and head may differ from run to run
 
@@ -197,10 +200,8 @@ class Run:
             self.calibrator.release()
 
     def _skip(self, branch: Hashable, evaluation: Evaluation, forward: Call) -> Any:
-        curve = self.decider.curve(self._curves_of[branch][0])
-        cached = [self.decider.position(curve, sigma) for sigma in self.cache.sigmas(branch)]
-        here = self.decider.position(curve, evaluation.sigma)
-        factors = weights(self.storage.predict, curve, cached, here)
+        cached = self.cache.sigmas(branch)
+        factors = self.decider.weights(self._curves_of[branch], cached, evaluation.sigma)
         return self.stack.skip(forward, combine(self.cache.get(branch), factors))
 
     def _compute(self, branch: Hashable, sigma: float, forward: Call) -> Any:

@@ -76,9 +76,8 @@ def test_the_whole_text() -> None:
 
 
 def test_settings_in_the_text_are_those_of_the_run() -> None:
-    storage = Storage("offload", predict="scaled")
-    text = str(Report([timed(1.0, 0.25, retention=0.3, storage=storage)]))
-    assert "retention 0.3, steps 0 to -1, residuals: scaled, kept on offload" in text
+    text = str(Report([timed(1.0, 0.25, retention=0.3, storage=Storage("offload"))]))
+    assert "retention 0.3, steps 0 to -1, residuals: reuse, kept on offload" in text
     assert "retention 2" in text.splitlines()[2]  # of int(10·0.3) = 3 the first one is "first"
 
 

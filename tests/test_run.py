@@ -75,8 +75,8 @@ def test_scaled_reuse_follows_the_curve() -> None:
     # ‖r‖ halves from σ 1 to σ 0.9: 10·(1 + 7/2).
     model = Toy()
     curve = MagnitudeCurve.from_ratios([1, 0.5], [1.0, 0.9])
-    decider = Decider(Rule(1, 5, 0), {"cond": curve}, even(10), 10)
-    run = Run(decider, toy_stack(model), Storage(predict="scaled"))
+    decider = Decider(Rule(1, 5, 0), {"cond": curve}, even(10), 10, predict="scaled")
+    run = Run(decider, toy_stack(model))
     outputs = [evaluate(run, model, step)[0, 0, 0] for step in range(2)]
     assert outputs == [80, 45] and symbols(run) == "#."
 

@@ -129,7 +129,7 @@ def apply(
     """
     models = _models(target)
     scheduler_of = _scheduler_source(target, scheduler)
-    storage = Storage(store, dtype, predict)
+    storage = Storage(store, dtype)
     ResidualCache(1, store, dtype)  # says at once what is wrong with the two
     source = _source(preset, calibration, calibrate)
     for model in models:
@@ -140,7 +140,7 @@ def apply(
     label = source.name if source else "calibration"
 
     def make_run(clock: SchedulerClock, expert: Expert) -> Run:
-        decider = Decider(rule, expert.curves, clock.trajectory, clock.steps)
+        decider = Decider(rule, expert.curves, clock.trajectory, clock.steps, predict)
         return Run(decider, expert.stack, storage, Calibrator() if calibrate else None, label)
 
     remove(target)

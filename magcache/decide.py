@@ -1,0 +1,227 @@
+"""Decisions from Gram curves: by target speed-up or by expected error."""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from .curve import MagnitudeCurve
+from .gram import GramCurve, best_weights
+from .plan import FEW_STEPS
+from .planner import Costs, best_schedule, costs_of, guidance_shares
+from .rule import Reason, Rule
+
+LEAST_GAIN = 1.1  # a speed-up below this is not worth any difference
+_CLOSE = 1e-3  # two σ are one within this share: hosts round them
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is asked for; one of `speedup` and `error`.
+
+    Attributes:
+        speedup: Evaluations over computed ones; 1 or less skips nothing.
+        error: Largest expected error of a predicted residual, as a share of its norm.
+        keep: How many residuals a branch keeps to predict from: 1, 2 or 3.
+        start_step, end_step: First and last step in which skipping is allowed; negative ones
+            count from the end.
+
+    Raises:
+        ValueError: A setting is out of its range, or both or none are given.
+    """
+
+    speedup: float | None = None
+    error: float | None = None
+    keep: int = 3
+    start_step: int = 0
+    end_step: int = -1
+
+    def __post_init__(self) -> None:
+        if (self.speedup is None) == (self.error is None):
+            raise ValueError("ask for a speedup or for an error, one of the two")
+        if self.speedup is not None and not 1 <= self.speedup <= 10:
+            raise ValueError(f"speedup is a factor from 1 to 10, got {self.speedup}")
+        if self.error is not None and not 0 <= self.error < 1:
+            raise ValueError(f"error is a share from 0 to 1, got {self.error}")
+        if self.keep not in (1, 2, 3):
+            raise ValueError(f"keep must be 1, 2 or 3, got {self.keep}")
+        Rule(0, 0, 0, self.start_step, self.end_step)  # says what is wrong with the window
+
+    @property
+    def skips_nothing(self) -> bool:
+        return self.speedup == 1 or self.error == 0
+
+    def __str__(self) -> str:
+        if self.speedup is not None:
+            return f"speed-up {self.speedup:g} asked"
+        return f"expected error up to {self.error:g}"
+
+
+@dataclass
+class PlannedDecider:
+    """Decides the evaluations of one run, for all branches together.
+
+    A target speed-up is planned before the first evaluation. A sampler that evaluates between
+    the σ it was given leaves the plan; from there on the expected error decides, with the bound
+    that gives the planned number on the given σ.
+
+    Attributes:
+        target: What is asked for.
+        grams: Gram curve of each branch.
+        sigmas: σ of the run's evaluations as far as they are known beforehand, falling.
+        end: σ behind the last one.
+        steps: Steps of this run.
+        guidance: CFG scale, by which the branches' errors are weighed.
+        notes: What the report should say.
+    """
+
+    target: Target
+    grams: Mapping[str, GramCurve]
+    sigmas: Sequence[float]
+    end: float
+    steps: int
+    guidance: float = 1.0
+    notes: list[str] = field(default_factory=list)
+    outside_curve: bool = False
+    _cached: list[float] = field(default_factory=list)
+    _next: int = 0
+    _now: float = 0.0
+    _left_plan: bool = False
+
+    @property
+    def keep(self) -> int:
+        return self.target.keep
+
+    @property
+    def skips_nothing(self) -> bool:
+        return self.target.skips_nothing
+
+    @property
+    def curves(self) -> dict[str, MagnitudeCurve]:
+        """Magnitude curve of each branch."""
+        return {branch: gram.norms for branch, gram in self.grams.items()}
+
+    @property
+    def summary(self) -> str:
+        return str(self.target)
+
+    @property
+    def details(self) -> str:
+        window = f"steps {self.target.start_step} to {self.target.end_step}"
+        return f"{window}, residuals: predicted from the last {self.keep}"
+
+    def decide(self, sigma: float, step: int, branches: Iterable[str]) -> Reason:
+        """Decides the next evaluation: its σ, its step in this run, the branches taking part."""
+        self._now = sigma
+        reason = self._decide(sigma, step, list(branches) or list(self.grams))
+        if reason is not Reason.SKIPPED:
+            self.computed()
+        return reason
+
+    def computed(self) -> None:
+        """Tells that the evaluation is computed."""
+        self._cached = [*self._cached, self._now][-self.keep :]
+
+    def weights(
+        self, branches: Sequence[str], cached: Sequence[float], sigma: float
+    ) -> list[float]:
+        """The weight of each cached residual, the newest last, in predicting the one at `sigma`.
+
+        Of several branches in one batch, the weights that are best on average.
+        """
+        return best_weights(self._gram(branches, [*cached, sigma]))[0].tolist()
+
+    def _decide(self, sigma: float, step: int, branches: Sequence[str]) -> Reason:
+        planned = self._planned(sigma)
+        if not self._cached:
+            return Reason.FIRST
+        if self.skips_nothing:
+            return Reason.OFF
+        if not self._window.allows_step(step, self.steps):
+            return Reason.WINDOW
+        if self._little_to_gain:
+            return Reason.LITTLE_GAIN
+        self.outside_curve |= not all(g.norms.covers(sigma) for g in self.grams.values())
+        if planned is not None:
+            return Reason.PLANNED if planned else Reason.SKIPPED
+        error = best_weights(self._gram(branches, [*self._cached, sigma]))[1]
+        return Reason.SKIPPED if error <= self._bound else Reason.ERROR
+
+    def _planned(self, sigma: float) -> bool | None:
+        """Whether the plan computes this evaluation; None without a plan, or off it."""
+        if self.target.speedup is None or self._left_plan or not self._plan:
+            return None
+        place = self._next
+        if place >= len(self.sigmas) or abs(self.sigmas[place] - sigma) > _CLOSE * sigma:
+            self._left_plan = True
+            return None
+        self._next += 1
+        return self._plan[place]
+
+    @cached_property
+    def _window(self) -> Rule:
+        return Rule(1, 1, 0, self.target.start_step, self.target.end_step)
+
+    @cached_property
+    def _costs(self) -> Costs:
+        # Evaluations a step: more than one where a second-order sampler's are listed.
+        share = self.steps / len(self.sigmas)
+        steps = [int(place * share) for place in range(len(self.sigmas))]
+        allowed = [self._window.allows_step(step, self.steps) for step in steps]
+        return costs_of(self.grams, self.sigmas, self.end, self.guidance, allowed)
+
+    @cached_property
+    def _plan(self) -> list[bool]:
+        assert self.target.speedup is not None
+        count = len(self.sigmas)
+        wanted = max(2, int(count / self.target.speedup + 1e-9))
+        plan = best_schedule(self._costs, wanted)
+        if sum(plan) > wanted:
+            self.notes.append(
+                f"a speed-up of {self.target.speedup:g} cannot be reached here; "
+                f"the best is {count / sum(plan):.2f}"
+            )
+        return plan
+
+    @cached_property
+    def _little_to_gain(self) -> bool:
+        if self.target.speedup is None or self.skips_nothing:
+            return False
+        count = len(self.sigmas)
+        if self.steps >= FEW_STEPS and count >= LEAST_GAIN * sum(self._plan):
+            return False
+        self.notes.append(f"{self.steps} steps: there is little to gain, everything is computed")
+        return True
+
+    @cached_property
+    def _bound(self) -> float:
+        """The largest expected error of a skipped evaluation."""
+        if self.target.error is not None:
+            return self.target.error
+        candidates = np.unique(self._costs.errors[self._costs.errors > 0])
+        wanted = sum(self._plan)
+        fewest = bisect_right(
+            candidates, -wanted, key=lambda bound: -_computed_below(self._costs, bound)
+        )
+        return float(candidates[min(fewest, len(candidates) - 1)])
+
+    def _gram(self, branches: Sequence[str], sigmas: Sequence[float]) -> np.ndarray:
+        """The Gram matrix of the guided prediction's residuals, cross terms left out."""
+        first = next(iter(self.grams))
+        known = [b if b in self.grams else first for b in branches]
+        shares = guidance_shares(list(dict.fromkeys(known)), self.guidance)
+        at = np.asarray(sigmas, float)
+        return sum((share * self.grams[b].between(at) for b, share in shares.items()), np.zeros(1))
+
+
+def _computed_below(costs: Costs, bound: float) -> int:
+    """How many evaluations are computed where an expected error above `bound` is not taken."""
+    count, here, gap, computed = costs.evaluations, 0, 0, 1
+    longest = len(costs.errors) - 1
+    for place in range(1, count):
+        near = place - here <= longest
+        if not (near and costs.may_skip[place] and costs.errors[gap, here, place] <= bound):
+            gap, here, computed = min(place - here, longest), place, computed + 1
+    return computed

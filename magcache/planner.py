@@ -1,0 +1,163 @@
+"""Planned schedules: the best evaluations to compute, from Gram curves, before the first step.
+
+A skipped evaluation costs the expected error of its predicted residual, weighed by how far it
+moves the sample (Δσ) and by how much of that is left at the end. The errors of neighbouring
+skipped evaluations point the same way and add up; those of different gaps are independent, so
+their squares add up. A dynamic programme finds the schedule of least cost for a given number of
+computed evaluations.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .gram import GramCurve, best_weights
+
+LONGEST_GAP = 10  # most evaluations skipped in a row
+
+Remains = Callable[[np.ndarray], np.ndarray]
+"""What remains at the end of an error made at σ, relative to one made at the last step."""
+
+
+def remains(sigmas: np.ndarray) -> np.ndarray:
+    """The default: least in the middle, where later evaluations mend most.
+
+    Errors at the highest noise change what is drawn. Measured on the emoji model
+    (docs/prediction.md).
+    """
+    return 0.5 / (1 + 4 * sigmas) + sigmas**10
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Expected errors of one run, from which schedules are made.
+
+    Attributes:
+        errors: (G+1, T, T); [g, c, j] is the expected relative error of the residual of
+            evaluation j, predicted from the ones computed at c and at c - g (g = 0: c only).
+        weights: (T,) what an error of that evaluation weighs.
+        may_skip: (T,) whether the evaluation may be skipped.
+    """
+
+    errors: np.ndarray
+    weights: np.ndarray
+    may_skip: np.ndarray
+
+    @property
+    def evaluations(self) -> int:
+        return len(self.weights)
+
+
+def guidance_shares(branches: Sequence[str], guidance: float) -> dict[str, float]:
+    """How much of the squared error of the guided prediction u + s·(c - u) each branch brings."""
+    squares = {b: (guidance - 1) ** 2 if b == "uncond" else guidance**2 for b in branches}
+    total = sum(squares.values())
+    return {b: square / total if total else 1 / len(squares) for b, square in squares.items()}
+
+
+def costs_of(
+    grams: Mapping[str, GramCurve],
+    sigmas: Sequence[float],
+    end: float = 0.0,
+    guidance: float = 1.0,
+    may_skip: Sequence[bool] | None = None,
+    remaining: Remains = remains,
+) -> Costs:
+    """The expected errors of a run.
+
+    Args:
+        grams: Gram curve of each branch.
+        sigmas: σ of each evaluation, (T,), falling.
+        end: σ behind the last one.
+        guidance: CFG scale.
+        may_skip: Which evaluations may be skipped, (T,); all but the first by default.
+        remaining: What remains of an error made at σ.
+    """
+    at = np.asarray(sigmas, float)
+    count = len(at)
+    shares = guidance_shares(list(grams), guidance)
+    squares = sum(
+        share * _errors(grams[branch].between(at)) ** 2
+        for branch, share in shares.items()
+        if share > 0
+    )
+    steps = at - np.append(at[1:], end)
+    weights = steps * remaining(at)
+    weights[-1] = steps[-1]  # nothing comes after it that could mend it
+    allowed = np.ones(count, bool) if may_skip is None else np.array(may_skip, bool)
+    allowed[0] = False
+    return Costs(np.sqrt(squares), weights, allowed)
+
+
+def best_schedule(costs: Costs, computed: int) -> list[bool]:
+    """Which evaluations to compute, at most `computed` of them, for the least cost.
+
+    The first one and those that may not be skipped are always computed, even if these are more.
+    """
+    count = costs.evaluations
+    gaps = _gap_costs(costs)
+    longest = min(LONGEST_GAP, count) + 1
+    budget = min(max(computed, 1), count)
+    # best[n, c, g]: least cost up to a computed c, the one before it at c - g, n computed.
+    best = np.full((budget + 1, count, longest + 1), np.inf)
+    before = np.zeros((budget + 1, count, longest + 1), int)
+    best[1, 0, 0] = 0
+    for here in range(count):
+        for gap in range(1, min(longest, count - 1 - here) + 1):
+            total = best[:-1, here] + gaps[: longest + 1, here, here + gap]
+            before[1:, here + gap, gap] = total.argmin(-1)
+            best[1:, here + gap, gap] = total.min(-1)
+    closing = [gaps[: longest + 1, here, count] for here in range(count)]
+    totals = best + np.stack(closing)[None]
+    if not np.isfinite(totals).any():
+        return best_schedule(costs, computed + 1) if computed < count else [True] * count
+    number, here, gap = np.unravel_index(totals.argmin(), totals.shape)
+    chosen = [False] * count
+    while True:
+        chosen[here] = True
+        if gap == 0:
+            return chosen
+        number, here, gap = number - 1, here - gap, before[number, here, gap]
+
+
+def expected_error(costs: Costs, computed: Sequence[bool]) -> float:
+    """The cost of a schedule: what it may be compared by, of one run only."""
+    gaps = _gap_costs(costs)
+    places = [place for place, chosen in enumerate(computed) if chosen]
+    total, gap = 0.0, 0
+    for place, following in zip(places, [*places[1:], len(computed)], strict=True):
+        total += gaps[min(gap, gaps.shape[0] - 1), place, following]
+        gap = following - place
+    return float(np.sqrt(total))
+
+
+def _errors(gram: np.ndarray) -> np.ndarray:
+    """`Costs.errors` from the Gram matrix (T, T) of one branch."""
+    count = len(gram)
+    longest = min(LONGEST_GAP, count) + 1
+    errors = np.zeros((longest + 1, count, count))
+    ahead = np.arange(1, longest + 1)
+    for gap in range(longest + 1):
+        here = np.arange(gap, count)
+        newest, wanted = np.meshgrid(here, ahead, indexing="ij")
+        newest, wanted = newest.ravel(), (newest + wanted).ravel()
+        newest, wanted = newest[wanted < count], wanted[wanted < count]
+        used = [newest, wanted] if gap == 0 else [newest - gap, newest, wanted]
+        rows = np.stack(used, -1)
+        blocks = gram[rows[:, :, None], rows[:, None, :]]
+        errors[gap, newest, wanted] = best_weights(blocks)[1]
+    return errors
+
+
+def _gap_costs(costs: Costs) -> np.ndarray:
+    """[g, c, d]: cost of skipping all between c and d (T: to the end), shape (G+1, T, T+1)."""
+    depth, count, _ = costs.errors.shape
+    longest = depth - 1
+    price = np.where(costs.may_skip, costs.errors * costs.weights, np.inf)
+    summed = np.full((depth, count, count + 1), np.inf)
+    for here in range(count):
+        last = min(count, here + longest)
+        summed[:, here, here + 1] = 0
+        summed[:, here, here + 2 : last + 1] = np.cumsum(price[:, here, here + 1 : last], -1)
+    return summed**2
