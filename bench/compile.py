@@ -2,87 +2,114 @@
 
     COMFYUI_PATH=~/ComfyUI path/to/its/python -m bench.compile
 
-Each row is a process of its own with empty caches: the first sampling less a warm one is what
-compiling took. Processor time, that of the C++ compiler included: machines are shared. On a CPU;
-about fifteen minutes.
+Each compilation is in a process of its own: with nothing of torch's on the disk, and with what it
+keeps there for all models, its tests of the C++ compiler and a precompiled header. Compiling one
+line of code makes both; that is the start-up that no model can go below. Samplings are in one
+process, in turn. Processor time, that of the C++ compiler included: machines are shared. On a CPU;
+about eight minutes.
 """
 
 import argparse
 import json
 import os
+import platform
+import random
+import resource
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 OUTPUT = Path("bench-output")
 TESTS = Path(__file__).parents[1] / "tests" / "comfyui"
 STEPS = 8
+ROUNDS = 30
 MODELS = ("emoji", "wan 16")
-WAYS = ("not compiled", "Compile Model", "TorchCompileModel")
+NOT_COMPILED, BY_BLOCKS, WHOLE = "not compiled", "Compile Model", "TorchCompileModel"
+WAYS = (NOT_COMPILED, BY_BLOCKS, WHOLE)
+START_UP = "one line of code"
 
 
 @dataclass
-class Result:
-    """Processor seconds: compiling, and a warm sampling of `STEPS` steps with CFG.
+class Compilation:
+    """What one process has measured.
 
-    `graphs` is how many graphs were compiled, `skipped` how many evaluations MagCache skipped.
+    Attributes:
+        model: Of `MODELS`; "" for the start-up.
+        way: What compiled it.
+        prepared: Whether the disk held what torch keeps for all models.
+        seconds: Processor seconds of applying the node and sampling, less a second sampling.
+        wall: The same by the wall clock.
+        graphs: How many graphs were compiled.
     """
 
     model: str
     way: str
-    magcache: bool
-    compiling: float
-    sampling: float
+    prepared: bool
+    seconds: float
+    wall: float
     graphs: int
-    skipped: int
 
 
-def measure(name: str, way: str, cached: bool, backend: str) -> Result:
-    """One row, in this process, which must be a fresh one."""
+def compilation(name: str, way: str, prepared: bool, backend: str) -> Compilation:
+    """Compiles in this process, which must be a fresh one."""
     _start_comfyui()
-    import tiny_models
     import torch
-    import watch
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
-    from torch._dynamo.utils import counters
-
-    from magcache.hosts.comfyui.nodes import CompileModel
 
     torch.set_num_threads(1)
-    spec = tiny_models.TINY["flux" if name == "emoji" else "wan_t2v"]
-    model = _emoji() if name == "emoji" else spec.build(depth=16)
-    latent = torch.zeros(1, 16, 16, 16) if name == "emoji" else spec.latent()
-    conds = _emoji_conds() if name == "emoji" else spec.conds(model)
-    runs: list[Any] = []
-    if cached:
-        watched = watch.cached(model, spec, threshold=10.0)
-        model, runs = watched.model, watched.samplings
-    if way == "Compile Model":
-        (model,) = CompileModel().apply(model, "default", backend, False, False)
-    elif way == "TorchCompileModel":
-        model = model.clone()
-        options = {"guard_filter_fn": lambda g: ["transformer_options" not in e.name for e in g]}
-        set_torch_compile_wrapper(model, backend=backend, options=options)
+    if not name:
+        began = _clocks()
+        _compile_line(backend)
+        return Compilation(name, way, prepared, *_since(began), 1)
+    model, sample = _load(name)
+    sample(model)  # whatever else a first sampling does
+    began = _clocks()
+    model = _compiled(model, way, backend)
+    sample(model)
+    first, first_wall = _since(began)
+    began = _clocks()
+    sample(model)
+    again, again_wall = _since(began)
+    from torch._dynamo.utils import counters
 
-    def seconds() -> float:
-        began = _processor_seconds()
-        tiny_models.sample(model, spec, STEPS, latent=latent, conds=conds)
-        return _processor_seconds() - began
-
-    first = seconds()
-    warm = min(seconds() for _ in range(4))
-    skipped = runs[-1].report().skipped if runs else 0
-    compiling = first - warm if way != WAYS[0] else 0.0
     graphs = counters["stats"]["unique_graphs"]
-    return Result(name, way, cached, compiling, warm, graphs, skipped)
+    return Compilation(name, way, prepared, first - again, first_wall - again_wall, graphs)
 
 
-def _processor_seconds() -> float:
-    """Of this process and those it has started and waited for: inductor runs a C++ compiler."""
-    return sum(os.times()[:4])
+def samplings(name: str, backend: str) -> dict[str, float]:
+    """Median processor seconds of `STEPS` steps with CFG, each way; all in turn."""
+    _start_comfyui()
+    import torch
+
+    torch.set_num_threads(1)
+    model, sample = _load(name)
+    models = {way: _compiled(model, way, backend) for way in WAYS}
+    for each in models.values():
+        sample(each)
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    for _ in range(ROUNDS):
+        for way in random.sample(WAYS, len(WAYS)):
+            began = _clocks()
+            sample(models[way])
+            seconds[way].append(_since(began)[0])
+    return {way: median(each) for way, each in seconds.items()}
+
+
+def _clocks() -> tuple[float, float]:
+    """Processor seconds, of this process and those it has waited for, and wall seconds."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used), time.perf_counter()
+
+
+def _since(began: tuple[float, float]) -> tuple[float, float]:
+    processor, wall = _clocks()
+    return processor - began[0], wall - began[1]
 
 
 def _start_comfyui() -> None:
@@ -94,6 +121,40 @@ def _start_comfyui() -> None:
     import comfy.sd
 
     sys.argv = arguments
+
+
+def _compile_line(backend: str) -> None:
+    import torch
+
+    number = int(time.time())  # another graph each time: none is found on the disk
+    torch.compile(lambda x: x.sin() + number, backend=backend)(torch.ones(64, 64))
+
+
+def _load(name: str) -> tuple[Any, Callable[[Any], Any]]:
+    """A model, and what samples a clone of it."""
+    import tiny_models
+    import torch
+
+    spec = tiny_models.TINY["flux" if name == "emoji" else "wan_t2v"]
+    model = _emoji() if name == "emoji" else spec.build(depth=16)
+    latent = torch.zeros(1, 16, 16, 16) if name == "emoji" else spec.latent()
+    conds = _emoji_conds() if name == "emoji" else spec.conds(model)
+    return model, lambda m: tiny_models.sample(m, spec, STEPS, latent=latent, conds=conds)
+
+
+def _compiled(model: Any, way: str, backend: str) -> Any:
+    if way == NOT_COMPILED:
+        return model
+    if way == BY_BLOCKS:
+        from magcache.hosts.comfyui.nodes import CompileModel
+
+        return CompileModel().apply(model, "default", backend, False, False)[0]
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    model = model.clone()
+    options = {"guard_filter_fn": lambda g: ["transformer_options" not in e.name for e in g]}
+    set_torch_compile_wrapper(model, backend=backend, options=options)
+    return model
 
 
 def _emoji() -> Any:
@@ -112,63 +173,120 @@ def _emoji_conds() -> Any:
     return tuple([[text, {"pooled_output": text.mean(1)}]] for text in texts)
 
 
-def table(results: list[Result]) -> str:
-    """The results as a Markdown table."""
+def measure(backend: str) -> tuple[list[Compilation], dict[str, dict[str, float]]]:
+    """Every compilation, the two ways of a model right behind one another; then samplings."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        # One path for all: what is kept on the disk names it.
+        cache, kept, all_graphs = (Path(folder, name) for name in ("cache", "kept", "all"))
+        for name, way, prepared in _rows():
+            shutil.copytree(kept, cache) if prepared else cache.mkdir()
+            arguments = [name, way, "prepared" if prepared else "", "--backend", backend]
+            found.append(Compilation(**_fresh(cache, "--row", *arguments)))
+            print(found[-1], flush=True)
+            if not kept.exists():
+                shutil.copytree(cache, kept)
+            shutil.copytree(cache, all_graphs, dirs_exist_ok=True)
+            shutil.rmtree(cache)
+        all_graphs.rename(cache)
+        sampled = {
+            name: _fresh(cache, "--samplings", name, "--backend", backend) for name in MODELS
+        }
+    return found, sampled
+
+
+def _rows() -> Iterator[tuple[str, str, bool]]:
+    yield "", START_UP, False
+    yield "", START_UP, True
+    for prepared in (True, False):
+        for name in MODELS:
+            for way in (BY_BLOCKS, WHOLE):
+                yield name, way, prepared
+
+
+def _fresh(cache: Path, *arguments: str) -> dict[str, Any]:
+    """What a process of its own prints; `cache` holds what torch finds on the disk."""
+    environment = {
+        **os.environ,
+        "TMPDIR": str(cache),  # for the header, which torch keeps outside of its cache
+        "TORCHINDUCTOR_CACHE_DIR": str(cache),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.compile", *arguments],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(found: list[Compilation], sampled: dict[str, dict[str, float]]) -> str:
+    """The figures as a Markdown table."""
+    seconds = {(each.model, each.way, each.prepared): each.seconds for each in found}
+    graphs = {(each.model, each.way): str(each.graphs) for each in found}
+    cold, start_up = (seconds["", START_UP, prepared] for prepared in (False, True))
     lines = [
-        "| model | compiled by | MagCache | graphs | compiling, s | times shorter than whole "
-        "| sampling, s |",
+        "| model | compiled by | graphs | nothing on the disk, s | new process, s "
+        "| new process less start-up, s | a sampling, s |",
         "|---|---|---|---|---|---|---|",
+        _line("", START_UP, "1", [f"{cold:.1f}", f"{start_up:.1f}", "", ""]),
     ]
-    whole = {r.model: r.compiling for r in results if r.way == WAYS[2] and not r.magcache}
-    for r in results:
-        shorter = f"{whole[r.model] / r.compiling:.1f}" if r.compiling and r.model in whole else ""
-        on = f"{r.skipped} of {STEPS} skipped" if r.magcache else ""
-        compiling = f"{r.compiling:.1f}" if r.graphs else ""
+    for name in MODELS:
+        figures = {
+            way: [
+                seconds[name, way, False],
+                seconds[name, way, True],
+                seconds[name, way, True] - start_up,
+                sampled[name][way],
+            ]
+            for way in (BY_BLOCKS, WHOLE)
+        }
         lines.append(
-            f"| {r.model} | {r.way} | {on} | {r.graphs or ''} | {compiling} | {shorter} "
-            f"| {r.sampling:.2f} |"
+            _line(name, NOT_COMPILED, "", ["", "", "", f"{sampled[name][NOT_COMPILED]:.3f}"])
         )
+        for way, (*compiling, sampling) in figures.items():
+            cells = [*(f"{each:.1f}" for each in compiling), f"{sampling:.3f}"]
+            lines.append(_line(name, way, graphs[name, way], cells))
+        pairs = zip(figures[WHOLE], figures[BY_BLOCKS], strict=True)
+        lines.append(_line(name, "whole / blocks", "", [f"{w / b:.2f}" for w, b in pairs]))
     return "\n".join(lines)
 
 
-def _fresh(name: str, way: str, cached: bool, backend: str) -> Result:
-    """One row from a process of its own, with empty caches."""
-    with tempfile.TemporaryDirectory() as folder:
-        environment = {
-            **os.environ,
-            "TORCHINDUCTOR_CACHE_DIR": folder,
-            "TORCHINDUCTOR_COMPILE_THREADS": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-        arguments = ["--row", name, way, str(int(cached)), "--backend", backend]
-        done = subprocess.run(
-            [sys.executable, "-m", "bench.compile", *arguments],
-            env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    return Result(**json.loads(done.stdout.splitlines()[-1]))
+def _line(name: str, way: str, graphs: str, cells: list[str]) -> str:
+    return f"| {' | '.join((name, way, graphs, *cells))} |"
+
+
+def page(found: list[Compilation], sampled: dict[str, dict[str, float]]) -> str:
+    """The table, and the machine it is of."""
+    import torch
+
+    slower = sum(each.wall for each in found) / sum(each.seconds for each in found)
+    return (
+        f"{time.strftime('%Y-%m-%d')}: {os.cpu_count()} {platform.machine()} cores, torch "
+        f"{torch.__version__}, one thread, processor time; the wall clock showed {slower:.2f} "
+        f"times as much.\n\n{table(found, sampled)}\n"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--backend", default="inductor")
     parser.add_argument("--row", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--samplings", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.row:
-        name, way, cached = arguments.row
-        print(json.dumps(asdict(measure(name, way, cached == "1", arguments.backend))))
+        name, way, prepared = arguments.row
+        print(json.dumps(asdict(compilation(name, way, bool(prepared), arguments.backend))))
         return
-    results = []
-    for name in MODELS:
-        for way in WAYS:
-            for cached in (False, True):
-                results.append(_fresh(name, way, cached, arguments.backend))
-                print(table(results[-1:]).splitlines()[-1], flush=True)
-                OUTPUT.mkdir(exist_ok=True)
-                path = OUTPUT / f"compile-{arguments.backend}.md"
-                path.write_text(table(results) + "\n", encoding="utf-8")
-    print(f"\n{table(results)}")
+    if arguments.samplings:
+        print(json.dumps(samplings(arguments.samplings, arguments.backend)))
+        return
+    text = page(*measure(arguments.backend))
+    OUTPUT.mkdir(exist_ok=True)
+    (OUTPUT / f"compile-{arguments.backend}.md").write_text(text, encoding="utf-8")
+    print(f"\n{text}")
 
 
 if __name__ == "__main__":

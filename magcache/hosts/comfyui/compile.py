@@ -3,11 +3,15 @@
 Blocks of one kind share a graph, so compiling takes the time of one block a kind; and a list of
 blocks that are compiled each by itself can still be emptied, which one graph of the whole model
 cannot.
+
+Blocks share a graph only if their inputs are laid out alike in memory. Wan makes its tokens with a
+transposition, so that its first block sees another layout than those behind it, which get a block's
+output: the first block of a list is given contiguous tokens.
 """
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +24,7 @@ from .families import FAMILIES, class_name
 MODES = ("default", "max-autotune", "max-autotune-no-cudagraphs", "reduce-overhead")
 BACKENDS = ("inductor", "cudagraphs", "eager", "aot_eager")
 _NETWORK = "diffusion_model"
+_LAYOUT = "magcache_layout"
 
 
 def compile_blocks(model: Any, mode: str, backend: str, fullgraph: bool, dynamic: bool) -> Any:
@@ -50,6 +55,9 @@ def compile_blocks(model: Any, mode: str, backend: str, fullgraph: bool, dynamic
         dynamic=dynamic,
         keys=[f"{_NETWORK}.{name}" for name in names],
     )
+    # Added behind the compile wrapper, thus called inside it: there the blocks are compiled ones.
+    model.remove_wrappers_with_key("apply_model", _LAYOUT)
+    model.add_wrapper_with_key("apply_model", _LAYOUT, _apply_model)
     return model
 
 
@@ -87,10 +95,42 @@ def by_blocks(model: Any, blocks: dict[str, nn.Module]) -> Iterator[None]:
     try:
         model.diffusion_model = network
         _put(network, blocks)
-        yield
+        with _one_layout(network):
+            yield
     finally:
         _put(network, plain)
         model.diffusion_model = whole
+
+
+def _apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    with _one_layout(executor.class_obj.diffusion_model):
+        return executor(*args, **kwargs)
+
+
+@contextmanager
+def _one_layout(network: nn.Module) -> Iterator[None]:
+    """For one call, contiguous tokens for the first block of each list that is compiled by itself.
+
+    The hook is on what `torch.compile` has made of the block, outside of its graph.
+    """
+    family = family_of(network, FAMILIES)
+    with ExitStack() as stack:
+        for name in family.lists if family else ():
+            for first in list(getattr(network, name, ()))[:1]:
+                if hasattr(first, "_orig_mod"):
+                    hook = first.register_forward_pre_hook(_contiguous, with_kwargs=True)
+                    stack.callback(hook.remove)
+        yield
+
+
+def _contiguous(
+    _block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A forward pre-hook: lays out the first tensor, which are the tokens; values stay."""
+    if args:
+        return (args[0].contiguous(), *args[1:]), kwargs
+    name = next(key for key, value in kwargs.items() if isinstance(value, torch.Tensor))
+    return args, {**kwargs, name: kwargs[name].contiguous()}
 
 
 def _put(network: nn.Module, blocks: dict[str, nn.Module]) -> None:
