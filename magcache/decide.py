@@ -34,7 +34,7 @@ class Target:
 
     speedup: float | None = None
     error: float | None = None
-    keep: int = 3
+    keep: int = 2
     start_step: int = 0
     end_step: int = -1
 
@@ -71,6 +71,7 @@ class PlannedDecider:
         target: What is asked for.
         grams: Gram curve of each branch.
         sigmas: σ of the run's evaluations as far as they are known beforehand, falling.
+        step_of: The step of this run that each of them belongs to.
         end: σ behind the last one.
         steps: Steps of this run.
         guidance: CFG scale, by which the branches' errors are weighed.
@@ -80,6 +81,7 @@ class PlannedDecider:
     target: Target
     grams: Mapping[str, GramCurve]
     sigmas: Sequence[float]
+    step_of: Sequence[int]
     end: float
     steps: int
     guidance: float = 1.0
@@ -166,11 +168,8 @@ class PlannedDecider:
 
     @cached_property
     def _costs(self) -> Costs:
-        # Evaluations a step: more than one where a second-order sampler's are listed.
-        share = self.steps / len(self.sigmas)
-        steps = [int(place * share) for place in range(len(self.sigmas))]
-        allowed = [self._window.allows_step(step, self.steps) for step in steps]
-        return costs_of(self.grams, self.sigmas, self.end, self.guidance, allowed)
+        allowed = [self._window.allows_step(step, self.steps) for step in self.step_of]
+        return costs_of(self.grams, self.sigmas, self.end, self.guidance, allowed, keep=self.keep)
 
     @cached_property
     def _plan(self) -> list[bool]:

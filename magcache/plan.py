@@ -25,6 +25,8 @@ class Decider:
         trajectory: The whole trajectory; `retention` and `refresh` are fractions of it.
         steps: Steps of this run, for `start_step` and `end_step`.
         predict: How a residual follows from the last one, see `magcache.predict.weights`.
+        outside_curve: Whether a noise level lay outside the curve.
+        notes: What the report should say.
     """
 
     rule: Rule
@@ -33,6 +35,7 @@ class Decider:
     steps: int
     predict: Method = "reuse"
     outside_curve: bool = False
+    notes: list[str] = field(default_factory=list)
     _state: RuleState = field(init=False)
     _previous: float | None = None
 

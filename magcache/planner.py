@@ -63,6 +63,7 @@ def costs_of(
     guidance: float = 1.0,
     may_skip: Sequence[bool] | None = None,
     remaining: Remains = remains,
+    keep: int = 2,
 ) -> Costs:
     """The expected errors of a run.
 
@@ -73,12 +74,14 @@ def costs_of(
         guidance: CFG scale.
         may_skip: Which evaluations may be skipped, (T,); all but the first by default.
         remaining: What remains of an error made at σ.
+        keep: How many residuals are predicted from; a third is not reckoned with, as it changes
+            little.
     """
     at = np.asarray(sigmas, float)
     count = len(at)
     shares = guidance_shares(list(grams), guidance)
     squares = sum(
-        share * _errors(grams[branch].between(at)) ** 2
+        share * _errors(grams[branch].between(at), keep) ** 2
         for branch, share in shares.items()
         if share > 0
     )
@@ -132,7 +135,7 @@ def expected_error(costs: Costs, computed: Sequence[bool]) -> float:
     return float(np.sqrt(total))
 
 
-def _errors(gram: np.ndarray) -> np.ndarray:
+def _errors(gram: np.ndarray, keep: int) -> np.ndarray:
     """`Costs.errors` from the Gram matrix (T, T) of one branch."""
     count = len(gram)
     longest = min(LONGEST_GAP, count) + 1
@@ -143,7 +146,7 @@ def _errors(gram: np.ndarray) -> np.ndarray:
         newest, wanted = np.meshgrid(here, ahead, indexing="ij")
         newest, wanted = newest.ravel(), (newest + wanted).ravel()
         newest, wanted = newest[wanted < count], wanted[wanted < count]
-        used = [newest, wanted] if gap == 0 else [newest - gap, newest, wanted]
+        used = [newest, wanted] if gap == 0 or keep == 1 else [newest - gap, newest, wanted]
         rows = np.stack(used, -1)
         blocks = gram[rows[:, :, None], rows[:, None, :]]
         errors[gap, newest, wanted] = best_weights(blocks)[1]

@@ -144,7 +144,7 @@ def _remarks(run: Run) -> list[str]:
         remarks.append("noise levels outside the calibrated range: the curve's end slope is used")
     if run.decider.steps < FEW_STEPS:
         remarks.append(f"{run.decider.steps} steps: below {FEW_STEPS} there is little to gain")
-    return remarks
+    return remarks + run.decider.notes
 
 
 def _reasons(runs: Sequence[Run]) -> str:

@@ -110,7 +110,7 @@ def test_a_calibration_of_another_model(tmp_path: Path) -> None:
     [
         ("{", "file.json is no calibration file"),
         ('{"format": 1, "model": "X"}', "file.json is broken"),
-        ('{"format": 99}', "calibration format 99, this MagCache reads 1: update MagCache"),
+        ('{"format": 99}', "calibration format 99, this MagCache reads up to 2: update MagCache"),
     ],
     ids=["cut off", "broken", "newer"],
 )

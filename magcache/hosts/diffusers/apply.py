@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,8 +12,10 @@ from torch import nn
 
 from ... import presets
 from ...cache import ResidualCache, Store
-from ...calibration import Calibration, CalibrationError, Calibrator, Measurement, join
+from ...calibration import Calibration, CalibrationError, Measurement, join
+from ...calibrator import Calibrator
 from ...curve import MagnitudeCurve
+from ...decide import PlannedDecider, Target
 from ...families import family_of, find_stack, plain_module
 from ...plan import Decider
 from ...predict import Method
@@ -21,7 +24,7 @@ from ...report import Report
 from ...rule import Rule
 from ...run import Run, Storage
 from ...stack import StackNotFound
-from .clock import SchedulerClock
+from .clock import SchedulerClock, Tick
 from .families import FAMILIES, GUESSES
 from .hook import attach, sessions_on
 from .session import Expert, Session, whole_compile
@@ -98,9 +101,14 @@ def apply(
     retention: float | None = None,
     start_step: int = 0,
     end_step: int = -1,
+    speedup: float | None = None,
+    error: float | None = None,
+    keep: int = 2,
+    guidance: float | None = None,
     predict: Method = "reuse",
     store: Store = "device",
     dtype: torch.dtype | None = None,
+    budget: int | None = None,
     scheduler: Any = None,
 ) -> Applied:
     """Puts MagCache on a pipeline or a transformer; a second call replaces the first.
@@ -114,9 +122,17 @@ def apply(
         calibrate: Compute everything and measure; `Applied.calibration()` has the result.
         threshold, max_skip, retention, start_step, end_step: Settings of the rule, see
             `magcache.rule.Rule`; None takes the preset's or the calibration's own.
-        predict: "reuse" the last residual (the published method), or reuse it "scaled" to the
-            curve's magnitude.
-        store, dtype: Where and as what residuals are kept, see `magcache.cache.ResidualCache`.
+        speedup: In place of the rule: plan the best schedule with so many evaluations for each
+            computed one, 2 for instance, and predict residuals. Needs a calibration.
+        error: In place of the rule: skip while a predicted residual's expected error, as a share
+            of its norm, stays within this, 0.05 for instance. Needs a calibration.
+        keep: With these two, how many residuals a branch keeps to predict from: 1, 2 or 3.
+        guidance: CFG scale, by which the branches' errors are weighed; None takes the
+            pipeline's.
+        predict: With the rule, "reuse" the last residual (the published method), or reuse it
+            "scaled" to the curve's magnitude.
+        store, dtype, budget: Where, as what and in how many bytes residuals are kept, see
+            `magcache.cache.ResidualCache`.
         scheduler: The scheduler that a bare transformer is sampled with.
 
     Returns:
@@ -129,22 +145,26 @@ def apply(
     """
     models = _models(target)
     scheduler_of = _scheduler_source(target, scheduler)
-    storage = Storage(store, dtype)
+    storage = Storage(store, dtype, budget)
     ResidualCache(1, store, dtype)  # says at once what is wrong with the two
     source = _source(preset, calibration, calibrate)
     for model in models:
         _check_fits(source, plain_module(model), len(models))
     settings = {"threshold": threshold, "max_skip": max_skip, "retention": retention}
+    aim = _target(source, settings, speedup, error, keep, start_step, end_step)
     settings |= {"start_step": start_step, "end_step": end_step}
     rule = source.rule(**settings) if source else Rule(0, 0, 0)
     label = source.name if source else "calibration"
 
-    def make_run(clock: SchedulerClock, expert: Expert) -> Run:
+    def make_run(clock: SchedulerClock, expert: Expert, first: Tick) -> Run:
         decider = Decider(rule, expert.curves, clock.trajectory, clock.steps, predict)
+        if aim:
+            scale = session.guidance if guidance is None else guidance
+            decider = _planned(aim, clock, expert, first, 1.0 if scale is None else scale)
         return Run(decider, expert.stack, storage, Calibrator() if calibrate else None, label)
 
     remove(target)
-    experts, missing = _find_experts(models, _curves(source, len(models)))
+    experts, missing = _find_experts(models, source)
     bare = isinstance(target, nn.Module) or not callable(target)
     session = Session(target, scheduler_of, experts, make_run, bare=bare)
     attach(session)
@@ -157,17 +177,52 @@ def remove(target: Any) -> None:
         session.remove()
 
 
+def _target(
+    source: Preset | Calibration | None,
+    rule: dict[str, Any],
+    speedup: float | None,
+    error: float | None,
+    keep: int,
+    start_step: int,
+    end_step: int,
+) -> Target | None:
+    """What is asked for in place of the rule, or None."""
+    if speedup is None and error is None:
+        return None
+    given = [name for name, value in rule.items() if value is not None]
+    if given:
+        raise ValueError(f"speedup and error take the place of {', '.join(given)}: give one kind")
+    if not isinstance(source, Calibration) or not source.grams:
+        raise ValueError(
+            f"{source.name if source else 'a calibrating run'} has no Gram curve to plan with: "
+            "calibrate the model (apply with calibrate=True, sample once), and give that "
+            "calibration"
+        )
+    return Target(speedup, error, keep, start_step, end_step)
+
+
+def _planned(
+    aim: Target, clock: SchedulerClock, expert: Expert, first: Tick, guidance: float
+) -> PlannedDecider:
+    """Decides the run of one expert, from `first` to where its part of the curve ends."""
+    ticks = [tick for tick in clock.ahead(first) if tick.sigma >= expert.until] or [first]
+    end = max(clock.end, expert.until)
+    sigmas, steps = [tick.sigma for tick in ticks], [tick.step for tick in ticks]
+    return PlannedDecider(aim, expert.grams, sigmas, steps, end, clock.steps, guidance)
+
+
 def _find_experts(
-    models: Sequence[nn.Module], curves: Sequence[dict[str, MagnitudeCurve]]
+    models: Sequence[nn.Module], source: Preset | Calibration | None
 ) -> tuple[list[Expert], list[str]]:
     """The transformers that can be accelerated, and why others cannot."""
     experts, missing = [], []
-    for model, own in zip(models, curves, strict=True):
+    for place, model in enumerate(models):
         try:
             if compiled := whole_compile(model):
                 raise StackNotFound(compiled)
             transformer = plain_module(model)
-            experts.append(Expert(transformer, find_stack(transformer, FAMILIES, GUESSES), own))
+            expert = Expert(transformer, find_stack(transformer, FAMILIES, GUESSES), {})
+            experts.append(_with_curves(expert, source, place, len(models)))
         except StackNotFound as reason:
             missing.append(f"runs uncached: {reason}")
             log.warning("MagCache: %s", missing[-1])
@@ -228,13 +283,19 @@ def _check_fits(source: Preset | Calibration | None, transformer: nn.Module, exp
         )
 
 
-def _curves(source: Preset | Calibration | None, experts: int) -> list[dict[str, MagnitudeCurve]]:
-    """The curves of each expert: its own part, or all where it is the only one."""
+def _with_curves(
+    expert: Expert, source: Preset | Calibration | None, place: int, count: int
+) -> Expert:
+    """An expert with its own part of the curves, or with all where it is the only one."""
     if source is None:
-        return [{"cond": MagnitudeCurve((1.0,), (0.0,))}] * experts
-    if experts == 1:
-        return [source.curves]
-    return [
-        {name: c.part(expert) if c.parts > 1 else c for name, c in source.curves.items()}
-        for expert in range(experts)
-    ]
+        return replace(expert, curves={"cond": MagnitudeCurve((1.0,), (0.0,))})
+    grams = source.grams if isinstance(source, Calibration) else {}
+    if count == 1:
+        return replace(expert, curves=source.curves, grams=grams)
+    ends = next(iter(source.curves.values())).switch_at
+    return replace(
+        expert,
+        curves={name: c.part(place) if c.parts > 1 else c for name, c in source.curves.items()},
+        grams={name: gram.part(place) for name, gram in grams.items()},
+        until=ends[place] if place < len(ends) else 0.0,
+    )

@@ -41,6 +41,7 @@ class SchedulerClock:
     Attributes:
         trajectory: The whole trajectory, of which an img2img run samples a part.
         steps: Steps of this run.
+        end: σ behind the last evaluation.
 
     Raises:
         AttributeError, TypeError, ValueError: The scheduler has no list of falling σ.
@@ -53,6 +54,8 @@ class SchedulerClock:
         self._sigmas: list[float] = scheduler.sigmas[: len(self._times)].tolist()
         # A model is given the timestep itself or its share of all; the first call tells which.
         self._scales: tuple[float, ...] = (1, scheduler.config.get("num_train_timesteps", 1000))
+        behind = scheduler.sigmas[len(self._times) :].tolist()
+        self.end = behind[0] if behind else 0.0
         self._order = getattr(scheduler, "order", 1)
         self._begin = self._index(timestep)
         self.trajectory = Trajectory(tuple(self._sigmas))
@@ -67,6 +70,13 @@ class SchedulerClock:
         index = self._index(timestep)
         if index >= len(self._times):
             return None
+        return self._tick(index)
+
+    def ahead(self, tick: Tick) -> list[Tick]:
+        """All evaluations from `tick` to the run's end."""
+        return [self._tick(index) for index in range(tick.index, len(self._times))]
+
+    def _tick(self, index: int) -> Tick:
         return Tick(
             index=index,
             sigma=self._sigmas[index],

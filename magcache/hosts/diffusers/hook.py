@@ -1,6 +1,7 @@
 """How sessions come to see the calls of a transformer and of a pipeline, and leave no trace."""
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -111,7 +112,7 @@ def _follow(session: Session) -> Callable[[], None]:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self is not pipe or not following:
             return kind.__call__(self, *args, **kwargs)
-        with session.sampling():
+        with session.sampling(_guidance(kind, self, args, kwargs)):
             return kind.__call__(self, *args, **kwargs)
 
     names = ("__module__", "__qualname__", "__doc__")
@@ -126,3 +127,14 @@ def _follow(session: Session) -> Callable[[], None]:
             pipe.__class__ = kind
 
     return leave
+
+
+def _guidance(kind: type, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | None:
+    """The scale of classifier-free guidance in a pipeline's call."""
+    try:
+        call = inspect.signature(kind.__call__).bind_partial(pipe, *args, **kwargs)
+    except TypeError:
+        return None  # the pipeline will say it better
+    call.apply_defaults()
+    given = call.arguments.get("true_cfg_scale", call.arguments.get("guidance_scale"))
+    return float(given) if isinstance(given, int | float) else None

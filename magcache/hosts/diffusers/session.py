@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from ...curve import MagnitudeCurve
 from ...families import plain_module
+from ...gram import GramCurve
 from ...report import Report
 from ...run import Run
 from ...stack import BlockStack
@@ -31,7 +32,8 @@ class Expert:
 
     Attributes:
         transformer, stack: The model and its blocks.
-        curves: The part of the curves that belongs to it.
+        curves, grams: The part of the curves that belongs to it.
+        until: σ at which the next expert takes over, 0 for the last.
         run: The current run, or None between two.
         index: The evaluation under way; -1 before the first.
         calls: How often the transformer has been called in it.
@@ -40,6 +42,8 @@ class Expert:
     transformer: nn.Module
     stack: BlockStack
     curves: Mapping[str, MagnitudeCurve]
+    grams: Mapping[str, GramCurve] = field(default_factory=dict)
+    until: float = 0.0
     run: Run | None = None
     index: int = -1
     calls: int = 0
@@ -72,7 +76,7 @@ def whole_compile(module: nn.Module) -> str:
     )
 
 
-MakeRun = Callable[[SchedulerClock, Expert], Run]
+MakeRun = Callable[[SchedulerClock, Expert, Tick], Run]
 
 
 class Session:
@@ -82,12 +86,13 @@ class Session:
         target: The pipeline or transformer.
         scheduler: Gives the scheduler; asked at each call, as pipelines may exchange it.
         experts: The transformers whose blocks were found.
-        make_run: Makes the run of an expert on a new trajectory.
+        make_run: Makes the run of an expert that begins at a tick of a clock.
         bare: Whether no pipeline call surrounds its model calls.
 
     Attributes:
         runs: The latest runs, in the order in which they began.
         problems: Why something ran uncached.
+        guidance: CFG scale of the pipeline's call, or None where it is not known.
         undo: Takes the session off its target.
     """
 
@@ -108,6 +113,7 @@ class Session:
         self.experts = list(experts)
         self.runs: deque[Run] = deque(maxlen=_RUNS_KEPT)
         self.problems: list[str] = []
+        self.guidance: float | None = None
         self.undo = ExitStack()
         self.scheduler = scheduler
         self._make_run = make_run
@@ -116,9 +122,9 @@ class Session:
         self._begun = 0  # runs in this call of the pipeline
 
     @contextmanager
-    def sampling(self) -> Iterator[None]:
+    def sampling(self, guidance: float | None = None) -> Iterator[None]:
         """Around one call of the pipeline: its model calls are this session's."""
-        self._called, self._begun = False, 0
+        self._called, self._begun, self.guidance = False, 0, guidance
         token = self.current.set(self)
         try:
             yield
@@ -191,7 +197,7 @@ class Session:
             return None  # after the end, or a model that has turned out not to fit
         if expert.run is None or tick.index < expert.index:
             expert.close()
-            expert.run = self._make_run(self._clock, expert)
+            expert.run = self._make_run(self._clock, expert, tick)
             expert.index = -1
             self.runs.append(expert.run)
             self._begun += 1
