@@ -1,32 +1,24 @@
-"""Measuring magnitude and Gram curves, and the files they are kept in.
-
-The published calibration: a run that skips nothing, and between consecutive evaluations of a
-branch, over tokens, the mean ratio of the residuals' norms, its spread and their cosine
-distance. All in float32: bf16 quantises ratios near 1. Beyond it, a small random sample of each
-residual's entries gives the inner products of all pairs of evaluations.
-"""
+"""Calibrations: what runs have shown of a model's residuals, and the files they are kept in."""
 
 import json
 import math
 import os
 import threading
-from collections.abc import Hashable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from .curve import MagnitudeCurve, Trajectory, resampled_trajectory
 from .gram import GramCurve
+from .identity import Identity
 from .rule import Rule
-from .stack import Residual
 
 FORMAT = 2
 _READS = (1, 2)  # 1 has no correlations
-SAMPLED = 1 << 16  # entries of a residual; more do not change the figures
 
 
 class CalibrationError(ValueError):
@@ -53,6 +45,26 @@ class Measurement:
     cosine_distances: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     correlations: list[list[float]] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Makes sure that the lists belong together and hold numbers.
+
+        Raises:
+            ValueError, TypeError: They do not.
+        """
+        lists = [f.name for f in fields(self) if f.name != "correlations"]
+        if bool(self.norms) != bool(self.correlations):
+            raise ValueError("its norms and its correlations belong together: one is missing")
+        for name in lists:
+            values = getattr(self, name)
+            if len(values) != len(self.sigmas) and (values or name != "norms"):
+                raise ValueError(f"{len(self.sigmas)} sigmas do not match {len(values)} {name}")
+            if not all(math.isfinite(value) for value in values):
+                raise ValueError(f"its {name} hold NaN or Inf")
+        if not all(math.isfinite(value) for row in self.correlations for value in row):
+            raise ValueError("its correlations hold NaN or Inf")
+        if self.norms and min(self.norms) <= 0:
+            raise ValueError("its norms must be above 0")
 
     def matrix(self) -> np.ndarray:
         """The correlations of all pairs of evaluations, shape (T, T)."""
@@ -90,10 +102,12 @@ class Calibration:
     Attributes:
         model: Class name of the measured transformer; it fits no other.
         branches: The measurement of each branch.
-        settings: What the run was made with (steps, sampler, guidance), for the reader.
+        settings: What the run was made with, as far as it is known: "host", "steps", "shift",
+            "sampler", "cfg", "latent" (its shape), "prompts" (how many, where merged).
         threshold, retention, max_skip: Settings used unless others are given.
         name: The file's name, for reports.
         switch_at: σ at which a second expert takes over, or None.
+        identity: What the model is known by, see `Identity`; None in older files.
     """
 
     model: str
@@ -104,6 +118,7 @@ class Calibration:
     max_skip: int = 4
     name: str = "calibration"
     switch_at: float | None = None
+    identity: dict[str, Any] | None = None
 
     @cached_property
     def curves(self) -> dict[str, MagnitudeCurve]:
@@ -115,6 +130,11 @@ class Calibration:
         """The Gram curve of each branch; empty where the file has none."""
         branches = self.branches.items()
         return {b: _gram(m, self.switch_at) for b, m in branches if m.correlations}
+
+    @property
+    def prompts(self) -> int:
+        """From how many prompts it was measured."""
+        return self.settings.get("prompts") or 1
 
     def rule(self, **changes: Any) -> Rule:
         """The settings kept with the calibration, with `changes`; None changes nothing."""
@@ -163,125 +183,47 @@ class Calibration:
             del data["format"]
             branches = {b: Measurement(**measured) for b, measured in data.pop("branches").items()}
             calibration = cls(branches=branches, **data)
-            if not calibration.curves:
-                raise ValueError("it holds no branch")
-            calibration.rule()
-            _ = calibration.grams
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            calibration.check()
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CalibrationError(f"{path} is broken: {error}") from error
         return calibration
 
+    def check(self) -> None:
+        """Makes sure that all of it can be used.
 
-class Calibrator:
-    """Collects the measurements of one run. Keeps one residual a branch, and samples of all.
-
-    Args:
-        sampled: How many entries of each residual the samples hold.
-    """
-
-    def __init__(self, sampled: int = SAMPLED) -> None:
-        self._sampled = sampled
-        self._places: dict[Hashable, tuple[torch.Tensor, ...]] = {}
-        self._samples: dict[Hashable, list[torch.Tensor]] = {}
-        self._last: dict[Hashable, Residual] = {}
-        self._sigmas: dict[Hashable, list[float]] = {}
-        self._figures: dict[Hashable, list[torch.Tensor]] = {}
-        self._curve: dict[Hashable, str] = {}
-
-    def add(
-        self, branch: Hashable, curves: tuple[str, ...], sigma: float, residual: Residual
-    ) -> None:
-        """Compares `residual` (B, tokens, channels; a stream each) with the branch's last one.
-
-        A batch that holds several branches is measured a part each.
+        Raises:
+            ValueError, TypeError, AttributeError: Something cannot, and what.
         """
-        parts = zip(*(tensor.chunk(len(curves)) for tensor in residual), strict=True)
-        for place, (curve, part) in enumerate(zip(curves, parts, strict=True)):
-            self._add_part((branch, place), curve, sigma, part)
+        for name, kinds in (("model", str), ("name", str), ("settings", dict)):
+            if not isinstance(getattr(self, name), kinds):
+                raise ValueError(f"its {name} is {getattr(self, name)!r}")
+        for name in ("steps", "shift", "cfg", "prompts"):
+            if not isinstance(self.settings.get(name), int | float | None):
+                raise ValueError(f"its {name} is {self.settings[name]!r}")
+        if not self.branches:
+            raise ValueError("it holds no branch")
+        for measured in self.branches.values():
+            measured.check()
+        self.known_as()
+        self.rule()
+        _ = self.curves, self.grams
 
-    def _add_part(self, key: Hashable, curve: str, sigma: float, residual: Residual) -> None:
-        previous = self._last.get(key)
-        first = torch.tensor([1.0, 0.0, 0.0], device=residual[0].device)
-        figures = first if previous is None else _compare(previous, residual)
-        self._last[key] = residual
-        self._curve[key] = curve
-        self._sigmas.setdefault(key, []).append(sigma)
-        self._figures.setdefault(key, []).append(figures)
-        if key not in self._places:
-            self._places[key] = _places(residual, self._sampled)
-        streams = zip(residual, self._places[key], strict=True)
-        sample = torch.cat([tensor.flatten()[places] for tensor, places in streams])
-        self._samples.setdefault(key, []).append(sample)
-
-    def release(self) -> None:
-        """Frees the residuals kept for comparing; what was measured stays."""
-        self._last.clear()
-
-    def finish(self) -> dict[str, Measurement]:
-        """The measurement of each curve; of several branches of one curve, the first."""
-        self.release()
-        measured: dict[str, Measurement] = {}
-        for branch, figures in self._figures.items():
-            ratios, spreads, distances = torch.stack(figures).double().cpu().T.tolist()
-            norms, correlations = _inner_products(self._samples[branch])
-            measurement = Measurement(
-                self._sigmas[branch], ratios, spreads, distances, norms, correlations
-            )
-            measured.setdefault(self._curve[branch], measurement)
-        return measured
+    def known_as(self) -> Identity | None:
+        """The model's identity, None in older files."""
+        return None if self.identity is None else Identity(**self.identity)
 
 
-def _compare(before: Residual, after: Residual) -> torch.Tensor:
-    """Ratio, spread and cosine distance over all tokens of all streams, shape (3,), float32."""
-    ratios, distances = [], []
-    for old, new in zip(before, after, strict=True):
-        old, new = old.float(), new.float()
-        ratios.append((new.norm(dim=-1) / old.norm(dim=-1).clamp_min(1e-12)).flatten())
-        distances.append((1 - torch.cosine_similarity(new, old, dim=-1)).flatten())
-    ratio = torch.cat(ratios)
-    return torch.stack([ratio.mean(), ratio.std(correction=0), torch.cat(distances).mean()])
+def falling_places(sigmas: Sequence[float]) -> list[int]:
+    """Indices of the evaluations that curves are made of: each at a lower σ than all before.
 
-
-def _places(residual: Residual, count: int) -> tuple[torch.Tensor, ...]:
-    """Fixed random entries of each stream, by its size; every channel equally often.
-
-    A few channels of a large transformer are far greater than the others, so how often they
-    are drawn must not be left to chance.
+    Of several at one σ the first, as it comes along the sampler's own way.
     """
-    generator = torch.Generator().manual_seed(0)
-    total = sum(tensor.numel() for tensor in residual)
-    places = []
-    for tensor in residual:
-        channels = tensor.shape[-1]
-        rows = tensor.numel() // channels
-        each = min(rows, -(-count * tensor.numel() // (total * channels)))
-        drawn = torch.randint(rows, (each, channels), generator=generator)
-        entries = drawn * channels + torch.arange(channels)
-        places.append(entries.flatten().to(tensor.device))
-    return tuple(places)
-
-
-def _inner_products(samples: list[torch.Tensor]) -> tuple[list[float], list[list[float]]]:
-    """Root mean squares of the samples, and each one's correlations with the earlier ones.
-
-    Both are empty where a sample holds NaN or Inf.
-    """
-    entries = torch.stack(samples).double().cpu()
-    norms = entries.square().mean(1).sqrt()
-    if not (norms.isfinite().all() and norms.min() > 0):
-        return [], []
-    unit = torch.nn.functional.normalize(entries, dim=1)
-    rows = (unit @ unit.T).clamp(-1, 1).tolist()
-    return norms.tolist(), [
-        [round(value, 7) for value in row[:place]] for place, row in enumerate(rows)
-    ]
+    return [p for p, sigma in enumerate(sigmas) if not p or sigma < min(sigmas[:p])]
 
 
 def _gram(measured: Measurement, switch_at: float | None) -> GramCurve:
-    # Of evaluations at one σ the first is kept, as it comes along the sampler's own way.
-    sigmas = measured.sigmas
-    kept = [p for p, sigma in enumerate(sigmas) if not p or sigma < min(sigmas[:p])]
-    falling = tuple(sigmas[p] for p in kept)
+    kept = falling_places(measured.sigmas)
+    falling = tuple(measured.sigmas[p] for p in kept)
     logs = tuple(math.log(measured.norms[p]) for p in kept)
     switch = () if switch_at is None else (sum(sigma >= switch_at for sigma in falling),)
     ends = () if switch_at is None else (switch_at,)

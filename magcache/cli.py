@@ -1,4 +1,4 @@
-"""The command line: `magcache demo | plan | presets`."""
+"""The command line: `magcache demo | plan | presets | calibrations`."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __doc__ as description
-from . import __version__, presets
+from . import __version__, cli_calibrations, presets
 from .calibration import Calibration
 from .plan import FEW_STEPS, Schedule, plan
 from .presets import Preset
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         return parsed.run(parsed)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"magcache: {error}\n")
         return 2
     except ModuleNotFoundError as error:
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     planned = commands.add_parser("plan", help="print a schedule without running anything")
     source = planned.add_mutually_exclusive_group(required=True)
     source.add_argument("--preset", help="see `magcache presets`")
-    source.add_argument("--calibration", type=Path, help="a calibration file")
+    source.add_argument("--calibration", help="a stored calibration, or a file")
     planned.add_argument("--steps", type=int, help="steps of the run; default the curve's own")
     planned.add_argument("--shift", type=float, help="flow-matching shift; default the curve's own")
     planned.add_argument("--threshold", type=float, help="default: the recommended one")
@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     listed = commands.add_parser("presets", help="list the published curves and their settings")
     listed.add_argument("--json", action="store_true")
     listed.set_defaults(run=_presets, extra="demo")
+
+    cli_calibrations.add_to(commands)
     return parser
 
 
@@ -86,7 +88,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     if arguments.preset:
         source = presets.load(arguments.preset)
     else:
-        source = Calibration.load(arguments.calibration)
+        source = cli_calibrations.stored_or_file(arguments.calibration)
     rule = source.rule(
         threshold=arguments.threshold,
         max_skip=arguments.max_skip,

@@ -1,6 +1,6 @@
 """Decisions from Gram curves: by target speed-up or by expected error."""
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -201,7 +201,7 @@ class PlannedDecider:
             return self.target.error
         candidates = np.unique(self._costs.errors[self._costs.errors > 0])
         wanted = sum(self._plan)
-        fewest = bisect_right(
+        fewest = bisect_left(
             candidates, -wanted, key=lambda bound: -_computed_below(self._costs, bound)
         )
         return float(candidates[min(fewest, len(candidates) - 1)])

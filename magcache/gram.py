@@ -49,6 +49,10 @@ class GramCurve:
         start, stop = self.norms.span(index)
         return GramCurve(self.norms.part(index), self.correlations[start:stop, start:stop])
 
+    def part_at(self, sigma: float) -> int:
+        """Index of the part that `sigma` lies in."""
+        return self.norms.part_at(sigma)
+
     def between(self, sigmas: np.ndarray) -> np.ndarray:
         """The Gram matrix (n, n) of the residuals at `sigmas` (n,), in any order.
 
@@ -95,9 +99,10 @@ class GramCurve:
         lines[rows, cell + 1] += inside
         low, high = np.minimum.outer(inside, inside), np.maximum.outer(inside, inside)
         off = 4 * low * (1 - high) * self._bulges[cell]  # a bridge from point to point
-        beyond = np.abs(place - inside)
+        beyond = place - inside
         chords = 2 * (1 - np.diag(self._rising, 1))
-        off = off + np.minimum.outer(beyond, beyond) * chords[cell]
+        far = np.minimum.outer(np.abs(beyond), np.abs(beyond)) * chords[cell]
+        off = off + np.where(np.multiply.outer(beyond, beyond) > 0, far, 0)
         return lines, np.where(cell[:, None] == cell, off, 0)
 
 

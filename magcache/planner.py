@@ -15,6 +15,7 @@ import numpy as np
 from .gram import GramCurve, best_weights
 
 LONGEST_GAP = 10  # most evaluations skipped in a row
+_FINISHED = 1e-3  # a run that ends at or below this σ ends with the image
 
 Remains = Callable[[np.ndarray], np.ndarray]
 """What remains at the end of an error made at σ, relative to one made at the last step."""
@@ -24,9 +25,10 @@ def remains(sigmas: np.ndarray) -> np.ndarray:
     """The default: least in the middle, where later evaluations mend most.
 
     Errors at the highest noise change what is drawn. Measured on the emoji model
-    (docs/prediction.md).
+    (docs/prediction.md). A σ above 1 is one of x + σ·ε, and σ/(1+σ) its flow-matching level.
     """
-    return 0.5 / (1 + 4 * sigmas) + sigmas**10
+    levels = sigmas / (1 + sigmas) if sigmas.max() > 1 + 1e-3 else sigmas
+    return 0.5 / (1 + 4 * levels) + levels**10
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,10 @@ def costs_of(
         for branch, share in shares.items()
         if share > 0
     )
-    steps = at - np.append(at[1:], end)
+    steps = np.abs(at - np.append(at[1:], end))
     weights = steps * remaining(at)
-    weights[-1] = steps[-1]  # nothing comes after it that could mend it
+    if end <= _FINISHED:
+        weights[-1] = steps[-1]  # nothing comes after it that could mend it
     allowed = np.ones(count, bool) if may_skip is None else np.array(may_skip, bool)
     allowed[0] = False
     return Costs(np.sqrt(squares), weights, allowed)

@@ -79,9 +79,10 @@ class Report:
         if not self.runs:
             return f"MagCache: {self.missing or 'no run yet'}"
         run = self.runs[-1]
+        made_with = run.label if run.calibrator else f"{run.label}, {run.decider.summary}"
         return (
             f"MagCache: {self.skipped} of {self.evaluations} evaluations skipped, "
-            f"{self.speedup:.2f}x ({run.label}, {run.decider.summary})"
+            f"{self.speedup:.2f}x ({made_with})"
         )
 
     def __str__(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .cache import ResidualCache, Store
-from .calibration import Calibrator
+from .calibrator import Calibrator
 from .decide import PlannedDecider
 from .plan import Decider
 from .predict import combine

@@ -3,12 +3,15 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from magcache.calibration import Calibration, CalibrationError, Measurement
+from magcache.identity import Identity
 from magcache.rule import Rule
 
 
@@ -146,11 +149,73 @@ def test_another_format_says_what_to_do(saved: Path, version: Any) -> None:
         lambda data: data["branches"]["cond"]["ratios"].__setitem__(1, "0.5"),
         lambda data: data["branches"]["cond"]["sigmas"].__setitem__(1, None),
         lambda data: data["branches"]["cond"].update(sigmas=[], ratios=[]),
+        lambda data: data["branches"]["cond"]["sigmas"].__setitem__(1, float("nan")),
+        lambda data: data["branches"]["cond"]["spreads"].pop(),
+        lambda data: data["branches"]["cond"]["cosine_distances"].append(0.0),
+        lambda data: data.update(settings=None),
+        lambda data: data.update(model=7),
+        lambda data: data["settings"].update(steps="many"),
+        lambda data: data["settings"].update(prompts=[2]),
+        lambda data: data.update(identity="Toy"),
+        lambda data: data.update(identity={"model": "Toy"}),
+        lambda data: data.update(identity={"model": "Toy", "parameters": "7", "shapes": "a"}),
     ],
 )
 def test_a_broken_file_is_named(saved: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     edited(saved, change)
     refuse(saved, "is broken: ")
+
+
+def with_gram(path: Path) -> Path:
+    norms, rows = [3.0, 2.0, 1.0], [[], [0.9], [0.7, 0.8]]
+    both = calibration().branches
+    branches = {b: replace(m, norms=norms, correlations=rows) for b, m in both.items()}
+    return calibration(branches=branches, identity=IDENTITY).save(path)
+
+
+IDENTITY = {"model": "Toy", "parameters": 7, "shapes": "aaaa", "weights": None, "patches": ""}
+
+
+def test_correlations_and_identity_are_kept(tmp_path: Path) -> None:
+    loaded = Calibration.load(with_gram(tmp_path / "toy.json"))
+    assert loaded.identity == IDENTITY and loaded.known_as() == Identity(**IDENTITY)
+    expected = np.array([[1, 0.9, 0.7], [0.9, 1, 0.8], [0.7, 0.8, 1]])
+    assert loaded.grams["cond"].correlations == pytest.approx(expected)
+
+
+def test_a_file_of_an_older_time_has_no_identity_and_no_gram_curve(saved: Path) -> None:
+    edited(saved, lambda data: data.pop("identity"))
+    for branch in ("cond", "uncond"):
+        for name in ("norms", "correlations"):
+            edited(saved, lambda data, b=branch, n=name: data["branches"][b].pop(n))
+    edited(saved, lambda data: data.update(format=1))
+    loaded = Calibration.load(saved)
+    assert loaded == calibration()
+    assert loaded.known_as() is None and loaded.grams == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda cond: cond["correlations"][2].__setitem__(0, float("nan")), "hold NaN or Inf"),
+        (lambda cond: cond["norms"].__setitem__(0, float("inf")), "norms hold NaN or Inf"),
+        (lambda cond: cond["norms"].__setitem__(0, 0.0), "norms must be above 0"),
+        (lambda cond: cond["norms"].pop(), "3 sigmas do not match 2 norms"),
+        (lambda cond: cond.update(norms=[]), "norms and its correlations belong together"),
+        (lambda cond: cond.update(correlations=[]), "norms and its correlations belong together"),
+        (lambda cond: cond["correlations"].pop(), "correlations do not match its sigmas"),
+        (lambda cond: cond["correlations"][2].pop(), "correlations do not match its sigmas"),
+        (lambda cond: cond["correlations"][2].__setitem__(0, 1.5), "between -1 and 1"),
+        (lambda cond: cond["correlations"][2].__setitem__(0, "x"), "real number"),
+        (lambda cond: cond.update(correlations=[7, 7, 7]), "not iterable"),
+    ],
+)
+def test_broken_correlations_are_named(
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any], said: str
+) -> None:
+    path = with_gram(tmp_path / "toy.json")
+    edited(path, lambda data: change(data["branches"]["cond"]))
+    refuse(path, f"is broken: .*{said}")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from magcache.calibration import Calibrator
+from magcache.calibrator import Calibrator
 from magcache.curve import MagnitudeCurve
 from magcache.plan import Decider
 from magcache.rule import Reason, Rule

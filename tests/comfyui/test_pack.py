@@ -9,7 +9,7 @@ import pytest
 from comfyserver import PACK, REPOSITORY, unpacked
 
 CHECKOUT = os.environ["COMFYUI_PATH"]
-IDS = "['CompileModel', 'MagCache', 'MagCacheCalibration']"
+IDS = "['CompileModel', 'MagCache', 'MagCacheCalibration', 'MagCacheTargetSpeed']"
 
 LOAD = """
 import importlib.util, sys
@@ -99,6 +99,7 @@ model = S(model=S(diffusion_model=type("WanModel", (), {})()))
 calls = {
     "MagCache": ("auto", 0.1, 0.1, 2, 0, -1),
     "MagCacheCalibration": ("auto",),
+    "MagCacheTargetSpeed": (2.0, "automatic"),
     "CompileModel": ("default", "eager", False, False),
 }
 for name, widgets in calls.items():
@@ -110,7 +111,8 @@ for name, widgets in calls.items():
 """
     says = "MagCache needs ComfyUI 0.3.52 or newer, this one is 0.3.30: update ComfyUI"
     lines = run(script, checkout=_old_comfyui(tmp_path, extension)).splitlines()
-    assert lines == [f"{n} {says}" for n in ("MagCache", "MagCacheCalibration", "CompileModel")]
+    ours = ("MagCache", "MagCacheCalibration", "MagCacheTargetSpeed", "CompileModel")
+    assert lines == [f"{name} {says}" for name in ours]
 
 
 def test_it_works_from_an_archive(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ OLD_TYPES = {
 TITLES = {
     "MagCache": "MagCache", "CompileModel": "Compile Model",
     "MagCacheCalibration": "MagCache Calibration",
+    "MagCacheTargetSpeed": "MagCache (Target Speed)",
 }  # fmt: skip
 WIDGETS = {
     "magcache_thresh": 0.12, "retention_ratio": 0.2, "magcache_K": 2, "start_step": 0,
@@ -184,7 +185,7 @@ def test_a_calibration_is_a_file_and_can_be_chosen_without_a_restart(server: Ser
     assert data["model"] == "WanModel"
     assert data["settings"]["steps"] == 10
     for measured in data["branches"].values():
-        assert [len(values) for values in measured.values()] == [10] * 4
+        assert [len(values) for values in measured.values()] == [10] * 6
 
     server.succeed(on(wan_graph("cached", steps=12), model_type="auto", calibration=file.name))
     skipped, of, _, rest = headlines(server)[-1]

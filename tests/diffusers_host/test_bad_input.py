@@ -46,8 +46,8 @@ def test_a_wrong_preset_leaves_the_earlier_one_on() -> None:
     ("settings", "message"),
     [
         ({"preset": "fluks"}, "no preset 'fluks'; did you mean flux"),
-        ({}, "give a preset .*flux.* or a calibration"),
-        ({"preset": "flux", "calibration": "a.json"}, "give a preset .* or a calibration"),
+        ({}, "give a preset .*flux.*, a calibration, or a speedup like 2"),
+        ({"preset": "flux", "calibration": "a.json"}, "give a preset .*, a calibration, or"),
         ({"preset": "flux", "calibrate": True}, "calibrate=True measures a new curve"),
         ({"preset": "flux", "threshold": -0.1}, "threshold must be 0 or more, got -0.1"),
         ({"preset": "flux", "threshold": float("nan")}, "threshold must be 0 or more, got nan"),

@@ -1,16 +1,21 @@
 """Calibration files in ComfyUI's user folder."""
 
-import logging
 import re
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from ...calibration import Calibration, CalibrationError, Measurement
+from ...families import plain_module
+from ...identity import Identity, identity_of
+from ...store import Found, Store
 from . import host
 from .families import class_name
 from .sampling import Sampling
 
-log = logging.getLogger("magcache")
+_FARTHEST = 4.0  # a calibration farther from a run's settings is not taken by itself
 
 
 def folder() -> Path:
@@ -39,6 +44,44 @@ def find(name: str) -> Path:
     return path
 
 
+def is_there(name: str) -> bool | str:
+    """Whether a workflow may hold a file's name; else why not."""
+    try:
+        return bool(find(name))
+    except CalibrationError as error:
+        return str(error)
+
+
+def changed(name: str | None) -> float:
+    """When a file was written: another file of one name is another input. 0 where it is none."""
+    try:
+        return find(name or "").stat().st_mtime
+    except (CalibrationError, OSError):
+        return 0.0
+
+
+def nearest(patcher: Any, made_with: Mapping[str, Any]) -> Found | None:
+    """The stored calibration that is best for a model and a sampling's settings, if any is good.
+
+    Args:
+        patcher: The ModelPatcher.
+        made_with: The sampling, see `host.described`.
+    """
+    sigmas = made_with["sigmas"][:-1]
+    for found in Store(folder()).find(_identity(patcher), sigmas, made_with):
+        if found.calibration.grams and found.distance <= _FARTHEST:
+            return found
+    return None
+
+
+def _identity(patcher: Any) -> Identity:
+    """ComfyUI patches weights as it loads them, so those of a patched model are not looked at."""
+    identity = identity_of(plain_module(patcher.model.diffusion_model))
+    if not patcher.patches:
+        return identity
+    return replace(identity, weights=None, patches=f"{len(patcher.patches)} patched weights")
+
+
 def load(name: str, model: str) -> Calibration:
     """A calibration of one model.
 
@@ -63,19 +106,33 @@ def save(sampling: Sampling, label: str) -> str:
 
     A file that cannot be written is part of the summary: the image is ready by then.
     """
+    path = _new_path(f"{label}-{sampling.steps}steps-{time.strftime('%Y%m%d-%H%M%S')}")
+    return _saved(sampling, {"model_type": label}, lambda c: replace(c, name=path.stem).save(path))
+
+
+def save_by_model(sampling: Sampling) -> str:
+    """The same under a name by which `nearest` knows it; one made alike is replaced."""
+    return _saved(sampling, {}, Store(folder()).save)
+
+
+def _saved(
+    sampling: Sampling, settings: dict[str, Any], write: Callable[[Calibration], Path]
+) -> str:
     branches = sampling.measured()
     if not branches:
         reasons = sampling.report().warnings
         return "MagCache Calibration: nothing was measured" + "".join(f": {r}" for r in reasons)
-    steps = sampling.steps
-    settings = {"model_type": label, "steps": steps, **sampling.made_with}
-    path = _new_path(f"{label}-{steps}steps-{time.strftime('%Y%m%d-%H%M%S')}")
-    calibration = Calibration(class_name(sampling.patcher), branches, settings, name=path.stem)
+    calibration = Calibration(
+        class_name(sampling.patcher),
+        branches,
+        {**settings, "steps": sampling.steps, **sampling.made_with},
+        identity=asdict(_identity(sampling.patcher)),
+    )
     try:
-        result = f"written to {calibration.save(path)}"
+        result = f"written to {write(calibration)}"
     except OSError as error:
         result = f"NOT written: {error}"
-    lines = [f"MagCache Calibration: {steps} steps, {result}"]
+    lines = [f"MagCache Calibration: {sampling.steps} steps, {result}"]
     lines += [_summary(branch, measured) for branch, measured in branches.items()]
     return "\n".join(lines)
 

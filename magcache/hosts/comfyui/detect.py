@@ -1,6 +1,6 @@
 """Finding a model's type from the model itself, its published curve, and its residuals' place."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,11 +21,13 @@ class Start:
         conds: The guider's conditions.
         latent: Shape of the latent.
         mask: What of the latent is to be denoised, (B, C, frames, H, W) for a video; None is all.
+        made_with: Sampler, guidance, noise levels and so on, see `host.described`.
     """
 
     conds: Any = None
     latent: tuple[int, ...] = ()
     mask: torch.Tensor | None = None
+    made_with: dict[str, Any] = field(default_factory=dict)
 
 
 def model_type(model: Any, start: Start | None = None) -> str | None:

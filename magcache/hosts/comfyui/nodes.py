@@ -4,12 +4,13 @@ import logging
 from typing import Any
 
 from ...cache import Store
-from ...calibration import Calibration, CalibrationError
+from ...calibration import Calibration
 from ...presets import Preset
 from ...rule import Rule
 from . import calibrations, compile, detect, host
 from .families import AUTO, MODEL_TYPES, OLD_NAMES, UNFIT, class_name
 from .sampling import Sampling, Settings, install
+from .target import MagCacheTargetSpeed
 
 log = logging.getLogger("magcache")
 _CATEGORY = "MagCache"
@@ -83,20 +84,13 @@ class MagCache:
 
         ComfyUI leaves out an input that another node gives.
         """
-        if calibration != _PUBLISHED:
-            try:
-                calibrations.find(calibration)
-            except CalibrationError as error:
-                return str(error)
+        if calibration != _PUBLISHED and isinstance(why := calibrations.is_there(calibration), str):
+            return why
         return detect.known_type(model_type)
 
     @classmethod
     def IS_CHANGED(cls, calibration: str | None = _PUBLISHED, **_: Any) -> float:
-        """When the calibration file was written: another file of one name is another input."""
-        try:
-            return calibrations.find(calibration or "").stat().st_mtime
-        except (CalibrationError, OSError):
-            return 0.0
+        return calibrations.changed(calibration)
 
     def apply(
         self,
@@ -229,11 +223,13 @@ NODE_CLASS_MAPPINGS = {
     "MagCache": MagCache,
     "CompileModel": CompileModel,
     "MagCacheCalibration": MagCacheCalibration,
+    "MagCacheTargetSpeed": MagCacheTargetSpeed,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
     "MagCache": "MagCache",
     "CompileModel": "Compile Model",
     "MagCacheCalibration": "MagCache Calibration",
+    "MagCacheTargetSpeed": "MagCache (Target Speed)",
 }
 
 

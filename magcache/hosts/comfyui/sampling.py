@@ -16,8 +16,10 @@ import torch
 from torch import nn
 
 from ...cache import Store
-from ...calibration import Calibration, Calibrator, Measurement
+from ...calibration import Calibration, Measurement
+from ...calibrator import Calibrator
 from ...curve import MagnitudeCurve
+from ...decide import PlannedDecider, Target
 from ...families import find_stack, plain_module
 from ...plan import Decider
 from ...presets import Preset
@@ -43,6 +45,7 @@ class Settings:
     Attributes:
         source: The curve, None to calibrate.
         rule: Settings of the rule.
+        target: What is asked for in place of the rule; needs a calibration's Gram curves.
         store: Where residuals are kept.
         verbose: Log every evaluation.
         label: What the log calls it.
@@ -60,6 +63,7 @@ class Settings:
     finished: Callable[["Sampling"], None] | None = None
     choose: Callable[[Any, Start], "Settings"] | None = None
     note: str = ""
+    target: Target | None = None
 
 
 class Sampling:
@@ -69,15 +73,17 @@ class Sampling:
     alike, since they see the same σ.
 
     Attributes:
+        made_with: Sampler, guidance, noise levels and so on, see `host.described`.
         missing: Why nothing is cached or measured.
-        made_with: Sampler, guidance, noise levels and so on, for a calibration's reader.
     """
 
-    def __init__(self, settings: Settings, patcher: Any, sigmas: torch.Tensor) -> None:
+    def __init__(
+        self, settings: Settings, patcher: Any, sigmas: torch.Tensor, made_with: dict[str, Any]
+    ) -> None:
         self.settings = settings
         self.patcher = patcher
+        self.made_with = made_with
         self.missing = ""
-        self.made_with: dict[str, Any] = {}
         self._compiled: dict[nn.Module, dict[str, nn.Module]] = {}
         self._sigmas = [float(sigma) for sigma in sigmas]
         self._trajectory = trajectory.whole(
@@ -177,7 +183,7 @@ class Sampling:
         return self._runs.get(network)
 
     def _start(self, stack: BlockStack) -> Run:
-        decider = Decider(self.settings.rule, self._curves(), self._trajectory, self.steps)
+        decider = self._planned(self.settings.target) if self.settings.target else self._ruled()
         calibrator = Calibrator() if self.settings.source is None else None
         rule = self.settings.rule
         if not any(rule.allows_step(step, self.steps) for step in range(self.steps)):
@@ -191,6 +197,19 @@ class Sampling:
         run.warnings += [self.settings.note] if self.settings.note else []
         self._begin(run)
         return run
+
+    def _ruled(self) -> Decider:
+        return Decider(self.settings.rule, self._curves(), self._trajectory, self.steps)
+
+    def _planned(self, target: Target) -> Decider | PlannedDecider:
+        source = self.settings.source
+        if not isinstance(source, Calibration):  # it is measured first
+            return self._ruled()
+        starts = self._sigmas[:-1] or self._sigmas
+        grams = trajectory.of_expert(source.grams, self._sigmas)
+        end, steps = self._sigmas[-1], range(len(starts))
+        guidance = self.made_with.get("cfg", 1.0)
+        return PlannedDecider(target, grams, starts, steps, end, self.steps, guidance)
 
     def _begin(self, run: Run) -> None:
         reason = run.begin(*self._now)
@@ -231,11 +250,10 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         return executor(*args, **kwargs)
     noise, _, sampler, sigmas, *more = args
     shape, mask = tuple(noise.shape), more[0] if more else kwargs.get("denoise_mask")
+    made_with = host.described(guider, sampler, sigmas, shape)
     if settings.choose:
-        settings = settings.choose(patcher, Start(guider.conds, shape, mask))
-    sampling = Sampling(settings, patcher, sigmas)
-    if settings.source is None:
-        sampling.made_with = host.described(guider, sampler, sigmas, shape)
+        settings = settings.choose(patcher, Start(guider.conds, shape, mask, made_with))
+    sampling = Sampling(settings, patcher, sigmas, made_with)
     other = options.get(_OTHER_CACHE)
     if other is not None:
         name = getattr(other, "name", type(other).__name__)

@@ -2,9 +2,12 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ...curve import MagnitudeCurve, Trajectory
+from ...gram import GramCurve
+
+Curve = TypeVar("Curve", MagnitudeCurve, GramCurve)
 
 _GRID = 1000  # points at which the model's own σ are looked at
 _TOLERANCE = 1e-3
@@ -49,9 +52,7 @@ def _end(places: Sequence[float]) -> float:
     return places[-1]
 
 
-def of_expert(
-    curves: Mapping[str, MagnitudeCurve], sigmas: Sequence[float]
-) -> dict[str, MagnitudeCurve]:
+def of_expert(curves: Mapping[str, Curve], sigmas: Sequence[float]) -> dict[str, Curve]:
     """The part of each curve that a run follows: a sampler of Wan 2.2 runs one expert.
 
     It is the part that most of the run lies in. Its first σ would not do: workflows change

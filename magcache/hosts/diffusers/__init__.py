@@ -1,5 +1,6 @@
 """diffusers as a host: `apply` and `remove`."""
 
-from .apply import Applied, apply, remove
+from .applied import Applied
+from .apply import apply, remove
 
 __all__ = ["Applied", "apply", "remove"]

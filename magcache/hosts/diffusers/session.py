@@ -93,6 +93,7 @@ class Session:
         runs: The latest runs, in the order in which they began.
         problems: Why something ran uncached.
         guidance: CFG scale of the pipeline's call, or None where it is not known.
+        finished: Called with the session when a pipeline's call has sampled to the end.
         undo: Takes the session off its target.
     """
 
@@ -114,6 +115,7 @@ class Session:
         self.runs: deque[Run] = deque(maxlen=_RUNS_KEPT)
         self.problems: list[str] = []
         self.guidance: float | None = None
+        self.finished: Callable[[Session], None] | None = None
         self.undo = ExitStack()
         self.scheduler = scheduler
         self._make_run = make_run
@@ -128,6 +130,8 @@ class Session:
         token = self.current.set(self)
         try:
             yield
+            if self.finished and self._clock and self._clock.read() is None:
+                self.finished(self)
         finally:
             self.current.reset(token)
             self.end()

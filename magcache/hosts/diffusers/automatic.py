@@ -1,0 +1,58 @@
+"""Calibrations that make themselves: a model's first sampling is measured, and found again."""
+
+import logging
+from collections.abc import Sequence
+
+from ...calibration import Calibration
+from ...identity import identity_of
+from ...store import Found, Store
+from .applied import measured_by, settings_of
+from .clock import SchedulerClock
+from .session import Session
+
+log = logging.getLogger("magcache")
+_FARTHEST = 4.0  # a calibration farther from a run's settings is not taken by itself
+
+
+class Automatic:
+    """Looks for a stored calibration at the beginning of each sampling.
+
+    Args:
+        store: Where calibrations are kept.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._clock: SchedulerClock | None = None
+        self._found: Found | None = None
+
+    def find(self, session: Session, clock: SchedulerClock) -> Found | None:
+        """The best one for the sampling of a clock, the same for all experts, if any is good."""
+        if clock is not self._clock:
+            self._clock = clock
+            self._found = self._nearest(session, clock)
+        return self._found
+
+    def keep(self, session: Session) -> None:
+        """Stores what a sampling that ran to its end has measured, if it did."""
+        if self._found is not None or not session.runs or session.runs[-1].calibrator is None:
+            return
+        try:
+            path = self._store.save(measured_by(session))
+        except OSError as error:
+            log.warning("MagCache: %s", error)
+            return
+        log.info("MagCache: measured; the next sampling is accelerated (%s)", path)
+
+    def _nearest(self, session: Session, clock: SchedulerClock) -> Found | None:
+        transformers = [expert.transformer for expert in session.experts]
+        sigmas, made_with = clock.trajectory.sigmas, settings_of(session, clock.steps)
+        candidates = self._store.find(identity_of(*transformers), sigmas, made_with)
+        good = (f for f in candidates if f.distance <= _FARTHEST and fits(f.calibration, session))
+        return next(good, None)
+
+
+def fits(calibration: Calibration, session: Session) -> bool:
+    """Whether it can be planned with, for as many experts as there are."""
+    parts: Sequence[int] = [gram.norms.parts for gram in calibration.grams.values()]
+    return bool(parts) and min(parts) == len(session.experts)

@@ -1,0 +1,184 @@
+"""MagCache (Target Speed): it measures by itself, finds that again, and is as fast as asked."""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import pytest
+import torch
+from tiny_models import TINY, count_blocks, sample
+from watch import Cached, difference, settings_of, without_residuals
+
+from magcache.calibration import Calibration, CalibrationError
+from magcache.decide import PlannedDecider
+from magcache.hosts.comfyui.sampling import SETTINGS, Settings
+from magcache.hosts.comfyui.target import MagCacheTargetSpeed
+from magcache.rule import Reason
+
+WAN = TINY["wan_t2v"]
+STEPS = 12
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(folder_paths, "user_directory", str(tmp_path))
+    return tmp_path / "magcache"
+
+
+def faster(model: Any, speedup: float = 2.0, calibration: str = "automatic") -> Any:
+    return MagCacheTargetSpeed().apply(model, speedup, calibration)[0]
+
+
+def watched(model: Any, speedup: float = 2.0) -> Cached:
+    """The same with a record of its samplings."""
+    found = Cached(faster(model, speedup))
+    asked = settings_of(found.model)
+
+    def choose(*start: Any) -> Settings:
+        settings = asked.choose(*start)
+        own = settings.finished
+
+        def finished(sampling: Any) -> None:
+            found.samplings.append(sampling)
+            if own:
+                own(sampling)
+
+        return replace(settings, finished=finished)
+
+    found.model.model_options["transformer_options"][SETTINGS] = replace(asked, choose=choose)
+    return found
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_second_sampling_of_any_family_is_accelerated(name: str, folder: Path) -> None:
+    tiny = TINY[name]
+    model = tiny.build()
+    plain = sample(model, tiny, STEPS)
+    fast = watched(model)
+    assert torch.equal(sample(fast.model, tiny, STEPS), plain), "the first one is only measured"
+    assert fast.run.skipped == 0 and len(list(folder.glob("*.json"))) == 1
+    output = sample(fast.model, tiny, STEPS)
+    assert fast.run.skipped == STEPS // 2
+    with without_residuals():
+        worst = difference(sample(fast.model, tiny, STEPS), plain)
+    assert 0 < difference(output, plain) < 0.75 * worst  # worst: nothing in place of residuals
+    assert torch.equal(sample(model, tiny, STEPS), plain)
+
+
+def test_one_measurement_serves_other_steps_and_seeds(folder: Path) -> None:
+    model = WAN.build()
+    fast = watched(model, 1.5)
+    sample(fast.model, WAN, 20)
+    for steps in (9, 15, 30):
+        sample(fast.model, WAN, steps)
+        assert fast.run.skipped == steps - int(steps / 1.5)
+    assert len(list(folder.glob("*.json"))) == 1
+
+
+def test_blocks_run_only_in_computed_evaluations() -> None:
+    model = WAN.build()
+    fast = watched(model, 3.0)
+    sample(fast.model, WAN, STEPS)
+    with count_blocks(fast.model, WAN) as counts:
+        sample(fast.model, WAN, STEPS)
+    assert (counts.computed, counts.skipped) == (4, 8)
+
+
+def test_a_speedup_of_one_is_the_original() -> None:
+    model = WAN.build()
+    assert faster(model, 1.0) is model
+
+
+def test_a_sampler_that_evaluates_between_the_steps_skips_too() -> None:
+    model = WAN.build()
+    fast = watched(model, 2.0)
+    sample(fast.model, WAN, STEPS)
+    output = sample(fast.model, WAN, STEPS, sampler="dpm_2")
+    assert torch.isfinite(output).all()
+    assert isinstance(fast.run.decider, PlannedDecider)
+    assert 0.2 < fast.run.skipped / len(fast.run.evaluations) < 0.8
+
+
+def test_below_nine_steps_everything_is_computed_and_it_says_so() -> None:
+    model = WAN.build()
+    fast = watched(model)
+    sample(fast.model, WAN, STEPS)
+    plain = sample(model, WAN, 6)
+    assert torch.equal(sample(fast.model, WAN, 6), plain)
+    assert Reason.LITTLE_GAIN in {e.reason for e in fast.run.evaluations}
+    assert any("little to gain" in w for w in fast.samplings[-1].report().warnings)
+
+
+def test_the_report_names_the_calibration_and_why() -> None:
+    fast = watched(WAN.build())
+    sample(fast.model, WAN, STEPS)
+    sample(fast.model, WAN, STEPS)
+    warnings = " ".join(fast.samplings[-1].report().warnings)
+    assert f"same weights, {STEPS} steps" in warnings and "1 of 1 found" in warnings
+
+
+def test_a_calibration_of_other_weights_is_used_and_named_so(folder: Path) -> None:
+    sample(faster(WAN.build()), WAN, STEPS)
+    other = WAN.build()
+    with torch.no_grad():
+        for weight in other.model.diffusion_model.parameters():
+            weight.mul_(1.01)
+    fast = watched(other)
+    sample(fast.model, WAN, STEPS)
+    assert fast.run.skipped == STEPS // 2
+    assert any("other weights" in w for w in fast.samplings[-1].report().warnings)
+
+
+def test_a_chosen_file_is_used(folder: Path) -> None:
+    model = WAN.build()
+    plain = sample(model, WAN, STEPS)
+    sample(faster(model), WAN, STEPS)
+    (path,) = folder.glob("*.json")
+    output = sample(faster(model, 2.0, path.name), WAN, STEPS)
+    assert 0 < difference(output, plain) < 0.1
+    assert MagCacheTargetSpeed.VALIDATE_INPUTS(path.name) is True
+    assert "no calibration none.json" in str(MagCacheTargetSpeed.VALIDATE_INPUTS("none.json"))
+
+
+def test_a_file_without_gram_curves_is_refused_by_name(folder: Path) -> None:
+    model = WAN.build()
+    sample(faster(model), WAN, STEPS)
+    (path,) = folder.glob("*.json")
+    data = json.loads(path.read_text())
+    for measured in data["branches"].values():
+        del measured["norms"], measured["correlations"]
+    path.write_text(json.dumps({**data, "format": 1}))
+    with pytest.raises(CalibrationError, match="made by an older MagCache"):
+        faster(model, 2.0, path.name)
+    assert Calibration.load(path).curves
+
+
+def test_a_broken_file_does_not_stop_the_sampling(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.mkdir()
+    (folder / "broken.json").write_text("{")
+    model = WAN.build()
+    plain = sample(model, WAN, STEPS)
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(sample(faster(model), WAN, STEPS), plain)
+    assert "broken.json" in caplog.text
+
+
+def test_an_interrupted_measurement_leaves_no_file(folder: Path) -> None:
+    model = WAN.build()
+    fast = faster(model)
+
+    class Stop(Exception):
+        pass
+
+    def callback(step: int, *_: Any) -> None:
+        if step == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        sample(fast, WAN, STEPS, callback=callback)
+    assert not list(folder.glob("*.json"))
