@@ -1,4 +1,4 @@
-"""The command line: `magcache demo | plan | presets | calibrations`."""
+"""The command line: `magcache demo | plan | presets | calibrate | calibrations`."""
 
 import argparse
 import json
@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __doc__ as description
-from . import __version__, cli_calibrations, presets
-from .calibration import Calibration
-from .plan import FEW_STEPS, Schedule, plan
-from .presets import Preset
+from . import __version__, cli_calibrate, cli_calibrations, cli_plan, presets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,24 +43,13 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--json", action="store_true", help="print the figures as JSON instead")
     demo.set_defaults(run=_demo, extra="demo")
 
-    planned = commands.add_parser("plan", help="print a schedule without running anything")
-    source = planned.add_mutually_exclusive_group(required=True)
-    source.add_argument("--preset", help="see `magcache presets`")
-    source.add_argument("--calibration", help="a stored calibration, or a file")
-    planned.add_argument("--steps", type=int, help="steps of the run; default the curve's own")
-    planned.add_argument("--shift", type=float, help="flow-matching shift; default the curve's own")
-    planned.add_argument("--threshold", type=float, help="default: the recommended one")
-    planned.add_argument("--max-skip", type=int, metavar="K", help="default: the recommended one")
-    planned.add_argument("--retention", type=float, help="default: the recommended one")
-    planned.add_argument("--start-step", type=int, default=0)
-    planned.add_argument("--end-step", type=int, default=-1)
-    planned.add_argument("--json", action="store_true")
-    planned.set_defaults(run=_plan, extra="demo")
+    cli_plan.add_to(commands)
 
     listed = commands.add_parser("presets", help="list the published curves and their settings")
     listed.add_argument("--json", action="store_true")
     listed.set_defaults(run=_presets, extra="demo")
 
+    cli_calibrate.add_to(commands)
     cli_calibrations.add_to(commands)
     return parser
 
@@ -81,58 +67,6 @@ def _presets(arguments: argparse.Namespace) -> int:
         for r in rows
     ]
     return _write("\n".join([head, *lines]))
-
-
-def _plan(arguments: argparse.Namespace) -> int:
-    source: Preset | Calibration
-    if arguments.preset:
-        source = presets.load(arguments.preset)
-    else:
-        source = cli_calibrations.stored_or_file(arguments.calibration)
-    rule = source.rule(
-        threshold=arguments.threshold,
-        max_skip=arguments.max_skip,
-        retention=arguments.retention,
-        start_step=arguments.start_step,
-        end_step=arguments.end_step,
-    )
-    trajectory = source.trajectory(arguments.steps, arguments.shift)
-    schedule = plan(rule, source.curves, trajectory)
-    notes = _plan_notes(schedule, source)
-    if arguments.json:
-        figures = {
-            "name": source.name,
-            "steps": len(schedule.sigmas),
-            "threshold": rule.threshold,
-            "max_skip": rule.max_skip,
-            "retention": rule.retention,
-            "schedule": str(schedule),
-            "computed": schedule.computed,
-            "skipped": schedule.skipped,
-            "speedup_at_most": round(schedule.speedup(), 3),
-            "sigmas": [round(sigma, 6) for sigma in schedule.sigmas],
-            "reasons": [reason.value for reason in schedule.reasons],
-            "notes": notes,
-        }
-        return _write(json.dumps(figures, indent=1))
-    lines = [
-        f"{source.name}, {len(schedule.sigmas)} steps: threshold {rule.threshold:g}, "
-        f"K {rule.max_skip}, retention {rule.retention:g}",
-        str(schedule),
-        f"{schedule.computed} computed (#), {schedule.skipped} skipped (.): "
-        f"{schedule.speedup():.2f}x where a skipped evaluation costs nothing, "
-        f"{schedule.speedup(0.03):.2f}x where it costs 3 %",
-    ]
-    return _write("\n".join(lines + [f"note: {note}" for note in notes]))
-
-
-def _plan_notes(schedule: Schedule, source: Preset | Calibration) -> list[str]:
-    notes = [source.note] if isinstance(source, Preset) and source.note else []
-    if any(curve.over == "fraction" for curve in source.curves.values()):
-        notes.append("the list's schedule is unknown: it is used by fraction of the trajectory")
-    if len(schedule.sigmas) < FEW_STEPS:
-        notes.append(f"below {FEW_STEPS} steps there is little to gain")
-    return notes
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from magcache import cli, presets
 from magcache.calibration import Calibration, Measurement
+from tests.calibrations import calibration
 
 
 def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -50,6 +51,32 @@ def test_plan_of_a_calibration_file(capsys, tmp_path):
     path = Calibration("Toy", {"cond": measured}, threshold=0.15).save(tmp_path / "toy.json")
     printed = output(capsys, "plan", "--calibration", str(path), "--retention=0")
     assert "\n#.#\n" in printed  # |1 - 0.9| = 0.1 stays within 0.15; + |1 - 0.81| does not
+
+
+def test_plan_for_a_speedup(capsys, tmp_path):
+    path = calibration(50).save(tmp_path / "toy.json")
+    options = ["--calibration", str(path), "--speedup=2", "--steps=20", "--cfg=3"]
+    figures = json.loads(output(capsys, "plan", *options, "--json"))
+    assert figures["schedule"].count("#") == 10 and figures["speedup_at_most"] == 2
+    assert (figures["speedup"], figures["cfg"]) == (2, 3)
+    assert "20 steps: speed-up 2, CFG 3\n" in output(capsys, "plan", *options)
+
+
+def test_plan_for_an_error(capsys, tmp_path):
+    path = calibration(50).save(tmp_path / "toy.json")
+    strict, loose = (
+        json.loads(output(capsys, "plan", "--calibration", str(path), f"--error={e}", "--json"))
+        for e in (0.0001, 0.5)
+    )
+    assert strict["computed"] > loose["computed"]
+
+
+def test_plan_for_a_speedup_is_refused_where_it_cannot_be(capsys, tmp_path):
+    path = str(calibration(50).save(tmp_path / "toy.json"))
+    said = complaint(capsys, "plan", "--preset=flux", "--speedup=2")
+    assert "flux has no Gram curve to plan with" in said
+    said = complaint(capsys, "plan", "--calibration", path, "--speedup=2", "--retention=0.1")
+    assert "--speedup and --error take the place of retention" in said
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,95 @@
+"""`magcache calibrate` on real pipelines: the bundled one, and one that was saved to a folder."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+from magcache import cli
+from magcache.store import Store
+from tiny import TINY
+
+
+@pytest.fixture(scope="module")
+def saved_wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole Wan pipeline with random weights, as `from_pretrained` reads it."""
+    words = {"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3, "cat": 4}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    torch.manual_seed(0)
+    transformer = TINY["wan2.1_t2v"].build().transformer
+    sizes = transformer.config
+    text = UMT5Config(
+        vocab_size=8, d_model=sizes.text_dim, d_kv=8, d_ff=16, num_layers=1, num_heads=2
+    )
+    statistics = {
+        "latents_mean": [0.0] * sizes.in_channels,
+        "latents_std": [1.0] * sizes.in_channels,
+    }
+    vae = AutoencoderKLWan(
+        base_dim=4, z_dim=sizes.in_channels, dim_mult=[1, 1, 1, 1], num_res_blocks=1, **statistics
+    )
+    pipe = WanPipeline(
+        tokenizer=PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+        ),
+        text_encoder=UMT5EncoderModel(text).eval(),
+        transformer=transformer,
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+    folder = tmp_path_factory.mktemp("wan")
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def test_a_saved_pipeline(saved_wan: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    options = ["--height=32", "--width=32", "--frames=5", "--dtype=float32", "--device=cpu"]
+    options += ["--steps=9", "--cfg=3", f"--home={tmp_path}", "--prompt=a cat", "--prompt=cat"]
+    assert cli.main(["calibrate", str(saved_wan), *options]) == 0
+    assert "9 steps, shift 3, FlowMatchEulerDiscreteScheduler, CFG 3, 2 prompts" in (
+        capsys.readouterr().out
+    )
+    (found,) = Store(tmp_path).calibrations().values()
+    assert found.model == "WanTransformer3DModel"
+    assert found.grams.keys() == {"cond", "uncond"} and found.identity is not None
+
+
+def test_the_bundled_model_at_another_shift(tmp_path: Path) -> None:
+    options = ["--steps=9", "--shift=3", f"--home={tmp_path}", "--name=mine"]
+    assert cli.main(["calibrate", "emoji", *options]) == 0
+    found = Store(tmp_path).load("mine")
+    assert found.settings["shift"] == 3 and len(found.grams["cond"].sigmas) == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["emoji", "--steps=1"], "two steps are the least"),
+        (["no/such/folder", "--dtype=nonsense"], "'nonsense' is no dtype"),
+        (["emoji", "--prompt=zzz"], "does not know the word 'zzz'"),
+    ],
+)
+def test_mistakes(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert cli.main(["calibrate", *arguments, f"--home={tmp_path}"]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_an_argument_that_the_pipeline_does_not_take(
+    saved_wan: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    picture = tmp_path / "a.png"
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(picture)
+    options = [f"--image={picture}", "--dtype=float32", "--device=cpu", f"--home={tmp_path}"]
+    assert cli.main(["calibrate", str(saved_wan), *options]) == 2
+    assert "WanPipeline takes no image" in capsys.readouterr().err
