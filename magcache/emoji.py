@@ -5,48 +5,32 @@ a latent of 16 channels (`models/emoji/emoji.json` says which), a prompt is up t
 from a table of embeddings. The core never imports this module.
 """
 
-import base64
-import difflib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from torch.nn import functional as F
 
-FORMAT = 1
-TEXT_TOKENS = 8
+from . import keywords
+from .keywords import Keywords
+
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-DESCRIPTION = "emoji.json"
 ABSENT = ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 
 
 @dataclass(frozen=True)
 class EmojiModel:
-    """A pipeline and what stands in for its text encoders.
-
-    `table` (words, 128) holds the embedding of each word of `vocabulary`, whose word 0 is the
-    padding; `splits` the fixed sets of prompts; `training` the steps, loss and date of the run.
-    """
+    """A pipeline, and the words that stand in for its text encoders."""
 
     pipe: FluxPipeline
-    vocabulary: list[str]
-    table: torch.Tensor
-    splits: dict[str, list[str]]
-    training: dict[str, Any]
+    words: Keywords
 
     def prompts(self, split: str) -> list[str]:
-        """The prompts of "calibration", "test", "demo" or "other"; no prompt is in two.
-
-        Raises ValueError for any other split.
-        """
-        if split not in self.splits:
-            raise ValueError(f"unknown split {split!r}: choose one of {', '.join(self.splits)}")
-        return list(self.splits[split])
+        """Its fixed sets of prompts, see `Keywords.prompts`."""
+        return self.words.prompts(split)
 
     def encode(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token embeddings (B, 8, 128) and their mean, the pooled embedding (B, 128).
@@ -54,8 +38,7 @@ class EmojiModel:
         A prompt is a bag of words; "" is the unconditional one. Raises ValueError for a word
         that the model has not learnt, and for more than eight words.
         """
-        index = torch.tensor([self._word_indices(prompt) for prompt in prompts])
-        embeds = self.table[index].to(self.pipe.device)
+        embeds = self.words.embed(prompts).to(self.pipe.device)
         return embeds, embeds.mean(1)
 
     def arguments(
@@ -91,36 +74,10 @@ class EmojiModel:
         output: Any = self.pipe(**self.arguments(prompts, seeds, steps, cfg))
         return to_images(output.images)
 
-    def _word_indices(self, prompt: str) -> list[int]:
-        words = prompt.lower().split()
-        if len(words) > TEXT_TOKENS:
-            raise ValueError(
-                f"{prompt!r} has {len(words)} words, the model reads at most {TEXT_TOKENS}"
-            )
-        for word in words:
-            if word not in self.vocabulary:
-                near = difflib.get_close_matches(word, self.vocabulary)
-                hint = f"did you mean {' or '.join(near)}?" if near else "none is near it"
-                raise ValueError(f"the emoji model does not know the word {word!r}: {hint}")
-        indices = [self.vocabulary.index(word) for word in words]
-        return indices + [0] * (TEXT_TOKENS - len(indices))
-
 
 def find_folder() -> Path:
-    """The model's folder in an installed package or in a checkout.
-
-    Raises FileNotFoundError with the places that were looked at.
-    """
-    package = Path(__file__).parent
-    places = [package / "models" / "emoji", package.parent / "models" / "emoji"]
-    for place in places:
-        if (place / DESCRIPTION).exists() and (place / WEIGHTS).exists():
-            return place
-    looked = " nor ".join(str(place) for place in places)
-    raise FileNotFoundError(
-        f"the emoji model is neither in {looked}; reinstall magcache, or in a checkout "
-        "run `git checkout models/emoji`"
-    )
+    """The model's folder; raises FileNotFoundError with the places that were looked at."""
+    return keywords.find_folder("emoji", WEIGHTS)
 
 
 def load(
@@ -132,12 +89,7 @@ def load(
     FileNotFoundError without the files, ValueError if they are of a newer format.
     """
     folder = folder or find_folder()
-    description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    if description["format"] != FORMAT:
-        raise ValueError(
-            f"{folder / DESCRIPTION} has format {description['format']}, this version of "
-            f"MagCache reads {FORMAT}: update MagCache"
-        )
+    words = keywords.read(folder)
     transformer = FluxTransformer2DModel.from_pretrained(
         folder, torch_dtype=torch.float32, local_files_only=True
     )
@@ -145,13 +97,7 @@ def load(
     absent: dict[str, Any] = dict.fromkeys(ABSENT)
     pipe = FluxPipeline(scheduler=scheduler, transformer=transformer, **absent)
     pipe.set_progress_bar_config(disable=True)
-    return EmojiModel(
-        pipe=pipe.to(device),
-        vocabulary=description["vocabulary"],
-        table=_table_of(description["embedding"]),
-        splits=_splits_of(description),
-        training=description["training"],
-    )
+    return EmojiModel(pipe.to(device), words)
 
 
 def to_images(packed: torch.Tensor) -> torch.Tensor:
@@ -162,14 +108,3 @@ def to_images(packed: torch.Tensor) -> torch.Tensor:
     """
     latents = F.pixel_shuffle(packed.transpose(1, 2).unflatten(2, (8, 8)), 2)
     return (F.pixel_shuffle(latents[:, :12], 2) / 2 + 0.5).clamp(0, 1)
-
-
-def _table_of(embedding: dict[str, Any]) -> torch.Tensor:
-    values = np.frombuffer(base64.b64decode(embedding["base64"]), dtype="<f2")
-    return torch.from_numpy(values.reshape(embedding["shape"]).astype(np.float32))
-
-
-def _splits_of(description: dict[str, Any]) -> dict[str, list[str]]:
-    splits = description["splits"]
-    listed = {prompt for prompts in splits.values() for prompt in prompts}
-    return {**splits, "other": [p for p in description["prompts"] if p not in listed]}

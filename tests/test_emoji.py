@@ -7,7 +7,7 @@ import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from safetensors import safe_open
 
-from magcache import emoji
+from magcache import emoji, keywords
 from tools.train_emoji import model as training
 
 SPLITS = {"calibration": 8, "test": 96, "demo": 8}
@@ -141,12 +141,12 @@ def test_images_depend_on_seed_and_prompt_alone_and_repeat(model):
 
 
 def test_missing_model_says_where_it_was_sought(monkeypatch, tmp_path):
-    monkeypatch.setattr(emoji, "__file__", str(tmp_path / "magcache" / "emoji.py"))
+    monkeypatch.setattr(keywords, "__file__", str(tmp_path / "magcache" / "keywords.py"))
     with pytest.raises(FileNotFoundError, match="models"):
         emoji.find_folder()
 
 
 def test_newer_format_is_refused(tmp_path):
-    (tmp_path / emoji.DESCRIPTION).write_text('{"format": 2}')
+    (tmp_path / keywords.DESCRIPTION).write_text('{"format": 2}')
     with pytest.raises(ValueError, match="update MagCache"):
         emoji.load(tmp_path)

@@ -16,8 +16,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from magcache import emoji as library
+from tools.exporting import read_log, replace
 from tools.train_emoji import data
-from tools.train_emoji.export import FOLDER, read_log, replace
+from tools.train_emoji.export import FOLDER
 from tools.train_emoji.train import LOG
 
 matplotlib.use("Agg")
@@ -98,7 +99,7 @@ def evaluate(folder: Path, limit: int | None) -> None:
         "prompts": len(prompts),
         "steps": STEPS,
         "cfg": CFG,
-        "training": model.training,
+        "training": model.words.training,
         "samples": [
             {"prompt": prompt, "seed": seed, "hit": hit, **best}
             for seed, (prompt, hit, best) in enumerate(zip(prompts, hits, found, strict=True))
@@ -109,7 +110,7 @@ def evaluate(folder: Path, limit: int | None) -> None:
     grid(samples[shown], [prompts[i] for i in shown]).save(buffer, "PNG", optimize=True)
     replace(folder / "evaluation.json", json.dumps(report, indent=1).encode())
     replace(folder / "grid.png", buffer.getvalue())
-    replace(folder / "loss.png", loss_curve(read_log()))
+    replace(folder / "loss.png", loss_curve(read_log(LOG)))
     replace(folder / "training_log.jsonl", LOG.read_bytes())
     print(f"nearest training image is the prompted one: {sum(hits)} of {len(hits)}")
     for prompt, hit, best in zip(prompts, hits, found, strict=True):

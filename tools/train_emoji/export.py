@@ -8,77 +8,26 @@ splits go into emoji.json.
 """
 
 import argparse
-import base64
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
 from safetensors.torch import save
 
-from magcache.emoji import DESCRIPTION, FORMAT, WEIGHTS
+from magcache.emoji import WEIGHTS
+from magcache.keywords import DESCRIPTION
+from tools import exporting
 from tools.train_emoji import data
 from tools.train_emoji.model import CONFIG
 from tools.train_emoji.train import CHECKPOINT, LOG, vocabulary_of
 
-FOLDER = Path(__file__).parents[2] / "models" / "emoji"
-MOST_BYTES = 16_000_000
+FOLDER = exporting.MODELS / "emoji"
 DEMO = [
     "fox face", "panda face", "penguin", "tropical fish",
     "sunflower", "strawberry", "hamburger", "smiling face sunglasses",
 ]  # fmt: skip
 TEST_PROMPTS = 96
-CALIBRATION_PROMPTS = 8
-CHANNELS = (
-    "latent channel 4c + 2r + k is colour c (red, green, blue) in [-1, 1] of pixel (r, k) in "
-    "each block of 2x2 pixels; channels 12 to 15 are zero"
-)
-
-
-def splits_of(prompts: list[str]) -> dict[str, list[str]]:
-    """Disjoint fixed sets, each spread evenly over the categories, in which prompts are sorted."""
-    left = [prompt for prompt in prompts if prompt not in DEMO]
-    test = evenly(left, TEST_PROMPTS)
-    left = [prompt for prompt in left if prompt not in test]
-    return {"calibration": evenly(left, CALIBRATION_PROMPTS), "test": test, "demo": DEMO}
-
-
-def evenly(items: list[str], count: int) -> list[str]:
-    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
-
-
-def read_log(path: Path = LOG) -> dict[int, float]:
-    """Mean loss by step; a stretch that was trained again after a stop counts once."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return {line["step"]: line["loss"] for line in sorted(lines, key=lambda line: line["step"])}
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader sees the old or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".new")
-    scratch.write_bytes(content)
-    scratch.replace(path)
-
-
-def description_of(words: torch.Tensor, step: int, date: str) -> dict[str, Any]:
-    """What emoji.json holds; `words` (V, 128) are the embeddings, `step` the last trained one."""
-    emoji = data.load()
-    losses = [loss for at, loss in read_log().items() if at <= step][-10:]
-    return {
-        "format": FORMAT,
-        "channels": CHANNELS,
-        "training": {"steps": step, "loss": round(sum(losses) / len(losses), 5), "date": date},
-        "splits": splits_of(emoji.prompts),
-        "prompts": emoji.prompts,
-        "vocabulary": vocabulary_of(emoji),
-        "embedding": {
-            "dtype": "float16",
-            "shape": list(words.shape),
-            "base64": base64.b64encode(words.half().numpy().tobytes()).decode(),
-        },
-    }
 
 
 def export(checkpoint: Path, folder: Path, date: str) -> None:
@@ -91,13 +40,19 @@ def export(checkpoint: Path, folder: Path, date: str) -> None:
     weights = {name.removeprefix("transformer."): w.bfloat16() for name, w in average.items()}
     transformer.load_state_dict(weights, assign=True)
     content = save(weights, metadata={"format": "pt"})
-    if len(content) > MOST_BYTES:
-        raise ValueError(f"the weights take {len(content)} bytes, more than {MOST_BYTES}")
-    description = description_of(words, saved["step"], date)
-    replace(folder / WEIGHTS, content)
-    replace(folder / "config.json", transformer.to_json_string().encode())
+    exporting.check_size(content)
+    emoji = data.load()
+    description = exporting.description_of(
+        words,
+        vocabulary_of(emoji),
+        emoji.prompts,
+        exporting.splits_of(emoji.prompts, DEMO, TEST_PROMPTS),
+        exporting.training_of(LOG, saved["step"], date),
+    )
+    exporting.replace(folder / WEIGHTS, content)
+    exporting.replace(folder / "config.json", transformer.to_json_string().encode())
     text = json.dumps(description, indent=1)
-    replace(folder / DESCRIPTION, text.encode())
+    exporting.replace(folder / DESCRIPTION, text.encode())
     print(f"{folder}: step {saved['step']}, {len(content)} bytes of weights, {len(text)} of JSON")
 
 

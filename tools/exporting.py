@@ -1,0 +1,85 @@
+"""What both small models' files are made of: splits of the prompts, the words, the loss."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from magcache.keywords import FORMAT
+
+MODELS = Path(__file__).parents[1] / "models"
+MOST_BYTES = 16_000_000
+CALIBRATION_PROMPTS = 8
+CHANNELS = (
+    "latent channel 4c + 2r + k is colour c (red, green, blue) in [-1, 1] of pixel (r, k) in "
+    "each block of 2x2 pixels; channels 12 to 15 are zero"
+)
+
+
+def splits_of(prompts: list[str], demo: list[str], test: int) -> dict[str, list[str]]:
+    """Disjoint fixed sets, each spread evenly over the categories, in which prompts are sorted.
+
+    Args:
+        prompts: All of them.
+        demo: The set "demo".
+        test: How many make the set "test".
+    """
+    left = [prompt for prompt in prompts if prompt not in demo]
+    tested = evenly(left, test)
+    left = [prompt for prompt in left if prompt not in tested]
+    return {"calibration": evenly(left, CALIBRATION_PROMPTS), "test": tested, "demo": demo}
+
+
+def evenly(items: list[str], count: int) -> list[str]:
+    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
+
+
+def read_log(path: Path) -> dict[int, float]:
+    """Mean loss by step; a stretch that was trained again after a stop counts once."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in sorted(lines, key=lambda line: line["step"])}
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader sees the old or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".new")
+    scratch.write_bytes(content)
+    scratch.replace(path)
+
+
+def check_size(content: bytes) -> None:
+    """Raises ValueError if the weights take more than 16 MB."""
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"the weights take {len(content)} bytes, more than {MOST_BYTES}")
+
+
+def description_of(
+    words: torch.Tensor,
+    vocabulary: list[str],
+    prompts: list[str],
+    splits: dict[str, list[str]],
+    training: dict[str, Any],
+) -> dict[str, Any]:
+    """What emoji.json holds; `words` (V, 128) are the embeddings of the vocabulary."""
+    return {
+        "format": FORMAT,
+        "channels": CHANNELS,
+        "training": training,
+        "splits": splits,
+        "prompts": prompts,
+        "vocabulary": vocabulary,
+        "embedding": {
+            "dtype": "float16",
+            "shape": list(words.shape),
+            "base64": base64.b64encode(words.half().numpy().tobytes()).decode(),
+        },
+    }
+
+
+def training_of(log: Path, step: int, date: str) -> dict[str, Any]:
+    """The record of a training run: its last step, the loss over its last 500 steps, its day."""
+    losses = [loss for at, loss in read_log(log).items() if at <= step][-10:]
+    return {"steps": step, "loss": round(sum(losses) / len(losses), 5), "date": date}
