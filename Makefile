@@ -4,6 +4,8 @@
 #   make test PYTHON=python3.12      another Python for .venv
 #   make test PIP_TORCH_ARGS='--index-url https://download.pytorch.org/whl/cpu'
 #                                    another build of PyTorch than the platform's default
+#   make bench BENCH='--prompts 8 --steps 28 --cfg 3 --shift 1'
+#                                    one condition, in minutes
 
 PYTHON ?= python3
 PIP_TORCH_ARGS ?=
@@ -28,8 +30,9 @@ lint: .venv/.installed  ## check style and types
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-bench: .venv/.installed  ## measure what MagCache itself costs
+bench: .venv/.installed  ## measure quality at equal cost (hours, goes on where it was stopped)
 	$(BIN)/python -m bench.overhead
+	$(BIN)/python -m bench.quality $(BENCH)
 
 clean:  ## remove outputs and caches; .venv stays
 	rm -rf demo-output bench-output build dist .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,72 @@
+"""What a sampling is made with, and the costs at which ways are compared."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+Setting = Mapping[str, Any]
+"""The settings of one way, as plain data."""
+
+SHARES = (7 / 28, 10 / 28, 14 / 28, 19 / 28)
+"""Costs to compare at, as shares of the evaluations."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Steps, CFG scale and shift of a sampling."""
+
+    steps: int
+    cfg: float
+    shift: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.steps}-cfg{self.cfg:g}-shift{self.shift:g}"
+
+    @property
+    def branches(self) -> int:
+        """Model calls an evaluation."""
+        return 1 if self.cfg == 1 else 2
+
+    @property
+    def targets(self) -> list[int]:
+        """Evaluations computed to compare at."""
+        return [round(share * self.steps) for share in SHARES]
+
+    def __str__(self) -> str:
+        return f"{self.steps} steps, CFG {self.cfg:g}, shift {self.shift:g}"
+
+
+def grid(**values: Iterable[Any]) -> list[Setting]:
+    """Every combination."""
+    return [
+        dict(zip(values, combination, strict=True)) for combination in product(*values.values())
+    ]
+
+
+def reaching(
+    targets: Sequence[int],
+    settings: Iterable[Setting],
+    knob: str,
+    values: Iterable[float],
+    schedule: Callable[[Setting], Sequence[bool]],
+) -> list[Setting]:
+    """Of ways whose schedule is known beforehand, the settings worth sampling with.
+
+    For each setting and target the value of `knob` with which most evaluations are computed, but
+    not more than the target; of settings with one schedule the first.
+    """
+    values = list(values)
+    kept: dict[tuple[bool, ...], Setting] = {}
+    for setting in settings:
+        tried = [{**setting, knob: value} for value in values]
+        schedules = [tuple(schedule(each)) for each in tried]
+        for target in targets:
+            within = [(sum(s), place) for place, s in enumerate(schedules) if sum(s) <= target]
+            if within:
+                best = max(within, key=lambda pair: (pair[0], -pair[1]))
+                # One evaluation fewer at most: another target has the cheaper ones.
+                if best[0] >= target - 1:
+                    kept.setdefault(schedules[best[1]], tried[best[1]])
+    return list(kept.values())

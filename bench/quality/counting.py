@@ -1,0 +1,101 @@
+"""What a sampling really computes: the work of the linear layers inside the blocks."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+FULL = 0.99  # a model call with this share of a full one's work counts as computed
+
+
+@dataclass
+class Work:
+    """The calls of a model while they were counted.
+
+    Attributes:
+        rows: Batch rows of each call.
+        flops: Floating-point operations of the blocks' linear layers in each call.
+    """
+
+    rows: list[int] = field(default_factory=list)
+    flops: list[float] = field(default_factory=list)
+
+    @property
+    def total(self) -> float:
+        return sum(self.flops)
+
+    @property
+    def full(self) -> float:
+        """The most work that any call did for one row."""
+        return max((f / r for f, r in zip(self.flops, self.rows, strict=True)), default=0.0)
+
+    def computed_rows(self, full: float) -> int:
+        """Rows of the calls that did all the work, `full` operations a row."""
+        calls = zip(self.rows, self.flops, strict=True)
+        return sum(rows for rows, flops in calls if flops >= FULL * full * rows)
+
+
+@contextmanager
+def counted(model: nn.Module, lists: Sequence[str]) -> Iterator[Work]:
+    """Counts the calls of `model` and the work in its block lists of these names.
+
+    Only linear layers that are really called count, so it does not matter how a cache skips:
+    whole blocks, parts of them, or the lists emptied. The products inside of attention are left
+    out: they are few beside the projections, and are done or skipped with them.
+    """
+    work = Work()
+
+    def called(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        first = args[0] if args else kwargs["hidden_states"]
+        work.rows.append(len(first))
+        work.flops.append(0.0)
+
+    def multiplied(layer: nn.Module, args: tuple[Any, ...]) -> None:
+        assert isinstance(layer, nn.Linear)
+        work.flops[-1] += 2.0 * args[0].numel() * layer.out_features
+
+    blocks = [getattr(model, name) for name in lists]
+    layers = [m for b in blocks for m in b.modules() if isinstance(m, nn.Linear)]
+    handles = [model.register_forward_pre_hook(called, with_kwargs=True)]
+    handles += [layer.register_forward_pre_hook(multiplied) for layer in layers]
+    try:
+        yield work
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What sampling one prompt cost.
+
+    Attributes:
+        flops: Of the blocks' linear layers.
+        computed: Evaluations in which all blocks ran (a step's branches are one).
+        full: Operations of one row of a computed model call.
+        seconds: Processor time.
+        wall: Wall time.
+    """
+
+    flops: float
+    computed: float
+    full: float
+    seconds: float
+    wall: float
+
+
+def cost_of(
+    work: Work, prompts: int, branches: int, seconds: float, wall: float, full: float | None = None
+) -> Cost:
+    """The mean cost of a prompt; `full` is that of the uncached run, or the most seen."""
+    full = full or work.full
+    computed = work.computed_rows(full) / (prompts * branches)
+    return Cost(work.total / prompts, computed, full, seconds / prompts, wall / prompts)
+
+
+def one_thread() -> None:
+    """Small models are fastest so, and processor time then means something."""
+    torch.set_num_threads(1)

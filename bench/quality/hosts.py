@@ -1,0 +1,139 @@
+"""Sampling with one way and setting, in diffusers here or in ComfyUI's own process."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+import magcache
+from magcache.calibration import Calibration
+
+from .condition import Condition, Setting
+from .counting import Cost, cost_of, counted
+from .rivals import available
+from .store import calibration_path
+from .subjects import Subject
+from .ways import OWN, Situation, Way
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a sampling gave, (N, frames, H, W, 3) in [0, 1], and its cost a prompt."""
+
+    frames: np.ndarray
+    cost: Cost
+
+
+class Host(Protocol):
+    """Where ways are sampled; each has an uncached run of its own to compare with."""
+
+    name: str
+    notes: list[str]
+
+    def ways(self) -> Sequence[str]:
+        """The names of its ways, without the uncached one."""
+        ...
+
+    def settings(self, way: str) -> Sequence[Setting]: ...
+
+    def batch(self, way: str) -> int:
+        """How many prompts are sampled together."""
+        ...
+
+    def knob(self, way: str) -> str | None:
+        """The number of a setting that its cost depends on without steps."""
+        ...
+
+    def sample(
+        self,
+        way: str,
+        setting: Setting,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        batch: int,
+        full: float | None,
+    ) -> Sample:
+        """Samples each prompt with its seed; `full` is a computed call's work for one row."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class DiffusersHost:
+    """diffusers in this process."""
+
+    name = "diffusers"
+
+    def __init__(self, subject: Subject, condition: Condition) -> None:
+        self._subject, self._condition = subject, condition
+        rivals, self.notes = available()
+        self._ways: dict[str, Way] = {way.name: way for way in OWN + rivals}
+        pipe = subject.pipeline(condition.shift)
+        self._situation = Situation(subject, condition, pipe, self._calibrate)
+
+    def ways(self) -> list[str]:
+        return list(self._ways)[1:]
+
+    def settings(self, way: str) -> Sequence[Setting]:
+        return self._ways[way].settings(self._situation)
+
+    def batch(self, way: str) -> int:
+        return 1 if self._ways[way].alone else BATCH
+
+    def knob(self, way: str) -> str | None:
+        return self._ways[way].knob
+
+    def sample(
+        self,
+        way: str,
+        setting: Setting,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        batch: int,
+        full: float | None,
+    ) -> Sample:
+        chosen, condition = self._ways[way], self._condition
+        situation = self._own_situation if chosen.own_pipe else self._situation
+        kept = dict(setting)
+        steps = kept.pop("steps", condition.steps)
+        frames, seconds, wall = [], 0.0, 0.0
+        with counted(situation.pipe.transformer, self._subject.lists) as work:
+            for start in range(0, len(prompts), batch):
+                part = slice(start, start + batch)
+                arguments = self._subject.arguments(
+                    prompts[part], seeds[part], steps, condition.cfg
+                )
+                with torch.no_grad(), chosen.opened(situation, kept):
+                    began, wall_began = time.process_time(), time.perf_counter()
+                    output = situation.pipe(**arguments)
+                    seconds += time.process_time() - began
+                    wall += time.perf_counter() - wall_began
+                frames.append(self._subject.frames(output[0]))
+        cost = cost_of(work, len(prompts), condition.branches, seconds, wall, full)
+        return Sample(np.concatenate(frames), cost)
+
+    def close(self) -> None:
+        """Nothing is held outside of this object."""
+
+    @cached_property
+    def _own_situation(self) -> Situation:
+        """Another pipeline, for ways that leave traces on theirs."""
+        return replace(self._situation, pipe=self._subject.pipeline(self._condition.shift))
+
+    def _calibrate(self) -> Calibration:
+        """One prompt, in the condition itself; kept, so that a resumed run uses the same."""
+        path = calibration_path(self._subject.name, self._condition)
+        if not path.exists():
+            prompt, condition = self._subject.calibration_prompt, self._condition
+            arguments = self._subject.arguments([prompt], [0], condition.steps, condition.cfg)
+            pipe: Any = self._situation.pipe
+            with torch.no_grad(), magcache.apply(pipe, calibrate=True) as run:
+                pipe(**arguments)
+                run.calibration().save(path)
+        return Calibration.load(path)

@@ -1,0 +1,103 @@
+"""Spectrum's forecaster, written from its published description (Han et al., arXiv 2603.01623).
+
+What the head sees is forecast: each entry as a Chebyshev polynomial over the steps, fitted to
+every computed one by ridge regression, mixed with a first-order Taylor step from the last two.
+After a warm-up, computed steps are `window` apart, and the window grows with each of them.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from magcache.families import find_stack
+from magcache.hosts.diffusers.families import FAMILIES
+
+from .condition import Setting
+
+DEGREE, RIDGE, CHEBYSHEV = 4, 0.1, 0.5  # published: polynomial's degree, λ, its share in the mix
+
+
+def schedule(steps: int, warmup: int, window: float, flex: float) -> list[bool]:
+    """Which steps are computed."""
+    computed, skipped = [], 0
+    for step in range(steps):
+        due = step < warmup or (skipped + 1) % max(1, math.floor(window)) == 0
+        if due and step >= warmup:
+            window += flex
+        skipped = 0 if due else skipped + 1
+        computed.append(due)
+    return computed
+
+
+def chebyshev_weights(
+    known: Sequence[float], at: float, degree: int = DEGREE, ridge: float = RIDGE
+) -> np.ndarray:
+    """What each value, known at places in [-1, 1], weighs in the polynomial's value at `at`.
+
+    φ(at)ᵀ(ΦᵀΦ + λI)⁻¹Φᵀ with Φ the Chebyshev polynomials up to `degree` at the known places.
+    """
+    basis = np.polynomial.chebyshev.chebvander(np.asarray(known, float), degree)
+    wanted = np.polynomial.chebyshev.chebvander(np.array([at], float), degree)[0]
+    return wanted @ np.linalg.solve(basis.T @ basis + ridge * np.eye(degree + 1), basis.T)
+
+
+def forecast_weights(
+    known: Sequence[float], at: float, mix: float = CHEBYSHEV, ridge: float = RIDGE
+) -> np.ndarray:
+    """The polynomial's weights mixed with those of a Taylor step; of one value, that value's."""
+    if len(known) == 1:
+        return np.ones(1)
+    slope = (at - known[-1]) / (known[-1] - known[-2])
+    taylor = np.zeros(len(known))
+    taylor[-2:] = -slope, 1 + slope
+    return mix * chebyshev_weights(known, at, ridge=ridge) + (1 - mix) * taylor
+
+
+@dataclass
+class _Branch:
+    """What the head has seen of one branch, and when (in [-1, 1])."""
+
+    places: list[float] = field(default_factory=list)
+    seen: list[torch.Tensor] = field(default_factory=list)
+
+    def forecast(self, at: float) -> torch.Tensor:
+        weights = torch.from_numpy(forecast_weights(self.places, at)).to(self.seen[0])
+        return torch.einsum("k,k...->...", weights, torch.stack(self.seen))
+
+
+@contextmanager
+def applied(transformer: nn.Module, setting: Setting, steps: int, branches: int) -> Iterator[None]:
+    """Forecasts on a transformer for one sampling, whose branches are called in turn."""
+    stack: Any = find_stack(transformer, FAMILIES)
+    plan = schedule(steps, **setting)
+    kept = [_Branch() for _ in range(branches)]
+    calls, original = 0, transformer.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        step, branch = calls // branches, kept[calls % branches]
+        calls += 1
+        place = 2 * step / max(1, steps - 1) - 1
+        if not plan[step]:
+            predicted = branch.forecast(place)
+            with stack._emptied(), stack._tapped(lambda _head, _tokens: predicted):
+                return original(*args, **kwargs)
+
+        def keep(_head: int, tokens: torch.Tensor) -> None:
+            branch.places.append(place)
+            branch.seen.append(tokens.clone())
+
+        with stack._tapped(keep):
+            return original(*args, **kwargs)
+
+    transformer.forward = forward
+    try:
+        yield
+    finally:
+        del transformer.forward

@@ -1,0 +1,109 @@
+"""Results on disk: a line each, written as soon as it is known, never computed again."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from magcache.measure import difference
+
+from .condition import Condition, Setting
+from .counting import Cost
+
+FOLDER = Path("bench-output/quality")
+EQUAL = 100.0  # dB of images that are equal but for rounding; more is not told apart
+
+
+@dataclass(frozen=True)
+class Result:
+    """One way with one setting, over several prompts.
+
+    Attributes:
+        prompts: The set, "sweep-8" for instance: what for, and how many.
+        batch: Prompts sampled together.
+        psnr: dB a prompt, at most 100; so are ssim and flip (None where not measured).
+    """
+
+    way: str
+    setting: Setting
+    prompts: str
+    batch: int
+    cost: Cost
+    psnr: list[float]
+    ssim: list[float]
+    flip: list[float | None]
+
+    @property
+    def key(self) -> str:
+        return key_of(self.way, self.setting, self.prompts)
+
+    @property
+    def mean(self) -> float:
+        """Mean PSNR, dB."""
+        return float(np.mean(self.psnr))
+
+
+def key_of(way: str, setting: Setting, prompts: str) -> str:
+    return json.dumps([way, dict(sorted(setting.items())), prompts])
+
+
+def measured(
+    reference: np.ndarray, frames: np.ndarray
+) -> tuple[list[float], list[float], list[float | None]]:
+    """PSNR, SSIM and FLIP of each prompt's frames (N, frames, H, W, 3), means over its frames."""
+    each = [difference(a, b) for a, b in zip(reference, frames, strict=True)]
+    psnr = [round(min(d.psnr, EQUAL), 3) for d in each]
+    flip = [None if d.flip is None else round(d.flip, 5) for d in each]
+    return psnr, [round(d.ssim, 5) for d in each], flip
+
+
+def calibration_path(subject: str, condition: Condition, folder: Path = FOLDER) -> Path:
+    """Where the one-prompt calibration of a condition is kept."""
+    return folder / "calibrations" / f"{subject}-{condition.name}.json"
+
+
+class Store:
+    """The results of one model in one condition."""
+
+    def __init__(self, subject: str, condition: Condition, folder: Path = FOLDER) -> None:
+        self.folder = folder
+        self.name = f"{subject}-{condition.name}"
+        self._path = folder / f"{self.name}.jsonl"
+        self.results = {result.key: result for result in self._read()}
+
+    def find(self, way: str, setting: Setting, prompts: str) -> Result | None:
+        return self.results.get(key_of(way, setting, prompts))
+
+    def of(self, prompts: str) -> list[Result]:
+        """All results on one set of prompts."""
+        return [result for result in self.results.values() if result.prompts == prompts]
+
+    def add(self, result: Result) -> None:
+        self.results[result.key] = result
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(result)) + "\n")
+
+    def forget(self, way: str) -> None:
+        """Drops the results of one way, to compute them again."""
+        self.results = {k: r for k, r in self.results.items() if r.way != way}
+        lines = [json.dumps(asdict(result)) + "\n" for result in self.results.values()]
+        if self._path.exists():
+            self._path.write_text("".join(lines), encoding="utf-8")
+
+    def frames_path(self, host: str, prompts: str) -> Path:
+        """Where the uncached images of one set of prompts are kept."""
+        return self.folder / "uncached" / f"{self.name}-{host}-{prompts}.npy"
+
+    def _read(self) -> Iterator[Result]:
+        if not self._path.exists():
+            return
+        text = self._path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # an interrupted run may have left half a line
+        if whole != text:
+            self._path.write_text(whole, encoding="utf-8")
+        for line in whole.splitlines():
+            data = json.loads(line)
+            yield Result(**{**data, "cost": Cost(**data["cost"])})

@@ -1,0 +1,136 @@
+"""The ways of sampling with diffusers: plain, this project's, and Spectrum's forecaster."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+import magcache
+from magcache import presets
+from magcache.calibration import Calibration
+from magcache.curve import Trajectory, shifted_sigmas
+from magcache.plan import plan
+from magcache.rule import Reason
+
+from . import spectrum
+from .condition import Condition, Setting, grid, reaching
+from .subjects import Subject
+
+THRESHOLDS = [float(x) for x in np.geomspace(0.002, 3, 60).round(4)]
+FLEXES = [float(x) for x in np.arange(0, 4, 0.125)]
+
+
+@dataclass
+class Situation:
+    """What ways are applied to.
+
+    Attributes:
+        pipe: The pipeline, without any cache on it.
+        calibrate: Makes the one-prompt calibration, once.
+    """
+
+    subject: Subject
+    condition: Condition
+    pipe: Any
+    calibrate: Callable[[], Calibration]
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        return self.calibrate()
+
+    @cached_property
+    def ratios(self) -> list[float]:
+        """The calibration's magnitude ratios at this condition's own steps."""
+        branches = self.calibration.branches
+        return branches.get("cond", next(iter(branches.values()))).ratios
+
+    @property
+    def curve(self) -> dict[str, Any]:
+        """What the rule of this project gets its curve from."""
+        if self.subject.preset:
+            return {"preset": self.subject.preset}
+        return {"calibration": self.calibration}
+
+    def rule_schedule(self, setting: Setting) -> list[bool]:
+        """What this project's rule computes."""
+        subject = self.subject
+        source = presets.load(subject.preset) if subject.preset else self.calibration
+        sigmas = shifted_sigmas(self.condition.steps, self.condition.shift)
+        made = plan(source.rule(**setting), source.curves, Trajectory(tuple(sigmas)))
+        return [reason is not Reason.SKIPPED for reason in made.reasons]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of sampling.
+
+    Attributes:
+        name: As shown.
+        settings: Those to sweep. A setting's "steps" replaces the condition's.
+        opened: Puts a setting on the situation's pipeline for the sampling of one batch.
+        alone: Whether prompts are sampled one by one, because it decides by what it sees.
+        own_pipe: Whether it leaves traces on a pipeline, so that it gets one of its own.
+        knob: The number that its cost depends on, to be refined after the sweep.
+    """
+
+    name: str
+    settings: Callable[[Situation], Sequence[Setting]]
+    opened: Callable[[Situation, Setting], AbstractContextManager[Any]]
+    alone: bool = False
+    own_pipe: bool = False
+    knob: str | None = None
+
+
+UNCACHED = "uncached"
+PLAIN = "plain, fewer steps"
+RULE = "published rule"
+PLANNED = "planned prediction"
+SPECTRUM = "Spectrum"
+
+
+def _rule_settings(situation: Situation) -> list[Setting]:
+    settings = grid(max_skip=range(1, 7), retention=(0.05, 0.1, 0.2, 0.3, 0.4))
+    targets = situation.condition.targets
+    return reaching(targets, settings, "threshold", THRESHOLDS, situation.rule_schedule)
+
+
+def _planned_settings(situation: Situation) -> list[Setting]:
+    steps = situation.condition.steps
+    return [{"speedup": steps / target} for target in situation.condition.targets]
+
+
+def _spectrum_settings(situation: Situation) -> list[Setting]:
+    steps = situation.condition.steps
+    warmups = sorted({2, 3, 5, 8, round(0.36 * steps), round(0.5 * steps)})
+    settings = grid(warmup=warmups, window=(1.0, 2.0, 3.0))
+
+    def made(setting: Setting) -> list[bool]:
+        return spectrum.schedule(steps, **setting)
+
+    return reaching(situation.condition.targets, settings, "flex", FLEXES, made)
+
+
+def _forecast(situation: Situation, setting: Setting) -> AbstractContextManager[None]:
+    condition = situation.condition
+    transformer = situation.pipe.transformer
+    return spectrum.applied(transformer, setting, condition.steps, condition.branches)
+
+
+OWN = [
+    Way(UNCACHED, lambda _s: [{}], lambda _s, _x: nullcontext()),
+    Way(
+        PLAIN,
+        lambda s: [{"steps": target} for target in s.condition.targets],
+        lambda _s, _x: nullcontext(),
+    ),
+    Way(RULE, _rule_settings, lambda s, x: magcache.apply(s.pipe, **s.curve, **x)),
+    Way(
+        PLANNED,
+        _planned_settings,
+        lambda s, x: magcache.apply(s.pipe, calibration=s.calibration, **x),
+    ),
+    Way(SPECTRUM, _spectrum_settings, _forecast),
+]
