@@ -20,10 +20,11 @@ from .report import Report, draw_comparison, save
 STEPS = 28
 CFG = 3.0
 PRESET = "emoji"
-SETTINGS: dict[str, dict[str, Any]] = {
-    "moderate": {"threshold": 0.12, "max_skip": 2},
-    "fast": {"threshold": 0.24, "max_skip": 3},
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "moderate": [{"speedup": 2.0}, {"threshold": 0.12, "max_skip": 2}],
+    "fast": [{"speedup": 2.8}, {"threshold": 0.24, "max_skip": 3}],
 }
+"""At each cost: a planned run, and one by the published rule."""
 
 
 @dataclass
@@ -74,10 +75,10 @@ class Demo:
         }
 
     def write(self, folder: Path) -> list[Path]:
-        """Writes comparison.png, one curve picture a setting, and demo.json."""
+        """Writes comparison.png, a picture of each run's schedule, and demo.json."""
         pictures = [save(draw_comparison(self.images, self.prompts), folder / "comparison.png")]
         pictures += [
-            report.save_picture(folder / f"curve-{name}.png")
+            report.save_picture(folder / f"{name.replace(', ', '-').replace(' ', '-').lower()}.png")
             for name, report in self.reports.items()
         ]
         data = folder / "demo.json"
@@ -96,6 +97,8 @@ def _no_progress(_name: str, _steps: int) -> AbstractContextManager[Callable[[],
 def run(progress: Progress = _no_progress, steps: int = STEPS) -> Demo:
     """Samples the demo prompts uncached, with each setting, and with as few steps as each costs.
 
+    The planned runs are made with a calibration of one prompt that is none of them.
+
     Raises:
         ValueError: `steps` is below 1.
         FileNotFoundError: The emoji model is missing.
@@ -107,18 +110,21 @@ def run(progress: Progress = _no_progress, steps: int = STEPS) -> Demo:
     prompts = model.prompts("demo")
     demo = Demo(prompts, [], {}, {})
 
-    def sample(name: str, count: int) -> float:
+    def generate(name: str, count: int, prompts: list[str], seeds: list[int]) -> torch.Tensor:
         with progress(name, count) as advance:
 
             def on_step(_pipe: Any, _i: int, _t: Any, kept: dict[str, Any]) -> dict[str, Any]:
                 advance()
                 return kept
 
-            arguments = model.arguments(prompts, seeds=list(range(len(prompts))), steps=count)
-            began = time.perf_counter()
-            latents = pipe(**arguments, callback_on_step_end=on_step).images
-            seconds = time.perf_counter() - began
-        demo.images[name] = emoji.to_images(latents).permute(0, 2, 3, 1).numpy()
+            arguments = model.arguments(prompts, seeds, count, CFG)
+            return emoji.to_images(pipe(**arguments, callback_on_step_end=on_step).images)
+
+    def sample(name: str, count: int) -> float:
+        began = time.perf_counter()
+        images = generate(name, count, prompts, list(range(len(prompts))))
+        seconds = time.perf_counter() - began
+        demo.images[name] = images.permute(0, 2, 3, 1).numpy()
         return seconds
 
     def add(row: Row) -> None:
@@ -130,14 +136,20 @@ def run(progress: Progress = _no_progress, steps: int = STEPS) -> Demo:
     with torch.no_grad():
         model.generate(prompts[:1], [0], steps=2)  # the first call of a process is a slow one
         add(Row("uncached", steps, steps, 0, sample("uncached", steps)))
-        for setting, values in SETTINGS.items():
-            name = f"MagCache {setting}"
-            with apply(model.pipe, preset=PRESET, **values) as applied:
-                seconds = sample(name, steps)
-                report = applied.report()
-            demo.reports[setting] = report
-            add(Row(name, steps, report.computed, report.skipped, seconds))
-            fewer = max(1, round(steps / report.speedup))
+        with apply(pipe, calibrate=True) as applied:
+            generate("calibration", steps, model.prompts("calibration")[:1], [1000])
+            calibration = applied.calibration()
+        for cost, ways in SETTINGS.items():
+            for values in ways:
+                planned = "speedup" in values
+                name = f"MagCache {values['speedup']:g}x" if planned else f"rule, {cost}"
+                source = {"calibration": calibration} if planned else {"preset": PRESET}
+                with apply(pipe, **source, **values) as applied:
+                    seconds = sample(name, steps)
+                    report = applied.report()
+                demo.reports[name] = report
+                add(Row(name, steps, report.computed, report.skipped, seconds))
+            fewer = demo.rows[-1].computed
             plain = f"plain, {fewer} steps"
             add(Row(plain, fewer, fewer, 0, sample(plain, fewer)))
     return demo

@@ -182,7 +182,7 @@ def draw_schedule(
     axes.plot([], [], "o", color="0.3", label="computed")
     axes.plot([], [], ".", color="0.3", label="skipped")
     axes.set_xlabel("noise level σ" if over_sigma else "fraction of the trajectory")
-    axes.set_ylabel("log ‖residual‖ (first = 0)")
+    axes.set_ylabel("log ‖residual‖, up to a constant")
     if over_sigma:
         axes.invert_xaxis()
     axes.set_title(title, fontsize=10, loc="left")

@@ -64,7 +64,8 @@ import torch
 with_torch = set(sys.modules)
 load(sys.argv[1])
 new = {name.partition(".")[0] for name in set(sys.modules) - with_torch}
-print(sorted(new - set(sys.stdlib_module_names) - {"pack_by_path", "torch", "comfy"}))
+brought = {"pack_by_path", "torch", "comfy", "filelock"}  # torch needs filelock
+print(sorted(new - set(sys.stdlib_module_names) - brought))
 """
     assert run(script) == "[]"
 
