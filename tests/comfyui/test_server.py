@@ -157,6 +157,24 @@ def test_installed_from_an_archive_the_nodes_are_there_and_nothing_is_wrong(
 
 
 @pytest.mark.skipif(not READS_EMOJI, reason="this ComfyUI takes every FLUX for 3072 wide")
+def test_emoji_at_a_target_speed(server: Server) -> None:
+    def graph(name: str, seed: int) -> Graph:
+        target = {"speedup": 2.0, "calibration": "automatic"}
+        return on(emoji_graph(name, 28, seed), "MagCacheTargetSpeed", **target)
+
+    before = len(headlines(server))
+    server.succeed(graph("first", 5))
+    fast = image(server, server.succeed(graph("second", 6)))
+    plain = image(server, server.succeed(emoji_graph("same", 28, 6)))
+    measured, accelerated = headlines(server)[before:]
+    assert measured[:2] == (0, 28) and "measuring" in measured[3]
+    assert accelerated[:2] == (14, 28) and "speed-up 2 asked" in accelerated[3]
+    assert "same weights, 28 steps" in server.log
+    psnr = -10 * np.log10(np.square(fast - plain).mean())
+    assert psnr > 35, f"{psnr:.1f} dB"
+
+
+@pytest.mark.skipif(not READS_EMOJI, reason="this ComfyUI takes every FLUX for 3072 wide")
 def test_an_emoji_with_a_calibration_of_ones_own(server: Server) -> None:
     plain = image(server, server.succeed(emoji_graph("plain")))
     file = calibrate(server, emoji_graph("measured"), "flux")
