@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from magcache.keywords import FORMAT
+from magcache.keywords import DESCRIPTION, FORMAT
 
 MODELS = Path(__file__).parents[1] / "models"
 MOST_BYTES = 16_000_000
@@ -50,10 +50,33 @@ def replace(path: Path, content: bytes) -> None:
     scratch.replace(path)
 
 
-def check_size(content: bytes) -> None:
-    """Raises ValueError if the weights take more than 16 MB."""
+def write_model(
+    folder: Path, weights: tuple[str, bytes], config: str, description: dict[str, Any]
+) -> None:
+    """Writes weights (name and content), config.json and emoji.json.
+
+    Raises ValueError if the weights take more than 16 MB.
+    """
+    name, content = weights
     if len(content) > MOST_BYTES:
         raise ValueError(f"the weights take {len(content)} bytes, more than {MOST_BYTES}")
+    replace(folder / name, content)
+    replace(folder / "config.json", config.encode())
+    replace(folder / DESCRIPTION, json.dumps(description, indent=1).encode())
+    step = description["training"]["steps"]
+    print(f"{folder}: step {step}, {len(content)} bytes of weights")
+
+
+def evaluation_of(
+    prompts: list[str], found: list[dict[str, str | float]], made_with: dict[str, Any]
+) -> dict[str, Any]:
+    """What evaluation.json holds: of each sample the training example nearest to it."""
+    samples = [
+        {"prompt": prompt, "seed": seed, "hit": prompt == best["nearest"], **best}
+        for seed, (prompt, best) in enumerate(zip(prompts, found, strict=True))
+    ]
+    fraction = sum(sample["hit"] for sample in samples) / len(samples)
+    return {"fraction": fraction, "prompts": len(prompts), **made_with, "samples": samples}
 
 
 def description_of(

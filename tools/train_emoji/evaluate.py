@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from magcache import emoji as library
+from tools import exporting
 from tools.exporting import read_log, replace
 from tools.train_emoji import data
 from tools.train_emoji.export import FOLDER
@@ -93,18 +94,8 @@ def evaluate(folder: Path, limit: int | None) -> None:
     prompts = model.prompts("test")[:limit]
     samples = sample(model, prompts)
     found = nearest(samples, data.load())
-    hits = [prompt == best["nearest"] for prompt, best in zip(prompts, found, strict=True)]
-    report = {
-        "fraction": sum(hits) / len(hits),
-        "prompts": len(prompts),
-        "steps": STEPS,
-        "cfg": CFG,
-        "training": model.words.training,
-        "samples": [
-            {"prompt": prompt, "seed": seed, "hit": hit, **best}
-            for seed, (prompt, hit, best) in enumerate(zip(prompts, hits, found, strict=True))
-        ],
-    }
+    made_with = {"steps": STEPS, "cfg": CFG, "training": model.words.training}
+    report = exporting.evaluation_of(prompts, found, made_with)
     shown = torch.linspace(0, len(prompts) - 1, min(len(prompts), ROWS * COLUMNS)).round().int()
     buffer = io.BytesIO()
     grid(samples[shown], [prompts[i] for i in shown]).save(buffer, "PNG", optimize=True)
@@ -112,10 +103,10 @@ def evaluate(folder: Path, limit: int | None) -> None:
     replace(folder / "grid.png", buffer.getvalue())
     replace(folder / "loss.png", loss_curve(read_log(LOG)))
     replace(folder / "training_log.jsonl", LOG.read_bytes())
-    print(f"nearest training image is the prompted one: {sum(hits)} of {len(hits)}")
-    for prompt, hit, best in zip(prompts, hits, found, strict=True):
-        if not hit:
-            print(f"  {prompt}: {best['nearest']} ({best['vendor']}, {best['distance']})")
+    missed = [sample for sample in report["samples"] if not sample["hit"]]
+    print(f"nearest training image is the prompted one: all but {len(missed)} of {len(prompts)}")
+    for sample_ in missed:
+        print(f"  {sample_['prompt']}: {sample_['nearest']} ({sample_['distance']})")
 
 
 if __name__ == "__main__":

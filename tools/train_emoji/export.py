@@ -8,7 +8,6 @@ splits go into emoji.json.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
@@ -16,7 +15,6 @@ from diffusers import FluxTransformer2DModel
 from safetensors.torch import save
 
 from magcache.emoji import WEIGHTS
-from magcache.keywords import DESCRIPTION
 from tools import exporting
 from tools.train_emoji import data
 from tools.train_emoji.model import CONFIG
@@ -40,7 +38,6 @@ def export(checkpoint: Path, folder: Path, date: str) -> None:
     weights = {name.removeprefix("transformer."): w.bfloat16() for name, w in average.items()}
     transformer.load_state_dict(weights, assign=True)
     content = save(weights, metadata={"format": "pt"})
-    exporting.check_size(content)
     emoji = data.load()
     description = exporting.description_of(
         words,
@@ -49,11 +46,8 @@ def export(checkpoint: Path, folder: Path, date: str) -> None:
         exporting.splits_of(emoji.prompts, DEMO, TEST_PROMPTS),
         exporting.training_of(LOG, saved["step"], date),
     )
-    exporting.replace(folder / WEIGHTS, content)
-    exporting.replace(folder / "config.json", transformer.to_json_string().encode())
-    text = json.dumps(description, indent=1)
-    exporting.replace(folder / DESCRIPTION, text.encode())
-    print(f"{folder}: step {saved['step']}, {len(content)} bytes of weights, {len(text)} of JSON")
+    config = transformer.to_json_string()
+    exporting.write_model(folder, (WEIGHTS, content), config, description)
 
 
 if __name__ == "__main__":

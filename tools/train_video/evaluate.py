@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from magcache import emoji_video
+from tools import exporting
 from tools.exporting import read_log, replace
 from tools.train_emoji.evaluate import loss_curve
 from tools.train_video import data
@@ -74,19 +75,8 @@ def evaluate(folder: Path, limit: int | None) -> None:
     prompts = model.prompts("test")[:limit]
     samples = sample(model, prompts)
     found = nearest(samples, data.load())
-    hits = [prompt == best["nearest"] for prompt, best in zip(prompts, found, strict=True)]
-    report = {
-        "fraction": sum(hits) / len(hits),
-        "prompts": len(prompts),
-        "steps": STEPS,
-        "cfg": CFG,
-        "shift": SHIFT,
-        "training": model.words.training,
-        "samples": [
-            {"prompt": prompt, "seed": seed, "hit": hit, **best}
-            for seed, (prompt, hit, best) in enumerate(zip(prompts, hits, found, strict=True))
-        ],
-    }
+    made_with = {"steps": STEPS, "cfg": CFG, "shift": SHIFT, "training": model.words.training}
+    report = exporting.evaluation_of(prompts, found, made_with)
     shown = torch.linspace(0, len(prompts) - 1, min(len(prompts), SHOWN)).round().int()
     buffer = io.BytesIO()
     filmstrip(samples[shown], [prompts[i] for i in shown]).save(buffer, "PNG", optimize=True)
@@ -95,7 +85,7 @@ def evaluate(folder: Path, limit: int | None) -> None:
     replace(folder / "clips.png", buffer.getvalue())
     replace(folder / "loss.png", loss_curve(read_log(log)))
     replace(folder / "training_log.jsonl", log.read_bytes())
-    print(f"nearest training clip is the prompted one: {sum(hits)} of {len(hits)}")
+    print(f"nearest training clip is the prompted one: {report['fraction']:.0%} of {len(prompts)}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ The averaged weights as bfloat16 under Wan's own names, which ComfyUI's loader a
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
@@ -15,7 +14,6 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import save
 
 from magcache.emoji_video import WEIGHTS
-from magcache.keywords import DESCRIPTION
 from tools import exporting
 from tools.train_video import data
 from tools.train_video.model import CONFIG
@@ -73,7 +71,6 @@ def export(checkpoint: Path, folder: Path, date: str) -> None:
     weights = {name.removeprefix("transformer."): w.bfloat16() for name, w in average.items()}
     transformer.load_state_dict(weights, assign=True)
     content = save({wan_name(name): w for name, w in weights.items()}, metadata={"format": "pt"})
-    exporting.check_size(content)
     prompts = data.load().prompts
     description = exporting.description_of(
         words,
@@ -82,11 +79,8 @@ def export(checkpoint: Path, folder: Path, date: str) -> None:
         exporting.splits_of(prompts, DEMO, TEST_PROMPTS),
         exporting.training_of(HERE / "training_log.jsonl", saved["step"], date),
     )
-    exporting.replace(folder / WEIGHTS, content)
-    exporting.replace(folder / "config.json", transformer.to_json_string().encode())
-    text = json.dumps(description, indent=1)
-    exporting.replace(folder / DESCRIPTION, text.encode())
-    print(f"{folder}: step {saved['step']}, {len(content)} bytes of weights, {len(text)} of JSON")
+    config = transformer.to_json_string()
+    exporting.write_model(folder, (WEIGHTS, content), config, description)
 
 
 if __name__ == "__main__":
