@@ -9,7 +9,7 @@ from typing import Any
 import folder_paths
 import pytest
 import torch
-from tiny_models import TINY, count_blocks, sample
+from tiny_models import TINY, count_blocks, sample, sample_at
 from watch import Cached, difference, settings_of, without_residuals
 
 from magcache.calibration import Calibration, CalibrationError
@@ -110,6 +110,26 @@ def test_below_nine_steps_everything_is_computed_and_it_says_so() -> None:
     assert torch.equal(sample(fast.model, WAN, 6), plain)
     assert Reason.LITTLE_GAIN in {e.reason for e in fast.run.evaluations}
     assert any("little to gain" in w for w in fast.samplings[-1].report().warnings)
+
+
+@pytest.mark.parametrize("sigmas", [[1.0, 0.0], [0.7], [1.0, 0.6, 0.6, 0.3, 0.3, 0.0], [0.5, 0.2]])
+def test_odd_lists_of_noise_levels(sigmas: list[float]) -> None:
+    model = WAN.build()
+    fast = watched(model)
+    sample(fast.model, WAN, STEPS)
+    levels = torch.tensor(sigmas)
+    assert torch.equal(sample_at(fast.model, WAN, levels), sample_at(model, WAN, levels)), (
+        "so few are all computed"
+    )
+
+
+def test_a_list_that_rises_again_is_sampled() -> None:
+    model = WAN.build()
+    fast = watched(model)
+    sample(fast.model, WAN, STEPS)
+    falling = [1 - step / 10 for step in range(10)]
+    output = sample_at(fast.model, WAN, torch.tensor([*falling, 0.6, 0.4, 0.2, 0.0]))
+    assert torch.isfinite(output).all() and fast.run.skipped > 0
 
 
 def test_the_report_names_the_calibration_and_why() -> None:
