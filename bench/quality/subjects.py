@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from magcache import emoji
+from magcache import emoji, emoji_video
 
 
 class Subject(Protocol):
@@ -68,4 +68,30 @@ class Emoji:
         return emoji.to_images(latents).permute(0, 2, 3, 1)[:, None].numpy()
 
 
-SUBJECTS: dict[str, Callable[[], Subject]] = {"emoji": Emoji}
+class EmojiVideo:
+    """The bundled video model, Wan 2.1's architecture."""
+
+    name = "emoji-video"
+    lists: tuple[str, ...] = ("blocks",)
+    preset: str | None = None
+    comfyui = False
+
+    def __init__(self) -> None:
+        self._model = emoji_video.load()
+        self.calibration_prompt = self._model.prompts("calibration")[0]
+        self.prompts: Sequence[str] = self._model.prompts("test")
+
+    def pipeline(self, shift: float) -> Any:
+        self._model = emoji_video.load(shift=shift)
+        return self._model.pipe
+
+    def arguments(
+        self, prompts: Sequence[str], seeds: Sequence[int], steps: int, cfg: float
+    ) -> dict[str, Any]:
+        return self._model.arguments(prompts, seeds, steps, cfg)
+
+    def frames(self, latents: Any) -> np.ndarray:
+        return emoji_video.to_clips(latents).permute(0, 2, 3, 4, 1).numpy()
+
+
+SUBJECTS: dict[str, Callable[[], Subject]] = {"emoji": Emoji, "emoji-video": EmojiVideo}
