@@ -13,7 +13,7 @@ import torch
 from .calibration import Measurement
 from .stack import Residual
 
-SAMPLED = 1 << 16  # entries of a residual; more do not change the figures
+SAMPLED = 1 << 16  # entries of a residual
 
 
 class Calibrator:

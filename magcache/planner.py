@@ -104,10 +104,9 @@ def best_schedule(costs: Costs, computed: int) -> list[bool]:
     count = costs.evaluations
     gaps = _gap_costs(costs)
     longest = min(LONGEST_GAP, count) + 1
-    budget = min(max(computed, 1), count)
     # best[n, c, g]: least cost up to a computed c, the one before it at c - g, n computed.
-    best = np.full((budget + 1, count, longest + 1), np.inf)
-    before = np.zeros((budget + 1, count, longest + 1), int)
+    best = np.full((count + 1, count, longest + 1), np.inf)
+    before = np.zeros((count + 1, count, longest + 1), int)
     best[1, 0, 0] = 0
     for here in range(count):
         for gap in range(1, min(longest, count - 1 - here) + 1):
@@ -116,9 +115,9 @@ def best_schedule(costs: Costs, computed: int) -> list[bool]:
             best[1:, here + gap, gap] = total.min(-1)
     closing = [gaps[: longest + 1, here, count] for here in range(count)]
     totals = best + np.stack(closing)[None]
-    if not np.isfinite(totals).any():
-        return best_schedule(costs, computed + 1) if computed < count else [True] * count
-    number, here, gap = np.unravel_index(totals.argmin(), totals.shape)
+    fewest = int(np.isfinite(totals).any((1, 2)).argmax())  # all of them can always be computed
+    affordable = totals[: max(computed, fewest) + 1]
+    number, here, gap = np.unravel_index(affordable.argmin(), affordable.shape)
     chosen = [False] * count
     while True:
         chosen[here] = True

@@ -17,6 +17,7 @@ from .identity import Identity
 from .nearness import at_least_as_good, distance
 
 log = logging.getLogger("magcache")
+_FARTHEST = 4.0  # a calibration farther from a run's settings is not taken by itself
 _PATIENCE = 30  # seconds to wait for another process that is writing
 _warned: set[tuple[Path, int]] = set()
 
@@ -136,6 +137,25 @@ class Store:
                 found.append(Found(path, calibration, known.same_weights(identity), far))
         found.sort(key=lambda f: (not f.same_weights, f.distance, -f.calibration.prompts))
         return [replace(one, place=p, of=len(found)) for p, one in enumerate(found, start=1)]
+
+    def nearest(
+        self,
+        identity: Identity,
+        sigmas: Sequence[float],
+        settings: Mapping[str, Any],
+        experts: int | None = None,
+    ) -> Found | None:
+        """The first one found that can be planned with and is near enough to be taken by itself.
+
+        Args:
+            identity, sigmas, settings: See `find`.
+            experts: How many experts it has to have; None takes any number.
+        """
+        for found in self.find(identity, sigmas, settings):
+            parts = {gram.norms.parts for gram in found.calibration.grams.values()}
+            if parts and found.distance <= _FARTHEST and experts in (None, min(parts)):
+                return found
+        return None
 
     def save(self, calibration: Calibration, name: str | None = None) -> Path:
         """Writes a calibration in one move; the path that it then has.

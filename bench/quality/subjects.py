@@ -42,53 +42,47 @@ class Subject(Protocol):
         ...
 
 
-class Emoji:
+class _Bundled:
+    """What the small trained models of this repository have in common; `library` loads one."""
+
+    library: Any
+
+    def __init__(self) -> None:
+        self._model = self.library.load()
+        self.calibration_prompt: str = self._model.prompts("calibration")[0]
+        self.prompts: Sequence[str] = self._model.prompts("test")
+
+    def pipeline(self, shift: float) -> Any:
+        self._model = self.library.load(shift=shift)
+        return self._model.pipe
+
+    def arguments(
+        self, prompts: Sequence[str], seeds: Sequence[int], steps: int, cfg: float
+    ) -> dict[str, Any]:
+        return self._model.arguments(prompts, seeds, steps, cfg)
+
+
+class Emoji(_Bundled):
     """The bundled emoji model, FLUX's architecture."""
 
+    library = emoji
     name = "emoji"
     lists: tuple[str, ...] = ("transformer_blocks", "single_transformer_blocks")
     preset: str | None = "emoji"
     comfyui = True
 
-    def __init__(self) -> None:
-        self._model = emoji.load()
-        self.calibration_prompt = self._model.prompts("calibration")[0]
-        self.prompts: Sequence[str] = self._model.prompts("test")
-
-    def pipeline(self, shift: float) -> Any:
-        self._model = emoji.load(shift=shift)
-        return self._model.pipe
-
-    def arguments(
-        self, prompts: Sequence[str], seeds: Sequence[int], steps: int, cfg: float
-    ) -> dict[str, Any]:
-        return self._model.arguments(prompts, seeds, steps, cfg)
-
     def frames(self, latents: Any) -> np.ndarray:
         return emoji.to_images(latents).permute(0, 2, 3, 1)[:, None].numpy()
 
 
-class EmojiVideo:
+class EmojiVideo(_Bundled):
     """The bundled video model, Wan 2.1's architecture."""
 
+    library = emoji_video
     name = "emoji-video"
     lists: tuple[str, ...] = ("blocks",)
     preset: str | None = None
     comfyui = False
-
-    def __init__(self) -> None:
-        self._model = emoji_video.load()
-        self.calibration_prompt = self._model.prompts("calibration")[0]
-        self.prompts: Sequence[str] = self._model.prompts("test")
-
-    def pipeline(self, shift: float) -> Any:
-        self._model = emoji_video.load(shift=shift)
-        return self._model.pipe
-
-    def arguments(
-        self, prompts: Sequence[str], seeds: Sequence[int], steps: int, cfg: float
-    ) -> dict[str, Any]:
-        return self._model.arguments(prompts, seeds, steps, cfg)
 
     def frames(self, latents: Any) -> np.ndarray:
         return emoji_video.to_clips(latents).permute(0, 2, 3, 4, 1).numpy()

@@ -15,8 +15,6 @@ from . import host
 from .families import class_name
 from .sampling import Sampling
 
-_FARTHEST = 4.0  # a calibration farther from a run's settings is not taken by itself
-
 
 def folder() -> Path:
     """Where calibrations are kept: magcache/ in ComfyUI's user folder."""
@@ -25,8 +23,7 @@ def folder() -> Path:
 
 def names() -> list[str]:
     """File names of the calibrations there are, the newest first."""
-    found = folder().glob("*.json") if folder().is_dir() else []
-    return [path.name for path in sorted(found, key=lambda p: (-p.stat().st_mtime, p.name))]
+    return [f"{name}.json" for name in Store(folder()).names()]
 
 
 def find(name: str) -> Path:
@@ -67,11 +64,7 @@ def nearest(patcher: Any, made_with: Mapping[str, Any]) -> Found | None:
         patcher: The ModelPatcher.
         made_with: The sampling, see `host.described`.
     """
-    sigmas = made_with["sigmas"][:-1]
-    for found in Store(folder()).find(_identity(patcher), sigmas, made_with):
-        if found.calibration.grams and found.distance <= _FARTHEST:
-            return found
-    return None
+    return Store(folder()).nearest(_identity(patcher), made_with["sigmas"][:-1], made_with)
 
 
 def _identity(patcher: Any) -> Identity:

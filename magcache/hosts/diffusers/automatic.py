@@ -1,9 +1,7 @@
 """Calibrations that make themselves: a model's first sampling is measured, and found again."""
 
 import logging
-from collections.abc import Sequence
 
-from ...calibration import Calibration
 from ...identity import identity_of
 from ...store import Found, Store
 from .applied import measured_by, settings_of
@@ -11,7 +9,6 @@ from .clock import SchedulerClock
 from .session import Session
 
 log = logging.getLogger("magcache")
-_FARTHEST = 4.0  # a calibration farther from a run's settings is not taken by itself
 
 
 class Automatic:
@@ -47,12 +44,5 @@ class Automatic:
     def _nearest(self, session: Session, clock: SchedulerClock) -> Found | None:
         transformers = [expert.transformer for expert in session.experts]
         sigmas, made_with = clock.trajectory.sigmas, settings_of(session, clock.steps)
-        candidates = self._store.find(identity_of(*transformers), sigmas, made_with)
-        good = (f for f in candidates if f.distance <= _FARTHEST and fits(f.calibration, session))
-        return next(good, None)
-
-
-def fits(calibration: Calibration, session: Session) -> bool:
-    """Whether it can be planned with, for as many experts as there are."""
-    parts: Sequence[int] = [gram.norms.parts for gram in calibration.grams.values()]
-    return bool(parts) and min(parts) == len(session.experts)
+        identity = identity_of(*transformers)
+        return self._store.nearest(identity, sigmas, made_with, len(transformers))
