@@ -11,6 +11,7 @@ from collections.abc import Hashable
 import torch
 
 from .calibration import Measurement
+from .entries import Entries
 from .stack import Residual
 
 SAMPLED = 1 << 16  # entries of a residual
@@ -24,8 +25,7 @@ class Calibrator:
     """
 
     def __init__(self, sampled: int = SAMPLED) -> None:
-        self._sampled = sampled
-        self._places: dict[Hashable, tuple[torch.Tensor, ...]] = {}
+        self._entries = Entries(sampled)
         self._samples: dict[Hashable, list[torch.Tensor]] = {}
         self._last: dict[Hashable, Residual] = {}
         self._sigmas: dict[Hashable, list[float]] = {}
@@ -51,11 +51,7 @@ class Calibrator:
         self._curve[key] = curve
         self._sigmas.setdefault(key, []).append(sigma)
         self._figures.setdefault(key, []).append(figures)
-        if key not in self._places:
-            self._places[key] = _places(residual, self._sampled)
-        streams = zip(residual, self._places[key], strict=True)
-        sample = torch.cat([tensor.flatten()[places] for tensor, places in streams])
-        self._samples.setdefault(key, []).append(sample)
+        self._samples.setdefault(key, []).append(self._entries.of(key, residual))
 
     def release(self) -> None:
         """Frees the residuals kept for comparing; what was measured stays."""
@@ -84,25 +80,6 @@ def _compare(before: Residual, after: Residual) -> torch.Tensor:
         distances.append((1 - torch.cosine_similarity(new, old, dim=-1)).flatten())
     ratio = torch.cat(ratios)
     return torch.stack([ratio.mean(), ratio.std(correction=0), torch.cat(distances).mean()])
-
-
-def _places(residual: Residual, count: int) -> tuple[torch.Tensor, ...]:
-    """Fixed random entries of each stream, by its size; every channel equally often.
-
-    A few channels of a large transformer are far greater than the others, so how often they
-    are drawn must not be left to chance.
-    """
-    generator = torch.Generator().manual_seed(0)
-    total = sum(tensor.numel() for tensor in residual)
-    places = []
-    for tensor in residual:
-        channels = tensor.shape[-1]
-        rows = tensor.numel() // channels
-        each = min(rows, -(-count * tensor.numel() // (total * channels)))
-        drawn = torch.randint(rows, (each, channels), generator=generator)
-        entries = drawn * channels + torch.arange(channels)
-        places.append(entries.flatten().to(tensor.device))
-    return tuple(places)
 
 
 def _inner_products(samples: list[torch.Tensor]) -> tuple[list[float], list[list[float]]]:

@@ -1,5 +1,6 @@
 """Decisions from Gram curves: by target speed-up or by expected error."""
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,13 +8,16 @@ from functools import cached_property
 
 import numpy as np
 
+from .correction import LIMIT, Correction
 from .curve import MagnitudeCurve
-from .gram import GramCurve, best_weights
+from .gram import GramCurve, GuidedGrams
 from .plan import FEW_STEPS
-from .planner import Costs, best_schedule, costs_of, guidance_shares
+from .planner import Costs, best_schedule, costs_of
 from .rule import Reason, Rule
 
 LEAST_GAIN = 1.1  # a speed-up below this is not worth any difference
+_MORE = 0.25  # of the planned evaluations: as many more as about halve the error
+_CORRECTED = "errors are larger than the calibration's"
 _CLOSE = 1e-3  # two σ are one within this share: hosts round them
 
 
@@ -75,6 +79,7 @@ class PlannedDecider:
         end: σ behind the last one.
         steps: Steps of this run.
         guidance: CFG scale, by which the branches' errors are weighed.
+        corrects: Whether the run's own errors, once seen, correct the expected ones.
         notes: What the report should say.
     """
 
@@ -85,12 +90,15 @@ class PlannedDecider:
     end: float
     steps: int
     guidance: float = 1.0
+    corrects: bool = True
     notes: list[str] = field(default_factory=list)
     outside_curve: bool = False
     _cached: list[float] = field(default_factory=list)
     _next: int = 0
     _now: float = 0.0
     _left_plan: bool = False
+    _correction: Correction = field(default_factory=Correction)
+    _added: int = 0
 
     @property
     def keep(self) -> int:
@@ -126,14 +134,23 @@ class PlannedDecider:
         """Tells that the evaluation is computed."""
         self._cached = [*self._cached, self._now][-self.keep :]
 
+    def prediction(
+        self, branches: Sequence[str], sigma: float, cached: Sequence[float]
+    ) -> tuple[list[float], float]:
+        """See `GuidedGrams.predict`."""
+        return GuidedGrams(self.grams, self.guidance).predict(branches, sigma, cached)
+
     def weights(
         self, branches: Sequence[str], cached: Sequence[float], sigma: float
     ) -> list[float]:
-        """The weight of each cached residual, the newest last, in predicting the one at `sigma`.
+        """The weight of each cached residual, the newest last, in predicting the one at `sigma`."""
+        return self.prediction(branches, sigma, cached)[0]
 
-        Of several branches in one batch, the weights that are best on average.
-        """
-        return best_weights(self._gram(branches, [*cached, sigma]))[0].tolist()
+    def observe(self, expected: float, found: float) -> None:
+        """Takes in how good a prediction was: its expected and its true relative error."""
+        self._correction.add(expected, found)
+        if self._plan_holds and self._correction.factor > 1:
+            self._compute_more()
 
     def _decide(self, sigma: float, step: int, branches: Sequence[str]) -> Reason:
         planned = self._planned(sigma)
@@ -148,12 +165,12 @@ class PlannedDecider:
         self.outside_curve |= not all(g.norms.covers(sigma) for g in self.grams.values())
         if planned is not None:
             return Reason.PLANNED if planned else Reason.SKIPPED
-        error = best_weights(self._gram(branches, [*self._cached, sigma]))[1]
+        error = self.prediction(branches, sigma, self._cached)[1] * self._correction.factor
         return Reason.SKIPPED if error <= self._bound else Reason.ERROR
 
     def _planned(self, sigma: float) -> bool | None:
         """Whether the plan computes this evaluation; None without a plan, or off it."""
-        if self.target.speedup is None or self._left_plan or not self._plan:
+        if not self._plan_holds:
             return None
         place = self._next
         if place >= len(self.sigmas) or abs(self.sigmas[place] - sigma) > _CLOSE * sigma:
@@ -161,6 +178,26 @@ class PlannedDecider:
             return None
         self._next += 1
         return self._plan[place]
+
+    @property
+    def _plan_holds(self) -> bool:
+        """Whether there is a plan, and the sampler has not left it."""
+        return self.target.speedup is not None and not self._left_plan and bool(self._plan)
+
+    def _compute_more(self) -> None:
+        """Plans the rest of the run anew, with more evaluations where errors are too large."""
+        done, most = self._next, _MORE * self._wanted
+        more = int(most * math.log(self._correction.factor, LIMIT)) - self._added
+        here = max(place for place in range(done) if self._plan[place])
+        rest = sum(self._plan[done:])
+        if more < 1:
+            return
+        tail = best_schedule(self._costs.after(here), 1 + rest + more)[done - here :]
+        if (more := sum(tail) - rest) > 0:
+            self._plan[done:] = tail
+            self._added += more
+            self.notes[:] = [note for note in self.notes if _CORRECTED not in note]
+            self.notes.append(f"{_CORRECTED}: {self._added} evaluations more are computed")
 
     @cached_property
     def _window(self) -> Rule:
@@ -171,13 +208,16 @@ class PlannedDecider:
         allowed = [self._window.allows_step(step, self.steps) for step in self.step_of]
         return costs_of(self.grams, self.sigmas, self.end, self.guidance, allowed, keep=self.keep)
 
+    @property
+    def _wanted(self) -> int:
+        """How many evaluations the target speed-up leaves to be computed."""
+        assert self.target.speedup is not None
+        return max(2, int(len(self.sigmas) / self.target.speedup + 1e-9))
+
     @cached_property
     def _plan(self) -> list[bool]:
-        assert self.target.speedup is not None
-        count = len(self.sigmas)
-        wanted = max(2, int(count / self.target.speedup + 1e-9))
-        plan = best_schedule(self._costs, wanted)
-        if sum(plan) > wanted:
+        plan, count = best_schedule(self._costs, self._wanted), len(self.sigmas)
+        if sum(plan) > self._wanted:
             self.notes.append(
                 f"a speed-up of {self.target.speedup:g} cannot be reached here; "
                 f"the best is {count / sum(plan):.2f}"
@@ -205,14 +245,6 @@ class PlannedDecider:
             candidates, -wanted, key=lambda bound: -_computed_below(self._costs, bound)
         )
         return float(candidates[min(fewest, len(candidates) - 1)])
-
-    def _gram(self, branches: Sequence[str], sigmas: Sequence[float]) -> np.ndarray:
-        """The Gram matrix of the guided prediction's residuals, cross terms left out."""
-        first = next(iter(self.grams))
-        known = [b if b in self.grams else first for b in branches]
-        shares = guidance_shares(list(dict.fromkeys(known)), self.guidance)
-        at = np.asarray(sigmas, float)
-        return sum((share * self.grams[b].between(at) for b, share in shares.items()), np.zeros(1))
 
 
 def _computed_below(costs: Costs, bound: float) -> int:

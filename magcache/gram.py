@@ -6,6 +6,7 @@ calibration's residuals lie off the lines through theirs. So the matrix stays po
 semidefinite, and no information is invented between the points of a coarse calibration.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -127,3 +128,42 @@ def best_weights(gram: np.ndarray, ridge: float = RIDGE) -> tuple[np.ndarray, np
     explained = (solved * wanted / own).sum(-1)
     square = size - 2 * explained + np.einsum("...i,...ij,...j->...", solved, unit, solved)
     return solved / own, np.sqrt(np.maximum(square, 0) / size)
+
+
+def guidance_shares(branches: Sequence[str], guidance: float) -> dict[str, float]:
+    """How much of the squared error of the guided prediction u + s·(c - u) each branch brings."""
+    squares = {b: (guidance - 1) ** 2 if b == "uncond" else guidance**2 for b in branches}
+    total = sum(squares.values())
+    return {b: square / total if total else 1 / len(squares) for b, square in squares.items()}
+
+
+@dataclass(frozen=True)
+class GuidedGrams:
+    """The Gram curves of a run's branches, weighed as its guidance weighs their errors.
+
+    Attributes:
+        branches: Gram curve of each branch.
+        guidance: CFG scale.
+    """
+
+    branches: Mapping[str, GramCurve]
+    guidance: float = 1.0
+
+    def predict(
+        self, branches: Sequence[str], sigma: float, cached: Sequence[float]
+    ) -> tuple[list[float], float]:
+        """The best prediction of the residual at `sigma` from those at `cached`, the newest last.
+
+        Of several branches together, the weights that are best on average, cross terms left out;
+        a branch without a curve of its own follows the first.
+
+        Returns:
+            Weights, and the expected error as a share of the residual's norm.
+        """
+        first = next(iter(self.branches))
+        known = dict.fromkeys(b if b in self.branches else first for b in branches)
+        at = np.array([*cached, sigma], float)
+        shares = guidance_shares(list(known), self.guidance).items()
+        gram = sum((s * self.branches[b].between(at) for b, s in shares), np.zeros(1))
+        weights, error = best_weights(gram)
+        return weights.tolist(), float(error)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .curve import MagnitudeCurve, Trajectory
+from .gram import GuidedGrams
 from .predict import Method, weights
 from .rule import Reason, Rule, RuleState
 
@@ -25,6 +26,7 @@ class Decider:
         trajectory: The whole trajectory; `retention` and `refresh` are fractions of it.
         steps: Steps of this run, for `start_step` and `end_step`.
         predict: How a residual follows from the last one, see `magcache.predict.weights`.
+        grams: If given, residuals are predicted from the last two by them instead.
         outside_curve: Whether a noise level lay outside the curve.
         notes: What the report should say.
     """
@@ -34,6 +36,7 @@ class Decider:
     trajectory: Trajectory
     steps: int
     predict: Method = "reuse"
+    grams: GuidedGrams | None = None
     outside_curve: bool = False
     notes: list[str] = field(default_factory=list)
     _state: RuleState = field(init=False)
@@ -45,7 +48,7 @@ class Decider:
     @property
     def keep(self) -> int:
         """How many residuals of a branch are used."""
-        return 1
+        return 2 if self.grams else 1
 
     @property
     def skips_nothing(self) -> bool:
@@ -59,7 +62,8 @@ class Decider:
     def details(self) -> str:
         rule = self.rule
         window = f"steps {rule.start_step} to {rule.end_step}"
-        return f"retention {rule.retention:g}, {window}, residuals: {self.predict}"
+        how = "predicted from the last 2" if self.grams else self.predict
+        return f"retention {rule.retention:g}, {window}, residuals: {how}"
 
     def decide(self, sigma: float, step: int, branches: Iterable[str]) -> Reason:
         """Decides the next evaluation.
@@ -109,6 +113,8 @@ class Decider:
         self, branches: Sequence[str], cached: Sequence[float], sigma: float
     ) -> list[float]:
         """The weight of each cached residual, the newest last, in the one at `sigma`."""
+        if self.grams:
+            return self.grams.predict(branches, sigma, cached)[0]
         curve = self.curve(branches[0])
         places = [self.position(curve, at) for at in cached]
         return weights(self.predict, curve, places, self.position(curve, sigma))

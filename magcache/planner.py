@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .gram import GramCurve, best_weights
+from .gram import GramCurve, best_weights, guidance_shares
 
 LONGEST_GAP = 10  # most evaluations skipped in a row
 _FINISHED = 1e-3  # a run that ends at or below this σ ends with the image
@@ -50,12 +50,11 @@ class Costs:
     def evaluations(self) -> int:
         return len(self.weights)
 
-
-def guidance_shares(branches: Sequence[str], guidance: float) -> dict[str, float]:
-    """How much of the squared error of the guided prediction u + s·(c - u) each branch brings."""
-    squares = {b: (guidance - 1) ** 2 if b == "uncond" else guidance**2 for b in branches}
-    total = sum(squares.values())
-    return {b: square / total if total else 1 / len(squares) for b, square in squares.items()}
+    def after(self, place: int) -> "Costs":
+        """Those of the run's rest, from an evaluation that is computed."""
+        allowed = self.may_skip[place:].copy()
+        allowed[0] = False
+        return Costs(self.errors[:, place:, place:], self.weights[place:], allowed)
 
 
 def costs_of(

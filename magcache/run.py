@@ -4,12 +4,14 @@ import logging
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
 from .cache import ResidualCache, Store
 from .calibrator import Calibrator
+from .correction import Observer
 from .decide import PlannedDecider
 from .plan import Decider
 from .predict import combine
@@ -122,6 +124,8 @@ class Run:
             decider.keep, self.storage.store, self.storage.dtype, self.storage.budget
         )
         self._finite: dict[Hashable, torch.Tensor | bool] = {}
+        corrects = isinstance(decider, PlannedDecider) and decider.corrects
+        self._observer = Observer() if corrects else None
         self._curves_of: dict[Hashable, tuple[str, ...]] = {}
         self._uncached = calibrator is None and decider.skips_nothing
         self._last = False
@@ -145,7 +149,7 @@ class Run:
         reason = self.decider.decide(sigma, step, curves)
         if self.calibrator:
             reason = Reason.CALIBRATION
-        elif reason is Reason.SKIPPED and (self._drop_broken() or not len(self.cache)):
+        elif reason is Reason.SKIPPED and (self._check_computed() or not len(self.cache)):
             reason = Reason.NO_RESIDUAL
             self.decider.computed()
         self._last = last
@@ -196,6 +200,7 @@ class Run:
         """Frees every residual."""
         self.cache.clear()
         self._finite.clear()
+        self._observer = None
         if self.calibrator:
             self.calibrator.release()
 
@@ -207,6 +212,7 @@ class Run:
     def _compute(self, branch: Hashable, sigma: float, forward: Call) -> Any:
         if self._uncached:
             return self.stack.plain(forward)
+        cached = self.cache.sigmas(branch) if branch in self.cache else []
         self.cache.make_room(branch)
         output, residual = self.stack.compute(forward)
         if residual is None:
@@ -218,10 +224,22 @@ class Run:
         elif not self._last:
             self.cache.put(branch, sigma, residual)
             self._finite[branch] = _is_finite(residual)
+            if self._observer and isinstance(self.decider, PlannedDecider):
+                predict = partial(self.decider.prediction, self._curves_of[branch], sigma)
+                self._observer.see(branch, sigma, residual, cached, predict)
         return output
 
-    def _drop_broken(self) -> bool:
-        """Frees residuals with NaN or Inf; whether there were any. Waits once for each."""
+    def _check_computed(self) -> bool:
+        """Looks at what was computed since the last skipped evaluation, which waits for it.
+
+        Tells the decider how good predictions were, and frees residuals with NaN or Inf.
+
+        Returns:
+            Whether there were any of these.
+        """
+        if self._observer and isinstance(self.decider, PlannedDecider):
+            for expected, found in self._observer.read():
+                self.decider.observe(expected, found)
         self._finite = {branch: bool(finite) for branch, finite in self._finite.items()}
         broken = [b for b, finite in self._finite.items() if not finite and b in self.cache]
         for branch in broken:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from magcache.calibration import Calibration, Measurement
-from magcache.calibrator import Calibrator, _places
+from magcache.calibrator import Calibrator
+from magcache.entries import places
 
 
 def alike(*channels: float, count: int = 5) -> Tensor:
@@ -66,31 +67,31 @@ def test_four_times_the_sample_hardly_changes_the_figures():
 
 
 def test_every_channel_is_drawn_equally_often():
-    (places,) = _places((torch.zeros(2, 300, 7),), 700)
-    counts = torch.bincount(places % 7)
+    (drawn,) = places((torch.zeros(2, 300, 7),), 700)
+    counts = torch.bincount(drawn % 7)
     assert counts.tolist() == [100] * 7
-    assert places.max() < 2 * 300 * 7
+    assert drawn.max() < 2 * 300 * 7
 
 
 def test_tokens_are_drawn_at_random_all_over():
-    (places,) = _places((torch.zeros(1, 1000, 4),), 800)
-    tokens = places // 4
+    (drawn,) = places((torch.zeros(1, 1000, 4),), 800)
+    tokens = drawn // 4
     assert len(tokens.unique()) > 450 and tokens.min() < 20 and tokens.max() > 980
 
 
 def test_streams_are_drawn_by_their_size():
-    text, image = _places((torch.zeros(1, 30, 8), torch.zeros(1, 90, 8)), 320)
+    text, image = places((torch.zeros(1, 30, 8), torch.zeros(1, 90, 8)), 320)
     assert (len(text), len(image)) == (80, 240)
 
 
 def test_a_small_residual_is_drawn_no_more_often_than_it_has_entries():
-    (places,) = _places((torch.zeros(1, 3, 2),), 1 << 16)
-    assert len(places) == 6
+    (drawn,) = places((torch.zeros(1, 3, 2),), 1 << 16)
+    assert len(drawn) == 6
 
 
 def test_places_are_the_same_in_every_run():
     residual = (torch.zeros(1, 50, 4), torch.zeros(1, 9, 4))
-    for first, second in zip(_places(residual, 40), _places(residual, 40), strict=True):
+    for first, second in zip(places(residual, 40), places(residual, 40), strict=True):
         assert torch.equal(first, second)
 
 

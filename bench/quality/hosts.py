@@ -130,7 +130,7 @@ class DiffusersHost:
         """One prompt, in the condition itself; kept, so that a resumed run uses the same."""
         path = calibration_path(self._subject.name, self._condition)
         if not path.exists():
-            prompt, condition = self._subject.calibration_prompt, self._condition
+            prompt, condition = self._subject.calibration_prompts[0], self._condition
             arguments = self._subject.arguments([prompt], [0], condition.steps, condition.cfg)
             pipe: Any = self._situation.pipe
             with torch.no_grad(), magcache.apply(pipe, calibrate=True) as run:

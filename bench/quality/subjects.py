@@ -15,7 +15,7 @@ class Subject(Protocol):
         name: For file names and titles.
         lists: Names of the transformer's block lists.
         preset: The published curve that the rule uses, or None for its calibration.
-        calibration_prompt: The one prompt that calibrations see.
+        calibration_prompts: Those that calibrations see; one is enough.
         prompts: Those that ways are compared on.
         comfyui: Whether ComfyUI's part of the bench knows the model.
     """
@@ -23,7 +23,7 @@ class Subject(Protocol):
     name: str
     lists: tuple[str, ...]
     preset: str | None
-    calibration_prompt: str
+    calibration_prompts: Sequence[str]
     prompts: Sequence[str]
     comfyui: bool
 
@@ -49,7 +49,7 @@ class _Bundled:
 
     def __init__(self) -> None:
         self._model = self.library.load()
-        self.calibration_prompt: str = self._model.prompts("calibration")[0]
+        self.calibration_prompts: Sequence[str] = self._model.prompts("calibration")
         self.prompts: Sequence[str] = self._model.prompts("test")
 
     def pipeline(self, shift: float) -> Any:

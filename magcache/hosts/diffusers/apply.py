@@ -14,6 +14,7 @@ from ...calibration import Calibration, CalibrationError
 from ...calibrator import Calibrator
 from ...decide import PlannedDecider, Target
 from ...families import plain_module
+from ...gram import GuidedGrams
 from ...plan import Decider
 from ...predict import Method
 from ...presets import Preset
@@ -43,7 +44,7 @@ def apply(
     error: float | None = None,
     keep: int = 2,
     guidance: float | None = None,
-    predict: Method = "reuse",
+    predict: Method | None = None,
     store: Place = "device",
     dtype: torch.dtype | None = None,
     budget: int | None = None,
@@ -70,7 +71,8 @@ def apply(
         guidance: CFG scale, by which the branches' errors are weighed; None takes the
             pipeline's.
         predict: With the rule, "reuse" the last residual (the published method), or reuse it
-            "scaled" to the curve's magnitude.
+            "scaled" to the curve's magnitude; None predicts from the last two where a
+            calibration allows it, else reuses.
         store, dtype, budget: Where, as what and in how many bytes residuals are kept, see
             `magcache.cache.ResidualCache`.
         scheduler: The scheduler that a bare transformer is sampled with.
@@ -108,10 +110,14 @@ def apply(
             label = found.calibration.name if found else "measuring"
             place = session.experts.index(expert)
             give_curves(expert, found and found.calibration, place, len(session.experts))
-        decider = Decider(rule, expert.curves, clock.trajectory, clock.steps, predict)
+        scale = session.guidance if guidance is None else guidance
+        grams = GuidedGrams(expert.grams, 1.0 if scale is None else scale)
         if aim and not measures:
-            scale = session.guidance if guidance is None else guidance
-            decider = _planned(aim, clock, expert, first, 1.0 if scale is None else scale)
+            decider = _planned(aim, clock, expert, first, grams.guidance)
+        else:
+            decider = Decider(rule, expert.curves, clock.trajectory, clock.steps)
+            decider.predict = predict or "reuse"
+            decider.grams = grams if predict is None and expert.grams else None
         run = Run(decider, expert.stack, storage, Calibrator() if measures else None, label)
         run.warnings += [note] if note else []
         return run

@@ -1,0 +1,207 @@
+"""The study's command line: python -m bench.prediction [--model emoji-video] [--study keep ...]
+
+Every figure is kept as soon as it is known, so that a stopped study goes on where it was.
+"""
+
+import argparse
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from bench.quality.condition import Condition
+from bench.quality.counting import one_thread
+from bench.quality.subjects import SUBJECTS, Subject
+from magcache.curve import shifted_sigmas
+from magcache.decide import PlannedDecider, Target
+
+from .lab import FOLDER, REMAINS, Lab, Measured, Results, Variant
+
+COSTS = (7, 10, 14, 19)  # of 28
+Rows = Iterator[tuple[str, Condition, Variant]]
+CONDITIONS = [Condition(28, cfg, shift) for cfg in (3.0, 1.0) for shift in (1.0, 3.0)]
+
+
+def scaled(computed: int, steps: int) -> int:
+    return round(computed * steps / 28)
+
+
+def keep() -> Rows:
+    """From how many residuals to predict."""
+    for condition in CONDITIONS[:2]:
+        for count in (1, 2, 3):
+            for cost in COSTS:
+                yield f"keep {count}", condition, Variant(cost, keep=count)
+
+
+def ridge() -> Rows:
+    """The ridge."""
+    for value in (0.0, 1e-6, 1e-4, 1e-3, 1e-2):
+        for count in (2, 3):
+            for cost in COSTS[1:]:
+                name = f"ridge {value:g}, keep {count}"
+                yield name, CONDITIONS[0], Variant(cost, keep=count, ridge=value)
+
+
+def remains() -> Rows:
+    """What remains of an error made at σ: the planner's weight."""
+    for condition in CONDITIONS:
+        for name in REMAINS:
+            for cost in COSTS:
+                yield name, condition, Variant(cost, remains=name)
+
+
+def carried() -> Rows:
+    """Calibrations made at other steps, shifts and CFG scales than the run's."""
+    made = [Measured()]
+    made += [Measured(steps=steps) for steps in (10, 20, 50)]
+    made += [Measured(shift=shift) for shift in (1.0, 3.0, 8.0)]
+    made += [Measured(steps=50, shift=8.0), Measured(cfg=1.0), Measured(cfg=5.0)]
+    for condition in CONDITIONS[:2]:
+        for measured in made:
+            for cost in COSTS[1:]:
+                yield (
+                    f"calibrated at {_told(measured)}",
+                    condition,
+                    Variant(cost, measured=measured),
+                )
+
+
+def steps() -> Rows:
+    """Other step counts, with the run's own calibration, and with that of 28 steps."""
+    for count in (10, 20, 50):
+        condition = Condition(count, 3.0, 3.0)
+        for cost in COSTS[1:]:
+            own = Variant(scaled(cost, count))
+            yield "own calibration", condition, own
+            yield "calibrated at 28 steps", condition, replace(own, measured=Measured(steps=28))
+
+
+def prompts() -> Rows:
+    """One calibration prompt, or several merged."""
+    for condition in CONDITIONS[:2]:
+        for count in (1, 2, 4):
+            for cost in COSTS[1:]:
+                measured = Measured(prompts=count)
+                yield f"{count} prompts", condition, Variant(cost, measured=measured)
+
+
+def entries() -> Rows:
+    """How many entries of a residual are sampled."""
+    for bits in (10, 12, 14, 16, 18):
+        for cost in COSTS[1:]:
+            measured = Measured(entries=1 << bits)
+            yield f"2^{bits} entries", CONDITIONS[0], Variant(cost, measured=measured)
+
+
+def guided() -> Rows:
+    """Weighing the branches' errors with the CFG scale, or looking at one branch only."""
+    for condition in CONDITIONS[:2]:
+        for weighs in (True, False):
+            for cost in COSTS[1:]:
+                name = "weighed with the CFG scale" if weighs else "the first branch only"
+                yield name, condition, Variant(cost, guided=weighs)
+
+
+def rule() -> Rows:
+    """The rule's schedules, with residuals reused, scaled, and predicted."""
+    for condition in CONDITIONS[:2]:
+        for how in ("reuse", "scaled", "predicted"):
+            for cost in COSTS[1:]:
+                yield f"rule, {how}", condition, Variant(cost, rule=how)
+        for cost in COSTS[1:]:
+            yield "planned, predicted", condition, Variant(cost)
+
+
+def correction() -> Rows:
+    """Online correction, where the calibration fits and where it does not."""
+    coarse = Measured(steps=6, shift=8.0)
+    for name, measured in (("own", Measured()), ("6 steps at shift 8", coarse)):
+        for corrects in (False, True):
+            for cost in COSTS:
+                told = f"{name} calibration, {'corrected' if corrects else 'as planned'}"
+                variant = Variant(cost, measured=measured, corrects=corrects)
+                yield told, CONDITIONS[0], variant
+
+
+STUDIES: dict[str, Callable[[], Rows]] = {
+    study.__name__: study
+    for study in (keep, ridge, remains, carried, steps, prompts, entries, guided, rule, correction)
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What prediction and planning are worth.")
+    parser.add_argument("--model", default="emoji", choices=sorted(SUBJECTS))
+    parser.add_argument("--prompts", type=int, default=24)
+    parser.add_argument("--study", nargs="+", default=list(STUDIES), choices=list(STUDIES))
+    asked = parser.parse_args()
+    one_thread()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    console, subject = Console(width=100), SUBJECTS[asked.model]()
+    results = Results(f"{asked.model}-{asked.prompts}")
+    for name in asked.study:
+        run_study(name, subject, asked.prompts, results, console)
+    planning_time(subject, console)
+
+
+def run_study(
+    name: str, subject: Subject, prompts: int, results: Results, console: Console
+) -> None:
+    """Samples all variants of a study, and shows mean PSNR, a row each."""
+    labs: dict[Condition, Lab] = {}
+    rows: dict[tuple[Condition, str], dict[int, str]] = {}
+    for told, condition, variant in STUDIES[name]():
+        if condition not in labs:
+            labs[condition] = Lab(subject, condition, prompts)
+        key = f"{labs[condition].name}: {asdict(variant)}"
+        found = results.get(key)
+        if found is None:
+            psnr, computed = labs[condition].psnr(variant)
+            found = results.add(key, psnr=psnr, computed=computed)
+        cell = f"{np.mean(found['psnr']):.1f} / {np.median(found['psnr']):.1f}"
+        if abs(found["computed"] - variant.computed) > 0.05:
+            cell += f" ({found['computed']:.1f})"
+        rows.setdefault((condition, told), {})[variant.computed] = cell
+    for condition in labs:
+        table = Table(title=f"{subject.name}, {condition}: {STUDIES[name].__doc__}")
+        mine = {told: cells for (at, told), cells in rows.items() if at == condition}
+        costs = sorted({cost for cells in mine.values() for cost in cells})
+        for column in ("mean / median PSNR, dB", *(f"{cost} computed" for cost in costs)):
+            table.add_column(column)
+        for told, cells in mine.items():
+            table.add_row(told, *(cells.get(cost, "") for cost in costs))
+        console.print(table)
+
+
+def planning_time(subject: Subject, console: Console) -> None:
+    """How long planning takes, from an interpolated Gram curve to a schedule."""
+    calibration = Lab(subject, CONDITIONS[1], 1).calibration(Measured())
+    for count in (28, 50, 100):
+        sigmas = shifted_sigmas(count, 5.0)
+        taken = []
+        for _ in range(20):
+            began = time.process_time()
+            own = PlannedDecider(
+                Target(speedup=2), calibration.grams, sigmas, range(count), 0.0, count, 3.0
+            )
+            for step, sigma in enumerate(sigmas[:2]):
+                own.decide(sigma, step, calibration.grams)
+            taken.append(time.process_time() - began)
+        console.print(f"planning {count} steps: {1000 * np.median(taken):.1f} ms")
+
+
+def _told(measured: Measured) -> str:
+    named = {"steps": measured.steps, "shift": measured.shift, "CFG": measured.cfg}
+    return ", ".join(f"{k} {v:g}" for k, v in named.items() if v) or "the run's own settings"
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    main()

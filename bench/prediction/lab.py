@@ -1,0 +1,240 @@
+"""One model in one condition, sampled with planned prediction in many variants."""
+
+import importlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from diffusers import UniPCMultistepScheduler
+
+import magcache
+from bench.quality.condition import Condition
+from bench.quality.subjects import Subject
+from magcache import decide, gram, planner
+from magcache.calibration import Calibration
+from magcache.calibrator import SAMPLED, Calibrator
+from magcache.measure import mean_psnr
+from magcache.merge import merge
+
+host = importlib.import_module("magcache.hosts.diffusers.apply")  # its package has the function
+FOLDER = Path("bench-output/prediction")
+BATCH = 8
+FIRST = 64  # the prompts before it are those of bench.quality: nothing is chosen by them
+
+REMAINS: dict[str, planner.Remains] = {
+    "1": np.ones_like,
+    "σ^0.75": lambda s: s**0.75,
+    "0.5/(1+4σ)": lambda s: 0.5 / (1 + 4 * s),
+    "0.5/(1+4σ) + σ^10": planner.remains,
+    "0.5/(1+4σ) + 2σ^10": lambda s: 0.5 / (1 + 4 * s) + 2 * s**10,
+    "0.5/(1+4σ) + 0.5σ^10": lambda s: 0.5 / (1 + 4 * s) + 0.5 * s**10,
+    "0.5/(1+4σ) + σ^4": lambda s: 0.5 / (1 + 4 * s) + s**4,
+    "0.5/(1+4σ) + σ^20": lambda s: 0.5 / (1 + 4 * s) + s**20,
+}
+"""Forms of what remains at the end of an error made at σ."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How a calibration is made; None takes the condition's own."""
+
+    steps: int | None = None
+    shift: float | None = None
+    cfg: float | None = None
+    prompts: int = 1
+    entries: int = SAMPLED
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Planned prediction with one choice changed.
+
+    Attributes:
+        computed: Evaluations to compute.
+        remains: A name of `REMAINS`.
+        guided: Whether the branches' errors are weighed with the CFG scale.
+        rule: Instead of a plan, the rule at K 6 and retention 0.1, at the threshold that computes
+            as many: with residuals "predicted", "scaled" or to "reuse".
+    """
+
+    computed: int
+    keep: int = 2
+    ridge: float = gram.RIDGE
+    remains: str = "0.5/(1+4σ) + σ^10"
+    guided: bool = True
+    corrects: bool = False
+    measured: Measured = Measured()
+    rule: str = ""
+
+
+class Lab:
+    """Samples unseen prompts of one model in one condition.
+
+    Args:
+        multistep: Sample with UniPC in place of Euler.
+        prompts: How many.
+    """
+
+    def __init__(
+        self, subject: Subject, condition: Condition, prompts: int, *, multistep: bool = False
+    ) -> None:
+        self._subject, self.condition = subject, condition
+        self._texts = subject.prompts[FIRST : FIRST + prompts]
+        self._multistep = multistep
+        self.name = f"{subject.name}-{condition.name}" + ("-unipc" if multistep else "")
+        self._uncached = self._load_uncached()
+
+    def psnr(self, variant: Variant) -> tuple[list[float], float]:
+        """PSNR of each prompt against the uncached run, and the evaluations really computed."""
+        with self._applied(variant) as run:
+            batch = 1 if variant.corrects else BATCH  # a correction sees its own run only
+            frames = self._sample(self._pipe, self.condition, batch)
+            computed = run.report().computed / max(1, len(run.report().runs))
+        return self._compared(frames), computed
+
+    def plain(self, steps: int) -> list[float]:
+        """The same of plain sampling with so many steps."""
+        condition = Condition(steps, self.condition.cfg, self.condition.shift)
+        return self._compared(self._sample(self._pipe, condition))
+
+    def errors(self, variant: Variant) -> tuple[list[float], list[float]]:
+        """Expected and found relative errors of all predictions that could be compared."""
+        seen: list[tuple[float, float]] = []
+        observe = decide.PlannedDecider.observe
+
+        def noted(own: Any, expected: float, found: float) -> None:
+            seen.append((expected, found))
+            observe(own, expected, found)
+
+        with patch.object(decide.PlannedDecider, "observe", noted):
+            self.psnr(variant)
+        return [e for e, _ in seen], [f for _, f in seen]
+
+    def calibration(self, measured: Measured) -> Calibration:
+        """A calibration made as asked; kept, since many variants use it."""
+        own = self.condition
+        condition = Condition(
+            measured.steps or own.steps, measured.cfg or own.cfg, measured.shift or own.shift
+        )
+        made = f"{condition.name}-{measured.prompts}-{measured.entries}"
+        path = FOLDER / "calibrations" / f"{self._subject.name}-{made}.json"
+        if not path.exists():
+            texts = self._subject.calibration_prompts[: measured.prompts]
+            each = [self._calibrate(condition, text, measured.entries) for text in texts]
+            (merge(each) if len(each) > 1 else each[0]).save(path)
+        return Calibration.load(path)
+
+    @cached_property
+    def _pipe(self) -> Any:
+        return self._pipeline(self.condition.shift)
+
+    @lru_cache  # noqa: B019 - a lab lives as long as the study of its condition
+    def _pipeline(self, shift: float) -> Any:
+        pipe = self._subject.pipeline(shift)
+        if self._multistep:
+            pipe.scheduler = UniPCMultistepScheduler(
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
+            )
+        return pipe
+
+    def _load_uncached(self) -> np.ndarray:
+        path = FOLDER / "uncached" / f"{self.name}-{len(self._texts)}.npy"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, self._sample(self._pipe, self.condition))
+        return np.load(path)
+
+    @contextmanager
+    def _applied(self, variant: Variant) -> Iterator[Any]:
+        calibration, steps = self.calibration(variant.measured), self.condition.steps
+        settings: dict[str, Any] = {"speedup": steps / variant.computed, "keep": variant.keep}
+        if variant.rule:
+            settings = self._rule(calibration, variant)
+        if not variant.guided:
+            settings["guidance"] = 1.0
+        costs = partial(planner.costs_of, remaining=REMAINS[variant.remains])
+        with ExitStack() as changed:
+            changed.enter_context(patch.object(decide, "costs_of", costs))
+            weights = partial(gram.best_weights, ridge=variant.ridge)
+            for module in (gram, planner):
+                changed.enter_context(patch.object(module, "best_weights", weights))
+            decider = partial(decide.PlannedDecider, corrects=variant.corrects)
+            changed.enter_context(patch.object(host, "PlannedDecider", decider))
+            yield changed.enter_context(
+                magcache.apply(self._pipe, calibration=calibration, **settings)
+            )
+
+    def _rule(self, calibration: Calibration, variant: Variant) -> dict[str, Any]:
+        """The rule's settings with the lowest threshold that computes few enough."""
+        from magcache.curve import Trajectory, shifted_sigmas
+        from magcache.plan import plan
+
+        at = Trajectory(tuple(shifted_sigmas(self.condition.steps, self.condition.shift)))
+        settings: dict[str, Any] = {"max_skip": 6, "retention": 0.1}
+        for threshold in np.geomspace(0.002, 3, 200):
+            settings["threshold"] = float(threshold)
+            if (
+                plan(calibration.rule(**settings), calibration.curves, at).computed
+                <= variant.computed
+            ):
+                break
+        predict = None if variant.rule == "predicted" else variant.rule
+        return {**settings, "predict": predict}
+
+    def _calibrate(self, condition: Condition, text: str, entries: int) -> Calibration:
+        pipe = self._pipeline(condition.shift)
+        arguments = self._subject.arguments([text], [0], condition.steps, condition.cfg)
+        calibrator = partial(Calibrator, sampled=entries)
+        with (
+            torch.no_grad(),
+            patch.object(host, "Calibrator", calibrator),
+            magcache.apply(pipe, calibrate=True) as run,
+        ):
+            pipe(**arguments)
+            return run.calibration()
+
+    def _sample(self, pipe: Any, condition: Condition, batch: int = BATCH) -> np.ndarray:
+        frames = []
+        for start in range(0, len(self._texts), batch):
+            texts = self._texts[start : start + batch]
+            seeds = range(FIRST + start, FIRST + start + len(texts))
+            arguments = self._subject.arguments(texts, seeds, condition.steps, condition.cfg)
+            with torch.no_grad():
+                frames.append(self._subject.frames(pipe(**arguments)[0]))
+        return np.concatenate(frames)
+
+    def _compared(self, frames: np.ndarray) -> list[float]:
+        pairs = zip(self._uncached, frames, strict=True)
+        return [
+            round(min(100.0, mean_psnr(np.square(a - b).mean((1, 2, 3)).tolist())), 2)
+            for a, b in pairs
+        ]
+
+
+class Results:
+    """Results on disk, a line each."""
+
+    def __init__(self, name: str) -> None:
+        self._path = FOLDER / f"{name}.jsonl"
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        self._known: dict[str, Mapping[str, Any]] = {}
+        for line in lines:
+            data = json.loads(line)
+            self._known[data["key"]] = data
+
+    def get(self, key: str) -> Mapping[str, Any] | None:
+        return self._known.get(key)
+
+    def add(self, key: str, **data: Any) -> Mapping[str, Any]:
+        self._known[key] = {"key": key, **data}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a") as file:
+            file.write(json.dumps(self._known[key]) + "\n")
+        return self._known[key]

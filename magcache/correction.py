@@ -1,0 +1,81 @@
+"""Online correction: a run's own prediction errors beside those that its calibration expects.
+
+Whenever an evaluation is computed although residuals are cached, its residual is also predicted,
+on a small sample of entries, and compared. Both stay on the device until they are read where the
+run waits anyway.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+
+import torch
+
+from .entries import Entries
+from .stack import Residual
+
+LIMIT = 2.0
+_TRUST = 2.0  # the calibration's own word counts as much as so many comparisons
+_ENTRIES = 1 << 14  # of a residual; an error is a mean over them, good to about 1 %
+_KEPT = 3  # samples of a branch: no more residuals are ever predicted from
+
+
+class Correction:
+    """By what factor a run's errors differ from the expected ones, within 1/2 and 2."""
+
+    def __init__(self) -> None:
+        self._total, self._count = 0.0, 0
+
+    @property
+    def factor(self) -> float:
+        """The geometric mean of the comparisons; few of them move it little."""
+        return math.exp(self._total / (self._count + _TRUST))
+
+    def add(self, expected: float, found: float) -> None:
+        """Takes in one comparison of two relative errors; ones without a number are passed over."""
+        if expected > 0 and found > 0 and math.isfinite(found):
+            most = math.log(LIMIT)
+            self._total += min(max(math.log(found / expected), -most), most)
+            self._count += 1
+
+
+class Observer:
+    """Compares the computed residuals of one run with their predictions."""
+
+    def __init__(self) -> None:
+        self._entries = Entries(_ENTRIES)
+        self._samples: dict[Hashable, dict[float, torch.Tensor]] = {}
+        self._unread: list[tuple[float, torch.Tensor]] = []
+
+    def see(
+        self,
+        branch: Hashable,
+        sigma: float,
+        residual: Residual,
+        cached: Sequence[float],
+        predict: Callable[[Sequence[float]], tuple[Sequence[float], float]],
+    ) -> None:
+        """Compares a computed residual with its prediction, where it can be predicted.
+
+        Args:
+            branch: The branch and shapes.
+            sigma: The residual's noise level.
+            residual: The computed one.
+            cached: σ of the residuals it would have been predicted from.
+            predict: Gives their weights and the relative error that is expected.
+        """
+        sample = self._entries.of(branch, residual).float()
+        known = self._samples.setdefault(branch, {})
+        if cached and all(at in known for at in cached):
+            factors, expected = predict(cached)
+            error = sample.clone()
+            for at, factor in zip(cached, factors, strict=True):
+                error.sub_(known[at], alpha=factor)
+            self._unread.append((expected, error.norm() / sample.norm()))
+        known[sigma] = sample
+        for old in list(known)[:-_KEPT]:
+            del known[old]
+
+    def read(self) -> list[tuple[float, float]]:
+        """Expected and found relative errors since the last time; waits for the device."""
+        unread, self._unread = self._unread, []
+        return [(expected, float(found)) for expected, found in unread]

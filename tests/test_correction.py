@@ -1,0 +1,110 @@
+"""Online correction: a run's own errors beside the expected ones."""
+
+import math
+
+import pytest
+import torch
+
+from magcache.correction import Correction, Observer
+from magcache.curve import shifted_sigmas
+from magcache.decide import PlannedDecider, Target
+from magcache.rule import Reason
+from magcache.run import Run
+from tests.calibrations import random_gram
+from tests.toys import CPU, Toy, tokens, toy_stack
+
+GRAMS = {"cond": random_gram(50, seed=1)}
+SIGMAS = shifted_sigmas(20)
+
+
+def decider(**target: float) -> PlannedDecider:
+    return PlannedDecider(Target(**target), GRAMS, SIGMAS, range(20), 0.0, 20)
+
+
+def schedule(own: PlannedDecider, found: float, after: int = 4) -> str:
+    """A run whose errors are `found` times the expected, from the evaluation `after` on."""
+    symbols = ""
+    for step, sigma in enumerate(SIGMAS):
+        skipped = own.decide(sigma, step, GRAMS) is Reason.SKIPPED
+        symbols += "." if skipped else "#"
+        if skipped and step >= after:
+            own.observe(0.1, 0.1 * found)
+    return symbols
+
+
+def residual(value: float, size: int = 600) -> tuple[torch.Tensor]:
+    return (torch.full((1, size, 4), value),)
+
+
+@pytest.mark.parametrize(("found", "factor"), [(0.1, 1.0), (0.4, 2.0), (0.01, 0.5)])
+def test_the_factor_tends_to_that_of_the_errors_within_a_half_and_two(
+    found: float, factor: float
+) -> None:
+    correction = Correction()
+    for _ in range(200):
+        correction.add(0.1, found)
+    assert correction.factor == pytest.approx(factor, rel=0.02)
+
+
+def test_one_comparison_moves_it_little() -> None:
+    correction = Correction()
+    correction.add(0.1, 0.2)
+    assert correction.factor == pytest.approx(2 ** (1 / 3))
+
+
+@pytest.mark.parametrize("found", [math.nan, math.inf, 0.0])
+def test_an_error_without_a_number_is_passed_over(found: float) -> None:
+    correction = Correction()
+    correction.add(0.1, found)
+    assert correction.factor == 1
+
+
+def test_the_found_error_is_that_of_the_prediction() -> None:
+    observer = Observer()
+    for sigma, value, cached in ((1.0, 1.0, []), (0.9, 2.0, [1.0]), (0.8, 4.0, [1.0, 0.9])):
+        weights = [2.5] if len(cached) == 1 else [-1.0, 2.0]
+        observer.see("x", sigma, residual(value), cached, lambda _, w=weights: (w, 0.3))
+    # 2.5·1 for 2, and 2·2 - 1 for 4: both off by a quarter.
+    assert observer.read() == [(0.3, pytest.approx(0.25)), (0.3, pytest.approx(0.25))]
+    assert observer.read() == []
+
+
+def test_a_residual_that_was_never_seen_is_not_compared_with() -> None:
+    observer = Observer()
+    observer.see("x", 0.5, residual(1.0), [0.9], lambda _: pytest.fail("there is no sample"))
+    assert observer.read() == []
+
+
+def test_errors_as_expected_leave_the_plan_as_it_is() -> None:
+    plain = schedule(decider(speedup=2), 1.0, after=20)
+    assert schedule(decider(speedup=2), 1.0) == schedule(decider(speedup=2), 0.5) == plain
+
+
+def test_larger_errors_compute_more_at_most_a_quarter_more_and_say_so() -> None:
+    own = decider(speedup=2)
+    planned, corrected = schedule(decider(speedup=2), 1.0), schedule(own, 5.0)
+    assert corrected[:5] == planned[:5], "what is past cannot be changed"
+    assert 10 < corrected.count("#") <= 12
+    more = corrected.count("#") - 10
+    assert own.notes == [
+        f"errors are larger than the calibration's: {more} evaluations more are computed"
+    ]
+
+
+def test_an_error_that_is_asked_for_bounds_the_run_s_own() -> None:
+    counts = [schedule(decider(error=0.05), found).count("#") for found in (0.5, 1.0, 2.0)]
+    assert counts == sorted(counts) and counts[0] < counts[-1]
+
+
+@pytest.mark.parametrize("corrects", [True, False])
+def test_a_run_observes_where_its_decider_corrects(corrects: bool) -> None:
+    # The toy's residual jumps about; the calibration expects a smooth one.
+    own = decider(speedup=2)
+    own.corrects = corrects
+    model, values = Toy(), torch.rand(20, generator=torch.Generator().manual_seed(0)) + 0.1
+    run = Run(own, toy_stack(model))
+    for step, sigma in enumerate(SIGMAS):
+        run.begin(sigma, step)
+        run.call("cond", "cond", CPU, lambda step=step: model(tokens(float(values[step]))))
+    assert bool(own.notes) is corrects
+    assert (run.skipped < 10) is corrects
