@@ -13,7 +13,7 @@ import json
 import platform
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median, quantiles
@@ -25,14 +25,16 @@ from torch import nn
 
 import magcache
 from magcache import presets
+from magcache.calibrator import Calibrator
 from magcache.curve import MagnitudeCurve, Trajectory
 from magcache.families import find_stack
 from magcache.hosts.diffusers.families import FAMILIES
 from magcache.plan import Decider
-from magcache.rule import Rule
+from magcache.rule import Reason, Rule
 from magcache.run import Run
 
 OUTPUT = Path("bench-output")
+_LEVELS = Trajectory((1.0, 0.5, 0.25))
 Call = Callable[[], Any]
 
 
@@ -55,7 +57,9 @@ class Result:
     Attributes:
         computed_over_plain: Time of a computed evaluation over a plain call (goal <= 1.01).
         quartiles: The same ratio's quartiles: how noisy the machine was.
+        measured_over_plain: The same of one that calibrates on the side (goal <= 1.02).
         skipped_over_plain: Time of a skipped evaluation over a plain call.
+        predicted_over_plain: The same of one predicted from three residuals (goal <= 0.03).
         skipped_over_bare: The same over embedders and head alone (goal <= 1.10).
         bytes_held: Of one branch; `bytes_expected` is tokens x channels x element size.
         loop_speedup: Measured over a whole sampling.
@@ -68,7 +72,9 @@ class Result:
     plain_seconds: float
     computed_over_plain: float
     quartiles: tuple[float, float]
+    measured_over_plain: float
     skipped_over_plain: float
+    predicted_over_plain: float
     skipped_over_bare: float
     bytes_held: int
     bytes_expected: int
@@ -162,6 +168,8 @@ def measure(case: Case, device: str, dtype: torch.dtype, repeats: int) -> Result
             return plain()
 
     computing, skipping = _run_of(stack, retention=1.0), _run_of(stack, retention=0.0)
+    measuring = Run(computing.decider, stack, calibrator=Calibrator())
+    predicting = Run(FromThree(), stack)
     target = torch.device(device)
 
     def evaluate(run: Run) -> Any:
@@ -171,10 +179,12 @@ def measure(case: Case, device: str, dtype: torch.dtype, repeats: int) -> Result
     calls: dict[str, Call] = {
         "plain": plain,
         "computed": lambda: evaluate(computing),
+        "measured": lambda: evaluate(measuring),
         "skipped": lambda: evaluate(skipping),
+        "predicted": lambda: evaluate(predicting),
         "bare": bare,
     }
-    for _ in range(2):  # the first computed evaluation also checks the base
+    for _ in range(3):  # the first computed evaluation also checks the base
         for call in calls.values():
             call()
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -183,7 +193,8 @@ def measure(case: Case, device: str, dtype: torch.dtype, repeats: int) -> Result
         order.shuffle(names)  # none always finds the caches that another has filled
         for name in names:
             times[name].append(seconds_of(calls[name], device))
-    assert computing.skipped == 0 and skipping.skipped == repeats + 1
+    assert computing.skipped == 0 and skipping.skipped == repeats + 2
+    assert predicting.skipped == repeats and len(predicting.cache.sigmas("cond")) == 3
 
     def ratio(above: str, below: str) -> list[float]:
         return [a / b for a, b in zip(times[above], times[below], strict=True)]
@@ -198,7 +209,9 @@ def measure(case: Case, device: str, dtype: torch.dtype, repeats: int) -> Result
         plain_seconds=median(times["plain"]),
         computed_over_plain=overhead[1],
         quartiles=(overhead[0], overhead[2]),
+        measured_over_plain=median(ratio("measured", "plain")),
         skipped_over_plain=median(ratio("skipped", "plain")),
+        predicted_over_plain=median(ratio("predicted", "plain")),
         skipped_over_bare=median(ratio("skipped", "bare")),
         bytes_held=held,
         bytes_expected=case.tokens * case.channels * dtype.itemsize,
@@ -231,12 +244,32 @@ def loop(case: Case, model: nn.Module, inputs: dict[str, Any], device: str) -> t
     return uncached / cached, report.evaluations / report.computed
 
 
+class FromThree(Decider):
+    """Computes the first three evaluations, and predicts every other one from them."""
+
+    def __init__(self) -> None:
+        super().__init__(Rule(1, 1, 0), {"cond": MagnitudeCurve((1.0,), (0.0,))}, _LEVELS, 1)
+        self._computed = 0
+
+    @property
+    def keep(self) -> int:
+        return 3
+
+    def decide(self, sigma: float, step: int, branches: Iterable[str]) -> Reason:
+        self._computed += 1
+        return Reason.PLANNED if self._computed <= self.keep else Reason.SKIPPED
+
+    def weights(
+        self, branches: Sequence[str], cached: Sequence[float], sigma: float
+    ) -> list[float]:
+        return [0.5, -1.5, 2.0]
+
+
 def _run_of(stack: Any, retention: float) -> Run:
     """A run that computes everything (retention 1) or all but the first evaluation (0)."""
     rule = Rule(threshold=1e9, max_skip=10**9, retention=retention)
-    trajectory = Trajectory((1.0, 0.5, 0.25))
     curves = {"cond": MagnitudeCurve((1.0, 0.0), (0.0, 0.0))}
-    return Run(Decider(rule, curves, trajectory, steps=1), stack)
+    return Run(Decider(rule, curves, _LEVELS, steps=1), stack)
 
 
 def _wait(device: str) -> None:
@@ -247,16 +280,19 @@ def _wait(device: str) -> None:
 def table(results: list[Result]) -> str:
     """The results as a Markdown table."""
     lines = [
-        "| model | one call | computed / plain (quartiles) | skipped / plain "
+        "| model | one call | computed / plain (quartiles) | calibrating / plain "
+        "| skipped / plain | predicted from 3 / plain "
         "| skipped / (embedders + head) | bytes a branch | sampling: measured / ideal |",
-        "|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in results:
         same = "exactly" if r.bytes_held == r.bytes_expected else "NOT"
         lines.append(
             f"| {r.name} | {1000 * r.plain_seconds:.0f} ms "
             f"| {r.computed_over_plain:.3f} ({r.quartiles[0]:.3f}-{r.quartiles[1]:.3f}) "
-            f"| {r.skipped_over_plain:.4f} | {r.skipped_over_bare:.3f} "
+            f"| {r.measured_over_plain:.3f} "
+            f"| {r.skipped_over_plain:.4f} | {r.predicted_over_plain:.4f} "
+            f"| {r.skipped_over_bare:.3f} "
             f"| {r.bytes_held:,} ({same} tokens x channels x dtype) "
             f"| {r.loop_speedup:.2f}x / {r.loop_ideal:.2f}x |"
         )
