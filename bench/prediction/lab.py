@@ -28,15 +28,16 @@ FOLDER = Path("bench-output/prediction")
 BATCH = 8
 FIRST = 64  # the prompts before it are those of bench.quality: nothing is chosen by them
 
+DEFAULT = "1/(1+4σ) + 0.4σ^8"
 REMAINS: dict[str, planner.Remains] = {
+    DEFAULT: planner.remains,
     "1": np.ones_like,
     "σ^0.75": lambda s: s**0.75,
-    "0.5/(1+4σ)": lambda s: 0.5 / (1 + 4 * s),
-    "0.5/(1+4σ) + σ^10": planner.remains,
-    "0.5/(1+4σ) + 2σ^10": lambda s: 0.5 / (1 + 4 * s) + 2 * s**10,
-    "0.5/(1+4σ) + 0.5σ^10": lambda s: 0.5 / (1 + 4 * s) + 0.5 * s**10,
-    "0.5/(1+4σ) + σ^4": lambda s: 0.5 / (1 + 4 * s) + s**4,
-    "0.5/(1+4σ) + σ^20": lambda s: 0.5 / (1 + 4 * s) + s**20,
+    "1/(1+4σ)": lambda s: 1 / (1 + 4 * s),
+    "1/(1+4σ) + 0.4σ^4": lambda s: 1 / (1 + 4 * s) + 0.4 * s**4,
+    "1/(1+4σ) + 0.8σ^8": lambda s: 1 / (1 + 4 * s) + 0.8 * s**8,
+    "1/(1+4σ) + 0.8σ^20": lambda s: 1 / (1 + 4 * s) + 0.8 * s**20,
+    "1/(1+4σ) + 2σ^10": lambda s: 1 / (1 + 4 * s) + 2 * s**10,
 }
 """Forms of what remains at the end of an error made at σ."""
 
@@ -67,7 +68,7 @@ class Variant:
     computed: int
     keep: int = 2
     ridge: float = gram.RIDGE
-    remains: str = "0.5/(1+4σ) + σ^10"
+    remains: str = DEFAULT
     guided: bool = True
     corrects: bool = False
     measured: Measured = Measured()
