@@ -131,6 +131,18 @@ class Calibration:
         branches = self.branches.items()
         return {b: _gram(m, self.switch_at) for b, m in branches if m.correlations}
 
+    def check_grams(self) -> None:
+        """Makes sure that it can be planned with.
+
+        Raises:
+            CalibrationError: It has no Gram curve.
+        """
+        if not self.grams:
+            raise CalibrationError(
+                f"{self.name} has no Gram curve to plan with (an older MagCache made it, or a "
+                "residual held NaN or Inf): calibrate anew"
+            )
+
     @property
     def prompts(self) -> int:
         """From how many prompts it was measured."""

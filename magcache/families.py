@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 
 from torch import nn
 
@@ -42,17 +43,19 @@ def find_stack(
     Args:
         module: The transformer.
         table: Families by class name.
-        guesses: Tried in order on a class that is not in the table.
+        guesses: Tried in order on a class that is not in the table; what is found is checked.
 
     Raises:
-        StackNotFound: Nothing that table or guesses name is there.
+        StackNotFound: Nothing that table or guesses name is there, or guessing is not safe.
     """
-    family = family_of(module, table)
+    kind, family = type(module), family_of(module, table)
     if family:
         return BlockStack(module, family.lists, family.heads)
+    if guesses and any(n.startswith("kv_cache") for n in signature(kind.forward).parameters):
+        raise StackNotFound(f"{kind.__name__}: its blocks may store what later calls attend to")
     for guess in guesses:
         try:
-            return BlockStack(module, guess.lists, guess.heads)
+            return BlockStack(module, guess.lists, guess.heads, guessed=True)
         except StackNotFound:
             continue
-    raise StackNotFound(f"{type(module).__name__} has no block list and head that are known")
+    raise StackNotFound(f"{kind.__name__} has no block list and head that are known")

@@ -7,7 +7,7 @@ copied nor replaced, and everything is as before when the call returns or raises
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from .base import Arguments, BaseRule, activations, find_rule
+from .taps import Probe, submodule, swapped, tap_input
+
 Residual = tuple[torch.Tensor, ...]
 """What the blocks add, one tensor a head, each (B, tokens, channels)."""
 Call = Callable[[], Any]
 """One call of the model, arguments bound."""
-Arguments = dict[int | str, torch.Tensor]
-"""The first block's tensors, by position or name."""
 Tap = Callable[[int, torch.Tensor], torch.Tensor | None]
 """Sees the index and the input of a head, and may replace the input."""
 
@@ -30,6 +31,8 @@ _WITHOUT_BLOCKS = (
     TypeError, ValueError,
 )  # fmt: skip
 """What code raises that cannot do without blocks; a host's interrupt is none of these."""
+_SAME = 0.1  # of the output: rounding is far below, a stream without its blocks far above
+_FAILS = "without its blocks the model fails"
 
 _locks: "weakref.WeakKeyDictionary[nn.Module, threading.RLock]" = weakref.WeakKeyDictionary()
 
@@ -46,19 +49,6 @@ class _HeadsReached(Exception):
     """Ends a dry call."""
 
 
-@dataclass(frozen=True)
-class _BaseRule:
-    """Where the first block's arguments hold one head's base: which argument, which tokens."""
-
-    argument: int | str
-    start: int | None  # None: the whole tensor
-    tokens: int
-
-    def cut(self, arguments: Arguments) -> torch.Tensor:
-        tensor = arguments[self.argument]
-        return tensor if self.start is None else tensor.narrow(1, self.start, self.tokens)
-
-
 @dataclass
 class _Tape:
     """What one computed call shows."""
@@ -67,24 +57,6 @@ class _Tape:
     arguments: Arguments = field(default_factory=dict)
     bases: list[torch.Tensor] = field(default_factory=list)
     heads: dict[int, torch.Tensor] = field(default_factory=dict)
-
-
-class _Probe:
-    """Stands in for the first block during one call and shows what it is given.
-
-    A forward hook would not do: it would become part of a compiled block's graph.
-    """
-
-    def __init__(self, block: nn.Module, show: Callable[[dict[int | str, Any]], None]) -> None:
-        self._block = block
-        self._show = show
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self._show({**dict(enumerate(args)), **kwargs})
-        return self._block(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._block, name)
 
 
 class BlockStack:
@@ -96,34 +68,52 @@ class BlockStack:
         module: The diffusion transformer.
         lists: Names of its `nn.ModuleList`s of blocks, the one with the first block in front.
             Absent and empty ones are left out.
-        heads: Names of the modules that first see the blocks' output, one a stream.
+        heads: Names of the modules that first see the blocks' output, one a stream. A name may
+            lead to a module's module, "decoder.embed" for instance.
+        guessed: Lists and heads may not be all there are. Then the first computed call of a
+            run shows whether skipping with the true residual gives the model's output.
 
     Attributes:
         problem: Why the last computed call gave no residual, or None.
+        split: Makes this process's part of all tokens, where the first block would make it and
+            so no head sees all; None where the host splits them before.
         dry_calls: How many calls were made only to measure the base.
 
     Raises:
         StackNotFound: There is no such list, or a head is missing.
     """
 
-    def __init__(self, module: nn.Module, lists: Sequence[str], heads: Sequence[str]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        lists: Sequence[str],
+        heads: Sequence[str],
+        guessed: bool = False,
+    ) -> None:
         kind = type(module).__name__
-        found = [getattr(module, name, None) for name in lists]
+        found = [submodule(module, name) for name in lists]
         self._lists = [m for m in found if isinstance(m, nn.ModuleList) and len(m)]
         if not self._lists:
             raise StackNotFound(f"{kind} has no list of blocks named {' or '.join(lists)}")
-        self._heads = [m for n in heads if isinstance(m := getattr(module, n, None), nn.Module)]
+        self._heads = [head for name in heads if (head := submodule(module, name)) is not None]
         if not heads or len(self._heads) < len(heads):
             raise StackNotFound(f"{kind} has no head named {' and '.join(heads)}")
         self.problem: str | None = None
+        self.split: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.dry_calls = 0
         self._lock = _locks.setdefault(module, threading.RLock())
-        self._rules: dict[tuple, list[_BaseRule]] = {}  # by signature; [] where none holds
+        self._rules: dict[tuple, list[BaseRule]] = {}  # by signature; [] where none holds
+        self._guessed = self._unproven = guessed
 
     @property
     def depth(self) -> int:
         """Number of blocks."""
         return sum(len(blocks) for blocks in self._lists)
+
+    @property
+    def first(self) -> nn.Module:
+        """The first block."""
+        return self._lists[0][0]
 
     def plain(self, call: Call) -> Any:
         """Runs the model as it is and takes nothing."""
@@ -133,6 +123,7 @@ class BlockStack:
     def forget_bases(self) -> None:
         """Has the base checked anew at the next computed call of each input shape."""
         self._rules = {}
+        self._unproven = self._guessed
 
     def compute(self, call: Call) -> tuple[Any, Residual | None]:
         """Runs the model as it is.
@@ -146,27 +137,46 @@ class BlockStack:
             self.problem = None
             with self._probed(partial(self._show, tape)), self._tapped(partial(self._record, tape)):
                 output = call()
-            return output, self._residual(tape, call)
+            residual = self._residual(tape, call)
+            if residual is not None and self._unproven:
+                self._unproven = not self._reproduces(output, residual, call)
+                if self._unproven:
+                    self.problem = "skipping with the true residual does not give its output"
+            return output, None if self._unproven else residual
 
     def skip(self, call: Call, residual: Residual) -> Any:
         """Runs the model without its blocks and adds `residual` to what its heads see.
 
         Raises:
-            StackMismatch: The residual's shape is not that of the head's input.
+            StackMismatch: The residual's shape is not that of the head's input, or the call
+                fails between blocks and head.
         """
 
+        reached = False
+
         def add(head: int, tokens: torch.Tensor) -> torch.Tensor:
+            nonlocal reached
+            reached = True
+            tokens = self._own(tokens)
             if tokens.shape != residual[head].shape:
                 got, need = tuple(residual[head].shape), tuple(tokens.shape)
                 raise StackMismatch(f"a residual of shape {got} does not fit a head's {need}")
             return tokens + residual[head].to(tokens.dtype)
 
         with self._lock, self._emptied(), self._tapped(add):
-            return call()
+            try:
+                return call()
+            except _WITHOUT_BLOCKS as error:
+                if reached or isinstance(error, torch.OutOfMemoryError):
+                    raise
+                raise StackMismatch(f"{_FAILS}: {error!r}") from error
 
     def _show(self, tape: _Tape, arguments: dict[int | str, Any]) -> None:
         """Keeps copies of what the base can be made from: blocks write in place."""
-        tensors = {k: v for k, v in arguments.items() if _is_activation(v)}
+        tensors = activations(arguments)
+        if self.split and tensors:
+            first = next(iter(tensors))
+            tensors[first] = self.split(tensors[first])
         tape.signature = tuple((k, v.shape, v.dtype) for k, v in tensors.items())
         rules = self._rules.get(tape.signature)
         with torch.no_grad():
@@ -174,6 +184,10 @@ class BlockStack:
                 tape.arguments = {key: tensor.clone() for key, tensor in tensors.items()}
             else:
                 tape.bases = [rule.cut(tensors).clone() for rule in rules]
+
+    def _own(self, tokens: torch.Tensor) -> torch.Tensor:
+        """This process's part of what a head sees without blocks."""
+        return tokens if self.split is None else self.split(tokens)
 
     def _record(self, tape: _Tape, head: int, tokens: torch.Tensor) -> None:
         if head in tape.heads:
@@ -204,9 +218,20 @@ class BlockStack:
                 bases = self._learn(tape, bases)
             return tuple((h - b).to(b.dtype) for h, b in zip(heads, bases, strict=True))
 
+    def _reproduces(self, output: Any, residual: Residual, call: Call) -> bool:
+        """Whether a skip gives the output, as it does if lists and heads are all there are."""
+        try:
+            pairs = zip(_tensors(output), _tensors(self.skip(call, residual)), strict=True)
+            errors = [(new - old).norm() / old.norm() for old, new in pairs]
+        except torch.OutOfMemoryError:
+            raise
+        except _WITHOUT_BLOCKS:
+            return False
+        return not any(error > _SAME for error in errors)
+
     def _learn(self, tape: _Tape, bases: list[torch.Tensor]) -> list[torch.Tensor]:
         """Notes which arguments hold the bases, and returns the bases in the blocks' dtype."""
-        rules = [rule for base in bases if (rule := _find_rule(base, tape.arguments))]
+        rules = [rule for base in bases if (rule := find_rule(base, tape.arguments))]
         found = len(rules) == len(bases)
         self._rules[tape.signature] = rules if found else []
         return [rule.cut(tape.arguments) for rule in rules] if found else bases
@@ -216,7 +241,7 @@ class BlockStack:
         seen: dict[int, torch.Tensor] = {}
 
         def stop(head: int, tokens: torch.Tensor) -> None:
-            seen[head] = tokens.clone()
+            seen[head] = self._own(tokens).clone()
             if len(seen) == len(self._heads):
                 raise _HeadsReached
 
@@ -229,7 +254,7 @@ class BlockStack:
         except torch.OutOfMemoryError:
             raise
         except _WITHOUT_BLOCKS as error:
-            self.problem = f"without its blocks the model fails: {error!r}"
+            self.problem = f"{_FAILS}: {error!r}"
             return None
         self.problem = "without its blocks the model does not reach its head"
         return None
@@ -238,7 +263,7 @@ class BlockStack:
     def _tapped(self, tap: Tap) -> Iterator[None]:
         with ExitStack() as stack:
             for index, head in enumerate(self._heads):
-                hook = partial(_tap_input, partial(tap, index))
+                hook = partial(tap_input, partial(tap, index))
                 handle = head.register_forward_pre_hook(hook, with_kwargs=True)
                 stack.callback(handle.remove)
             yield
@@ -248,60 +273,15 @@ class BlockStack:
         blocks = self._lists[0]
         name, first = next(iter(blocks._modules.items()))
         assert first is not None
-        with _swapped(blocks, {**blocks._modules, name: _Probe(first, show)}):
+        with swapped(blocks, {**blocks._modules, name: Probe(first, show)}):
             yield
 
     @contextmanager
     def _emptied(self) -> Iterator[None]:
         with ExitStack() as stack:
             for blocks in self._lists:
-                stack.enter_context(_swapped(blocks, {}))
+                stack.enter_context(swapped(blocks, {}))
             yield
-
-
-@contextmanager
-def _swapped(blocks: nn.ModuleList, modules: dict[str, Any]) -> Iterator[None]:
-    """Gives a list other entries for a while; the list itself, and who holds it, stay."""
-    kept = blocks._modules
-    blocks._modules = modules
-    try:
-        yield
-    finally:
-        blocks._modules = kept
-
-
-def _tap_input(
-    tap: Callable[[torch.Tensor], torch.Tensor | None],
-    _module: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """A forward pre-hook: shows the first tensor to `tap` and puts in its place what it returns."""
-    if args:
-        replaced = tap(args[0])
-        return None if replaced is None else ((replaced, *args[1:]), kwargs)
-    name = next(key for key, value in kwargs.items() if isinstance(value, torch.Tensor))
-    replaced = tap(kwargs[name])
-    return None if replaced is None else (args, {**kwargs, name: replaced})
-
-
-def _is_activation(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim >= 3
-
-
-def _find_rule(base: torch.Tensor, arguments: Arguments) -> _BaseRule | None:
-    """The argument that holds `base`: whole, its first tokens or its last ones."""
-    tokens = base.shape[1]
-    for name, tensor in arguments.items():
-        if tensor.ndim != base.ndim or tensor.shape[1] < tokens:
-            continue
-        starts = [None] if tensor.shape[1] == tokens else [0, tensor.shape[1] - tokens]
-        for start in starts:
-            rule = _BaseRule(name, start, tokens)
-            cut = rule.cut({name: tensor})
-            if cut.shape == base.shape and torch.equal(cut.to(base.dtype), base):
-                return rule
-    return None
 
 
 def _subtract(full: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
@@ -309,3 +289,14 @@ def _subtract(full: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
     if full.dtype == base.dtype and base.is_contiguous():
         return torch.sub(full, base, out=base)
     return (full - base).to(base.dtype)
+
+
+def _tensors(output: Any) -> Iterator[torch.Tensor]:
+    """The tensors of a model's output, in float32."""
+    if isinstance(output, torch.Tensor):
+        yield output.float()
+    elif isinstance(output, Mapping):
+        yield from _tensors(list(output.values()))
+    elif isinstance(output, (tuple, list)):
+        for part in output:
+            yield from _tensors(part)

@@ -104,7 +104,7 @@ def alive(references: list[weakref.ref], collect: bool = True) -> int:
 def test_after_an_error_all_is_as_before(
     place: str, error: Callable[[], None], residuals: list[weakref.ref]
 ) -> None:
-    if place == "the dry call" and error is fail:
+    if place in ("the dry call", "the head of a skipped evaluation") and error is fail:
         pytest.skip("there it is taken for a model that cannot do without its blocks")
     model = WAN.build()
     uncached, fresh = sample(model, WAN, STEPS), sample(cached(model, WAN).model, WAN, STEPS)

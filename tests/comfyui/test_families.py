@@ -9,13 +9,13 @@ import comfy.samplers
 import pytest
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+from fidelity import fidelity
 from tiny_models import TEXT_TOKENS, TINY, Tiny, count_blocks, sample, sample_at
 from torch import nn
 
 from magcache import presets
 from magcache.cache import ResidualCache
 from magcache.curve import MagnitudeCurve, Trajectory
-from magcache.families import find_stack
 from magcache.hosts.comfyui import sampling as host
 from magcache.hosts.comfyui.families import FAMILIES, MODEL_TYPES
 from magcache.hosts.comfyui.nodes import MagCache, MagCacheCalibration
@@ -168,23 +168,7 @@ def test_taking_residuals_changes_no_bit(name: str) -> None:
 def test_a_skip_with_the_true_residual_gives_the_models_output(name: str) -> None:
     tiny = TINY[name]
     model = tiny.build()
-    stack = find_stack(model.model.diffusion_model, FAMILIES)
-    errors: list[float] = []
-
-    def both(executor: Any, *args: Any, **kwargs: Any) -> Any:
-        def forward() -> torch.Tensor:
-            return executor(*args, **kwargs)
-
-        full, residual = stack.compute(forward)
-        assert residual is not None, stack.problem
-        skipped = stack.skip(forward, residual)
-        errors.append(float((skipped - full).norm() / full.norm()))
-        return full
-
-    wrapped = model.clone()
-    wrapped.add_wrapper_with_key("apply_model", "both", both)
-    plain = sample(model, tiny, 3)
-    assert torch.equal(sample(wrapped, tiny, 3), plain)
+    errors, stack = fidelity(model, tiny, 3)
     assert len(errors) == 3
     assert max(errors) <= 1e-5
     assert stack.dry_calls == 1  # a cheap rule gives the base from then on

@@ -74,7 +74,9 @@ def test_one_measurement_serves_other_steps_and_seeds(folder: Path) -> None:
     sample(fast.model, WAN, 20)
     for steps in (9, 15, 30):
         sample(fast.model, WAN, steps)
-        assert fast.run.skipped == steps - int(steps / 1.5)
+        planned = int(steps / 1.5)
+        more = 0.25 * planned  # where another seed's errors are larger than the calibration's
+        assert steps - planned - more <= fast.run.skipped <= steps - planned
     assert len(list(folder.glob("*.json"))) == 1
 
 
@@ -171,7 +173,7 @@ def test_a_file_without_gram_curves_is_refused_by_name(folder: Path) -> None:
     for measured in data["branches"].values():
         del measured["norms"], measured["correlations"]
     path.write_text(json.dumps({**data, "format": 1}))
-    with pytest.raises(CalibrationError, match="made by an older MagCache"):
+    with pytest.raises(CalibrationError, match="no Gram curve to plan with"):
         faster(model, 2.0, path.name)
     assert Calibration.load(path).curves
 

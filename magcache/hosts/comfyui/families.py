@@ -7,13 +7,44 @@ from ...families import Family, plain_module
 
 _DOUBLE_SINGLE = ("double_blocks", "single_blocks")
 
+_FINAL = ("final_layer",)
+_NORM = ("norm_out",)
+_BLOCKS = ("blocks",)
+_LAYERS = ("layers",)
+_TRANSFORMER = ("transformer_blocks",)
+_HIDREAM = ("double_stream_blocks", "single_stream_blocks")
+_BOOGU = ("double_stream_layers", "single_stream_layers")
+
 FAMILIES = {
-    "Flux": Family("flux", _DOUBLE_SINGLE, ("final_layer",)),
-    "Chroma": Family("chroma", _DOUBLE_SINGLE, ("final_layer",)),
-    "HunyuanVideo": Family("hunyuan_video", _DOUBLE_SINGLE, ("final_layer",)),
-    "WanModel": Family("wan", ("blocks",), ("head",)),
+    "Flux": Family("flux", _DOUBLE_SINGLE, _FINAL),
+    "Chroma": Family("chroma", _DOUBLE_SINGLE, _FINAL),
+    "HunyuanVideo": Family("hunyuan_video", _DOUBLE_SINGLE, _FINAL),
+    "WanModel": Family("wan", _BLOCKS, ("head",)),
     "VaceWanModel": Family("wan_vace", ("blocks", "vace_blocks"), ("head",)),
-    "QwenImageTransformer2DModel": Family("qwen_image", ("transformer_blocks",), ("norm_out",)),
+    "QwenImageTransformer2DModel": Family("qwen_image", _TRANSFORMER, _NORM),
+    "OpenAISignatureMMDITWrapper": Family("sd3", ("joint_blocks",), _FINAL),
+    "MMDiT": Family("auraflow", ("double_layers", "single_layers"), ("final_linear",)),
+    "PixArtMS": Family("pixart", _BLOCKS, _FINAL),
+    "HunYuanDiT": Family("hunyuan_dit", _BLOCKS, _FINAL),
+    "AsymmDiTJoint": Family("mochi", _BLOCKS, _FINAL),
+    "LTXVModel": Family("ltxv", _TRANSFORMER, _NORM),
+    "LTXAVModel": Family("ltx2", _TRANSFORMER, ("norm_out", "audio_norm_out")),
+    "MiniTrainDIT": Family("cosmos_predict2", _BLOCKS, _FINAL),
+    "NextDiT": Family("lumina2", _LAYERS, _FINAL),
+    "NextDiTPixelSpace": Family("z_image_pixel", _LAYERS, ("dec_net.cond_embed",)),
+    "HiDreamImageTransformer2DModel": Family("hidream", _HIDREAM, _FINAL),
+    "OmniGen2Transformer2DModel": Family("omnigen2", _LAYERS, _NORM),
+    "BooguTransformer2DModel": Family("boogu", _BOOGU, _NORM),
+    "Kandinsky5": Family("kandinsky5", ("visual_transformer_blocks",), ("out_layer",)),
+    "SingleStreamDiT": Family("krea2", _BLOCKS, ("last",)),
+    "ErnieImageModel": Family("ernie", _LAYERS, ("final_norm",)),
+    "MiniMaxH3Model": Family("minimax_h3", _BLOCKS, _FINAL),
+    "CogVideoXTransformer3DModel": Family("cogvideox", _BLOCKS, ("norm_final",)),
+    "LensTransformer2DModel": Family("lens", _TRANSFORMER, _NORM),
+    "MageFlowTransformer2DModel": Family("mage_flow", _TRANSFORMER, _NORM),
+    "JoyImageTransformer3DModel": Family("joyimage", ("double_blocks",), _NORM),
+    "Ideogram4Transformer2DModel": Family("ideogram4", _LAYERS, _FINAL),
+    "PixDiT_T2I": Family("pixeldit", ("patch_blocks", "pixel_blocks"), _FINAL),
 }
 """By class name of the diffusion model, or of one of its bases. A new family is one entry."""
 
@@ -85,11 +116,18 @@ RELATIVES = {
     "WanDancerModel": Relative("WanModel"),
     "WAN21_FunControl2V": Relative("WanModel"),
     "WAN21_FlowRVS": Relative(""),  # starts from a video and not from noise
+    "Flux2": Relative(""),
+    "LongCatImage": Relative(""),
+    "HunyuanImage21": Relative(""),
+    "HunyuanImage21Refiner": Relative(""),
 }
 """By class name of the diffusion model; of ComfyUI's configuration where they share a class."""
 
 UNFIT = {
     "CausalWanModel": "its blocks store what the frames to come attend to",
+    "GeneralDIT": "it looks at its first block before the blocks run",  # Cosmos 1
+    "HiDreamO1Transformer": "its blocks store what later evaluations attend to",
+    "ChromaRadiance": "each layer of its pixel decoder reads the blocks' output",
 }
 """Classes whose blocks must not be skipped, and why."""
 

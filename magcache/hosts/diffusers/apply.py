@@ -10,8 +10,7 @@ from torch import nn
 from ... import presets
 from ...cache import ResidualCache
 from ...cache import Store as Place
-from ...calibration import Calibration, CalibrationError
-from ...calibrator import Calibrator
+from ...calibration import Calibration
 from ...decide import PlannedDecider, Target
 from ...families import plain_module
 from ...gram import GuidedGrams
@@ -26,6 +25,7 @@ from .automatic import Automatic
 from .clock import SchedulerClock, Tick
 from .experts import check_fits, find_experts, give_curves, models_of
 from .hook import attach, sessions_on
+from .parallel import Company
 from .session import Expert, Session
 
 
@@ -49,6 +49,9 @@ def apply(
     dtype: torch.dtype | None = None,
     budget: int | None = None,
     scheduler: Any = None,
+    branch: str | None = None,
+    group: Any = None,
+    padding: int = 0,
 ) -> Applied:
     """Puts MagCache on a pipeline or a transformer; a second call replaces the first.
 
@@ -76,6 +79,12 @@ def apply(
         store, dtype, budget: Where, as what and in how many bytes residuals are kept, see
             `magcache.cache.ResidualCache`.
         scheduler: The scheduler that a bare transformer is sampled with.
+        branch: Where CFG is split over processes, the one that this process samples: "cond",
+            "uncond" or "ref". They decide together, as do those among which diffusers has split
+            the tokens.
+        group: The torch.distributed group of the processes that `branch` is about; None for all.
+        padding: How many tokens at the end of each sequence only make it divisible by the
+            number of processes; they are not measured.
 
     Returns:
         A context manager with `report()`, `calibration()`, `remove()`.
@@ -84,6 +93,8 @@ def apply(
         ValueError: A setting is out of range, or preset or calibration are of another model.
         CalibrationError: The calibration file cannot be used.
         TypeError: `target` is neither a pipeline nor a transformer with a scheduler.
+        ParallelError: While sampling, where the processes were applied with other settings, or
+            one of them has failed.
     """
     models = models_of(target)
     scheduler_of = _scheduler_source(target, scheduler)
@@ -97,6 +108,7 @@ def apply(
     settings |= {"start_step": start_step, "end_step": end_step}
     rule = source.rule(**settings) if source else Rule(0, 0, 0)
     bare = isinstance(target, nn.Module) or not callable(target)
+    company = Company([plain_module(model) for model in models], branch, group)
     automatic = Automatic(Store()) if aim and source is None else None
     if automatic and bare:
         raise ValueError("a hand-written loop with speedup or error needs a calibration")
@@ -118,7 +130,9 @@ def apply(
             decider = Decider(rule, expert.curves, clock.trajectory, clock.steps)
             decider.predict = predict or "reuse"
             decider.grams = grams if predict is None and expert.grams else None
-        run = Run(decider, expert.stack, storage, Calibrator() if measures else None, label)
+        together = company.begin(decider, clock, first, label, expert.stack)
+        calibrator = company.calibrator(expert.transformer, padding) if measures else None
+        run = Run(decider, expert.stack, storage, calibrator, label, together)
         run.warnings += [note] if note else []
         return run
 
@@ -126,6 +140,7 @@ def apply(
     experts, missing = find_experts(models, source)
     session = Session(target, scheduler_of, experts, make_run, bare=bare)
     session.finished = automatic.keep if automatic else None
+    session.failed, session.branch = company.fail, branch
     attach(session)
     return Applied(session, missing)
 
@@ -195,8 +210,6 @@ def _source(
     if isinstance(preset, str):
         return presets.load(preset)
     found = Calibration.load(calibration) if isinstance(calibration, str | Path) else calibration
-    if aim and found and not found.grams:
-        raise CalibrationError(
-            f"{found.name} was made by an older MagCache and cannot be planned with: calibrate anew"
-        )
+    if aim and found:
+        found.check_grams()
     return preset or found

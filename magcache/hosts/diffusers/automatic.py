@@ -2,6 +2,7 @@
 
 import logging
 
+from ...calibration import CalibrationError
 from ...identity import identity_of
 from ...store import Found, Store
 from .applied import measured_by, settings_of
@@ -24,8 +25,13 @@ class Automatic:
         self._found: Found | None = None
 
     def find(self, session: Session, clock: SchedulerClock) -> Found | None:
-        """The best one for the sampling of a clock, the same for all experts, if any is good."""
+        """The best one for the sampling of a clock, the same for all experts, if any is good.
+
+        Of a video that is sampled in sections, what the first has measured serves the others.
+        """
         if clock is not self._clock:
+            if session.begun and self._clock and self._clock.at_end:
+                self.keep(session)
             self._clock = clock
             self._found = self._nearest(session, clock)
         return self._found
@@ -36,10 +42,10 @@ class Automatic:
             return
         try:
             path = self._store.save(measured_by(session))
-        except OSError as error:
+        except (CalibrationError, OSError) as error:
             log.warning("MagCache: %s", error)
             return
-        log.info("MagCache: measured; the next sampling is accelerated (%s)", path)
+        log.info("MagCache: measured; from here on sampling is accelerated (%s)", path)
 
     def _nearest(self, session: Session, clock: SchedulerClock) -> Found | None:
         transformers = [expert.transformer for expert in session.experts]

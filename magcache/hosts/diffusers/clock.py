@@ -42,6 +42,7 @@ class SchedulerClock:
         trajectory: The whole trajectory, of which an img2img run samples a part.
         steps: Steps of this run.
         end: σ behind the last evaluation.
+        at_end: Whether the last evaluation has begun.
 
     Raises:
         AttributeError, TypeError, ValueError: The scheduler has no list of falling σ.
@@ -51,12 +52,14 @@ class SchedulerClock:
         self._scheduler = scheduler
         self._timesteps = scheduler.timesteps
         self._times: list[float] = scheduler.timesteps.tolist()
-        self._sigmas: list[float] = scheduler.sigmas[: len(self._times)].tolist()
+        levels = _noise_levels(scheduler)
+        self._sigmas: list[float] = levels[: len(self._times)]
         # A model is given the timestep itself or its share of all; the first call tells which.
         self._scales: tuple[float, ...] = (1, scheduler.config.get("num_train_timesteps", 1000))
-        behind = scheduler.sigmas[len(self._times) :].tolist()
-        self.end = behind[0] if behind else 0.0
+        self.end = next(iter(levels[len(self._times) :]), 0.0)
+        self.at_end = False
         self._order = getattr(scheduler, "order", 1)
+        self._seen: tuple[float, int] | None = None  # the last timestep and its index
         self._begin = self._index(timestep)
         self.trajectory = Trajectory(tuple(self._sigmas))
         self.steps = -(-(len(self._times) - self._begin) // self._order)
@@ -70,7 +73,9 @@ class SchedulerClock:
         index = self._index(timestep)
         if index >= len(self._times):
             return None
-        return self._tick(index)
+        tick = self._tick(index)
+        self.at_end |= tick.last
+        return tick
 
     def ahead(self, tick: Tick) -> list[Tick]:
         """All evaluations from `tick` to the run's end."""
@@ -85,22 +90,39 @@ class SchedulerClock:
         )
 
     def _index(self, timestep: torch.Tensor | None) -> int:
-        advanced = self._scheduler.step_index
+        advanced = getattr(self._scheduler, "step_index", None)
         if advanced is not None:
             return advanced
-        expected = self._scheduler.begin_index or 0
+        expected = getattr(self._scheduler, "begin_index", None) or 0
         return expected if timestep is None else self._index_of(timestep, expected)
 
     def _index_of(self, timestep: torch.Tensor, expected: int) -> int:
         """Where `timestep` stands in the scheduler's list; `expected` if there, or if nowhere."""
         time = float(timestep.max())  # Wan 2.2 5B gives one a token, 0 for known frames
+        if self._seen is None or self._seen[0] != time:
+            # A loop that never steps the scheduler has left `expected` behind.
+            self._seen = time, self._find(time, expected, trusted=self._seen is None)
+        return self._seen[1]
+
+    def _find(self, time: float, expected: int, *, trusted: bool) -> int:
         candidates = [(expected, scale) for scale in self._scales]
         candidates += [(self._nearest(time * scale), scale) for scale in self._scales]
         for place, scale in candidates:
             if abs(self._times[place] - time * scale) <= _CLOSE * time * scale:
                 self._scales = (scale,)
-                return place
+                return place if trusted else self._nearest(time * scale)
         return expected
 
     def _nearest(self, time: float) -> int:
         return min(range(len(self._times)), key=lambda place: abs(self._times[place] - time))
+
+
+def _noise_levels(scheduler: Any) -> list[float]:
+    """σ of each timestep and behind the last, falling.
+
+    Of a scheduler without σ it is the noise's share √(1 - ᾱ). Some pipelines turn a flow around.
+    """
+    if not hasattr(scheduler, "sigmas"):
+        return (1 - scheduler.alphas_cumprod[scheduler.timesteps.long().cpu()]).sqrt().tolist()
+    turned = scheduler.config.get("invert_sigmas", False)
+    return (1 - scheduler.sigmas if turned else scheduler.sigmas).tolist()

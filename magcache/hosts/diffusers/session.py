@@ -22,7 +22,7 @@ from ...stack import BlockStack
 from .clock import SchedulerClock, Tick
 
 log = logging.getLogger("magcache")
-_RUNS_KEPT = 64  # records of past runs, for the report; they hold no tensors
+_RUNS_KEPT = 256  # records of past runs, for the report; they hold no tensors
 _CURVE_OF_CALL = ("cond", "uncond", "ref")  # pipelines call the conditional branch first
 
 
@@ -92,8 +92,11 @@ class Session:
     Attributes:
         runs: The latest runs, in the order in which they began.
         problems: Why something ran uncached.
+        begun: How many runs the pipeline's call has begun.
         guidance: CFG scale of the pipeline's call, or None where it is not known.
         finished: Called with the session when a pipeline's call has sampled to the end.
+        failed: Called with the error that has ended a sampling.
+        branch: The one branch that is sampled here, where others are elsewhere; None if all are.
         undo: Takes the session off its target.
     """
 
@@ -114,31 +117,36 @@ class Session:
         self.experts = list(experts)
         self.runs: deque[Run] = deque(maxlen=_RUNS_KEPT)
         self.problems: list[str] = []
+        self.begun = 0
         self.guidance: float | None = None
         self.finished: Callable[[Session], None] | None = None
+        self.failed: Callable[[BaseException], None] = lambda _: None
+        self.branch: str | None = None
         self.undo = ExitStack()
         self.scheduler = scheduler
         self._make_run = make_run
         self._clock: SchedulerClock | None = None
         self._called = False
-        self._begun = 0  # runs in this call of the pipeline
 
     @contextmanager
     def sampling(self, guidance: float | None = None) -> Iterator[None]:
         """Around one call of the pipeline: its model calls are this session's."""
-        self._called, self._begun, self.guidance = False, 0, guidance
+        self._called, self.begun, self.guidance = False, 0, guidance
         token = self.current.set(self)
         try:
             yield
-            if self.finished and self._clock and self._clock.read() is None:
+            if self.finished and self._clock and self._clock.at_end:
                 self.finished(self)
+        except BaseException as error:
+            self.failed(error)
+            raise
         finally:
             self.current.reset(token)
             self.end()
         if not self._called:
             self._problem(f"{type(self.target).__name__} ran uncached: {self._why_not_called()}")
-        elif self._begun:
-            log.info(Report(list(self.runs)[-self._begun :]).headline())
+        elif self.begun:
+            log.info(Report(list(self.runs)[-self.begun :]).headline())
 
     def expert(self, transformer: nn.Module) -> Expert:
         """Its expert of that model."""
@@ -162,8 +170,9 @@ class Session:
         curve = _CURVE_OF_CALL[min(expert.calls, len(_CURVE_OF_CALL) - 1)]
         expert.calls += 1
         try:
-            return run.call(branch, curve, tensors[0].device, forward)
-        except BaseException:
+            return run.call(branch, self.branch or curve, tensors[0].device, forward)
+        except BaseException as error:
+            self.failed(error)
             self.end()
             raise
 
@@ -204,7 +213,7 @@ class Session:
             expert.run = self._make_run(self._clock, expert, tick)
             expert.index = -1
             self.runs.append(expert.run)
-            self._begun += 1
+            self.begun += 1
         if tick.index != expert.index:
             self._begin(expert, expert.run, tick)
         return expert.run
