@@ -27,11 +27,12 @@ class Server:
 
     Attributes:
         base: Its base directory.
+        address: Its address.
     """
 
     def __init__(self, base: Path, port: int, log: Path) -> None:
         self.base = base
-        self._address = f"http://127.0.0.1:{port}"
+        self.address = f"http://127.0.0.1:{port}"
         self._log = log
 
     @property
@@ -45,13 +46,13 @@ class Server:
         return sorted((self.base / "user" / "magcache").glob("*.json"))
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self._address + path, timeout=30) as answer:
+        with urllib.request.urlopen(self.address + path, timeout=30) as answer:
             return json.load(answer)
 
     def post(self, graph: Graph) -> dict[str, Any]:
         """Queues a graph; what the server answers, also where it refuses."""
         data = json.dumps({"prompt": graph}).encode()
-        request = urllib.request.Request(self._address + "/prompt", data)
+        request = urllib.request.Request(self.address + "/prompt", data)
         request.add_header("Content-Type", "application/json")
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:

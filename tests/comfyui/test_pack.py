@@ -9,7 +9,11 @@ import pytest
 from comfyserver import PACK, REPOSITORY, unpacked
 
 CHECKOUT = os.environ["COMFYUI_PATH"]
-IDS = "['CompileModel', 'MagCache', 'MagCacheCalibration', 'MagCacheTargetSpeed']"
+IDS = (
+    "['CompileModel', 'MagCache', 'MagCacheCalibration', 'MagCacheCompare', 'MagCacheEmojiModel', "
+    "'MagCacheFramePackWrapper', 'MagCacheReport', 'MagCacheTargetSpeed', "
+    "'MagCacheWanVideoWrapper']"
+)
 
 LOAD = """
 import importlib.util, sys
@@ -64,7 +68,7 @@ import torch
 with_torch = set(sys.modules)
 load(sys.argv[1])
 new = {name.partition(".")[0] for name in set(sys.modules) - with_torch}
-brought = {"pack_by_path", "torch", "comfy", "filelock"}  # torch needs filelock
+brought = {"pack_by_path", "torch", "comfy", "filelock", "PIL"}  # torch needs filelock
 print(sorted(new - set(sys.stdlib_module_names) - brought))
 """
     assert run(script) == "[]"

@@ -1,15 +1,18 @@
 """The pack in a running ComfyUI server, with graphs as its page sends them."""
 
+import asyncio
 import json
 import os
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
-from comfyserver import PACK, REPOSITORY, Graph, Server, folders, running
+from comfyserver import DONE_WITHIN, PACK, REPOSITORY, Graph, Server, folders, running
 from PIL import Image
 from safetensors.torch import save_file
 from tiny_models import DIM, TINY
@@ -26,7 +29,8 @@ OLD_TYPES = {
 TITLES = {
     "MagCache": "MagCache", "CompileModel": "Compile Model",
     "MagCacheCalibration": "MagCache Calibration",
-    "MagCacheTargetSpeed": "MagCache (Target Speed)",
+    "MagCacheTargetSpeed": "MagCache (Target Speed)", "MagCacheReport": "MagCache Report",
+    "MagCacheCompare": "MagCache Compare",
 }  # fmt: skip
 WIDGETS = {
     "magcache_thresh": 0.12, "retention_ratio": 0.2, "magcache_K": 2, "start_step": 0,
@@ -39,7 +43,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     base = folders(tmp_path_factory.mktemp("comfyui") / "base")
-    (base / "custom_nodes" / "emoji-nodes").symlink_to(REPOSITORY / "demo_nodes")
     models = base / "models" / "diffusion_models"
     (models / "emoji").symlink_to(EMOJI)
     wan = TINY["wan_t2v"].build().model.diffusion_model.state_dict()
@@ -79,11 +82,12 @@ def emoji_graph(name: str, steps: int = STEPS, seed: int = 1) -> Graph:
             unet_name="emoji/diffusion_pytorch_model.safetensors",
             weight_dtype="default",
         ),
-        "positive": _node("EmojiPrompt", keywords="fox face"),
-        "negative": _node("EmojiPrompt", keywords=""),
+        "words": _node("MagCacheEmojiModel", makes="pictures (FLUX)"),
+        "positive": _node("CLIPTextEncode", clip=["words", 1], text="fox face"),
+        "negative": _node("CLIPTextEncode", clip=["words", 1], text=""),
         "latent": _node("EmptySD3LatentImage", width=128, height=128, batch_size=1),
         "sampler": _sampler(steps, seed, 3.0),
-        "decode": _node("EmojiDecode", samples=["sampler", 0]),
+        "decode": _node("VAEDecode", samples=["sampler", 0], vae=["words", 2]),
         "save": _node("SaveImage", images=["decode", 0], filename_prefix=name),
     }
 
@@ -236,6 +240,84 @@ def test_older_model_types_are_taken(server: Server, old: str) -> None:
 def test_an_older_workflow_without_the_optional_widgets_runs(server: Server) -> None:
     server.succeed(on(wan_graph("older", steps=12), model_type="wan2.1_t2v_1.3B"))
     assert headlines(server)[-1][1] == 12
+
+
+async def _shown_on_nodes(server: Server, graph: Graph) -> list[list[tuple[str, str]]]:
+    """Node and text of what the page that queues a graph is sent, and of what another one is."""
+    pages = ("this", "another")
+    async with aiohttp.ClientSession(server.address) as session:
+        sockets = [await session.ws_connect(f"/ws?clientId={page}") for page in pages]
+        await session.post("/prompt", json={"prompt": graph, "client_id": pages[0]})
+        return [await _texts_until_done(socket) for socket in sockets]
+
+
+async def _texts_until_done(socket: aiohttp.ClientWebSocketResponse) -> list[tuple[str, str]]:
+    """What comes until the queue is empty again, which every page is told."""
+    texts, waiting = [], 0
+    while True:
+        message = await socket.receive(DONE_WITHIN)
+        if message.type is aiohttp.WSMsgType.BINARY:
+            texts += _text_in(message.data)
+        elif (told := json.loads(message.data))["type"] == "status":
+            before, waiting = waiting, told["data"]["status"]["exec_info"]["queue_remaining"]
+            if before and not waiting:
+                return texts
+
+
+def _text_in(message: bytes) -> list[tuple[str, str]]:
+    """Kind 3 of the binary messages: length of the node's id, the id, the text."""
+    kind, length = struct.unpack(">II", message[:8])
+    node, text = message[8 : 8 + length], message[8 + length :]
+    return [(node.decode(), text.decode())] if kind == 3 else []
+
+
+def test_what_a_page_is_shown_of_a_sampling_and_its_report(server: Server) -> None:
+    graph = on(wan_graph("report"), model_type="auto", calibration="published")
+    graph["report"] = _node("MagCacheReport", model=["magcache", 0], after=["sampler", 0])
+    graph["save"]["inputs"]["samples"] = ["report", 2]
+    texts, of_another_page = asyncio.run(_shown_on_nodes(server, graph))
+    live = [text for node, text in texts if node == "magcache"]
+    assert live[0] == f"step 1 of {STEPS}" and len(live) >= 2
+    skipped, of, speed, rest = headlines(server)[-1]
+    assert live[-1] == f"{skipped} of {of} evaluations skipped, {speed:.2f}x ({rest})"
+    (told,) = [text for node, text in texts if node == "report"]
+    assert told.startswith(f"MagCache: {live[-1]}  \nasked: model_type auto, ")
+    assert of_another_page == []
+
+    runs = len(headlines(server))
+    cached = server.succeed(graph)  # nothing has changed: nothing runs, and it is shown again
+    assert len(headlines(server)) == runs
+    assert cached["report"]["text"][0].startswith(f"MagCache: {live[-1]}\n")
+    (shown,) = cached["report"]["images"]
+    assert (server.base / "temp" / shown["filename"]).is_file()
+
+    graph["sampler"]["inputs"]["seed"] = 2
+    again = server.succeed(graph)
+    assert "runs       2 with the MagCache node" in again["report"]["text"][0]
+
+
+def test_a_report_behind_the_sampler_of_another_model_says_what_to_do(server: Server) -> None:
+    graph = on(wan_graph("unsampled"), model_type="auto")
+    graph["sampler"]["inputs"]["model"] = ["loader", 0]
+    graph["report"] = _node("MagCacheReport", model=["magcache", 0], after=["sampler", 0])
+    (text,) = server.succeed(graph)["report"]["text"]
+    assert text.startswith("MagCache: no run yet\n")
+
+
+def test_two_images_are_compared(server: Server) -> None:
+    def graph(*sizes: int) -> Graph:
+        images = {
+            name: _node("EmptyImage", width=size, height=48, batch_size=2, color=color)
+            for name, size, color in zip("ab", sizes, (0x00FF00, 0x0000FF), strict=True)
+        }
+        both = {f"image_{name}": [name, 0] for name in images}
+        return {**images, "compare": _node("MagCacheCompare", **both)}
+
+    outputs = server.succeed(graph(64, 64))["compare"]
+    assert outputs["text"][0].startswith("PSNR 1.76 dB, ") and len(outputs["images"]) == 1
+    error = server.fail(graph(64, 72))
+    assert error["node_id"] == "compare"
+    assert "image_a holds 2 of 64x48 and image_b holds 2 of 72x48" in error["exception_message"]
 
 
 def _refusal(server: Server, **inputs: Any) -> str:

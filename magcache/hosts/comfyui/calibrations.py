@@ -1,5 +1,6 @@
 """Calibration files in ComfyUI's user folder."""
 
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -10,10 +11,14 @@ from typing import Any
 from ...calibration import Calibration, CalibrationError, Measurement
 from ...families import plain_module
 from ...identity import Identity, identity_of
+from ...rule import Rule
 from ...store import Found, Store
 from . import host
 from .families import class_name
 from .sampling import Sampling
+from .settings import Settings
+
+log = logging.getLogger("magcache")
 
 
 def folder() -> Path:
@@ -92,6 +97,18 @@ def load(name: str, model: str) -> Calibration:
             "this model"
         )
     return calibration
+
+
+def measuring(node_id: str | None) -> Settings:
+    """Settings of a sampling that is measured, so that the next one of its model is accelerated."""
+
+    def finished(sampling: Sampling) -> None:
+        summary = save_by_model(sampling)
+        log.info("%s", summary)
+        host.show(summary, node_id)
+
+    label = "measuring, the next sampling is accelerated"
+    return Settings(None, Rule(0, 0, 0), label=label, finished=finished)
 
 
 def save(sampling: Sampling, label: str) -> str:

@@ -87,8 +87,16 @@ def user_folder() -> Path:
 
 
 def show(text: str, node_id: str | None) -> None:
-    """Shows a text on a node, where there is a server."""
+    """Shows a text on a node, where there is a server, in the page that has queued the graph."""
     server = sys.modules.get("server")
     instance = getattr(getattr(server, "PromptServer", None), "instance", None)
     if instance is not None and node_id is not None:
-        instance.send_progress_text(text, node_id)
+        breaks = text.replace("\n", "  \n")  # newer pages read it as Markdown
+        instance.send_progress_text(breaks, node_id, instance.client_id)
+
+
+def preview(pictures: Any) -> dict[str, Any]:
+    """What a node returns as `ui` to show an IMAGE batch on itself."""
+    from comfy_api.latest import ui
+
+    return ui.PreviewImage(pictures).as_dict()

@@ -7,14 +7,19 @@ from ...cache import Store
 from ...calibration import Calibration
 from ...presets import Preset
 from ...rule import Rule
-from . import calibrations, compile, detect, host
+from . import bridges, calibrations, compile, detect, host
+from .compare_node import MagCacheCompare
+from .emoji import MagCacheEmojiModel
 from .families import AUTO, MODEL_TYPES, OLD_NAMES, UNFIT, class_name
-from .sampling import Sampling, Settings, install
+from .report_node import MagCacheReport
+from .sampling import Sampling, install
+from .settings import Settings
 from .target import MagCacheTargetSpeed
+from .watch import Watch
 
 log = logging.getLogger("magcache")
 _CATEGORY = "MagCache"
-_PUBLISHED = "published"
+_AUTOMATIC, _PUBLISHED = "automatic", "published"
 _STORES = ("automatic", "compute device", "offload device")
 
 
@@ -24,6 +29,7 @@ class MagCache:
     CATEGORY = _CATEGORY
     FUNCTION = "apply"
     RETURN_TYPES = ("MODEL",)
+    OUTPUT_TOOLTIPS = ("The model with MagCache; the one that went in stays as it is.",)
     DESCRIPTION = "Skips most evaluations of a diffusion transformer: 2 to 3 times faster."
 
     @classmethod
@@ -31,7 +37,9 @@ class MagCache:
         return {
             "required": {
                 "model": ("MODEL", {"tooltip": "The diffusion model, behind its LoRAs."}),
-                "model_type": _model_type(AUTO),
+                "model_type": _model_type(
+                    AUTO, "Whose published curve to use; auto finds it from the model."
+                ),
                 "magcache_thresh": _number(
                     (0.24, 0.0, 0.3, 0.001),
                     "Largest accumulated error of a skipped evaluation. Lower is nearer to the "
@@ -42,7 +50,7 @@ class MagCache:
                     "Fraction of the trajectory, from its noisy end, in which nothing is skipped.",
                 ),
                 "magcache_K": _number(
-                    (5, 0, 6, 1), "Most evaluations skipped in a row; 0 skips nothing."
+                    (5, 0, 6, 1), "Evaluations skipped in a row at most; 0 skips nothing."
                 ),
                 "start_step": _number(
                     (0, -10000, 10000, 1),
@@ -71,25 +79,32 @@ class MagCache:
                     },
                 ),
                 "calibration": (
-                    [_PUBLISHED, *calibrations.names()],
-                    {"tooltip": "A file of MagCache Calibration, or the published curve."},
+                    [_AUTOMATIC, _PUBLISHED, *calibrations.names()],
+                    {
+                        "tooltip": "automatic: with model_type auto, the stored calibration of "
+                        "this very model that is nearest to the settings, else the published "
+                        "curve; a model that has neither is measured during its first sampling. "
+                        "published: the published curve only. Or a file of MagCache Calibration."
+                    },
                 ),
-                "verbose": ("BOOLEAN", {"default": False, "tooltip": "Log every evaluation."}),
+                "verbose": ("BOOLEAN", {"default": False, "tooltip": "Log each evaluation."}),
             },
+            "hidden": {"node_id": "UNIQUE_ID"},
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model_type: str = AUTO, calibration: str = _PUBLISHED) -> bool | str:
+    def VALIDATE_INPUTS(cls, model_type: str = AUTO, calibration: str = _AUTOMATIC) -> bool | str:
         """Accepts what the lists do not hold: older model types, and files that are newer.
 
         ComfyUI leaves out an input that another node gives.
         """
-        if calibration != _PUBLISHED and isinstance(why := calibrations.is_there(calibration), str):
+        named = calibration not in (_AUTOMATIC, _PUBLISHED)
+        if named and isinstance(why := calibrations.is_there(calibration), str):
             return why
         return detect.known_type(model_type)
 
     @classmethod
-    def IS_CHANGED(cls, calibration: str | None = _PUBLISHED, **_: Any) -> float:
+    def IS_CHANGED(cls, calibration: str | None = _AUTOMATIC, **_: Any) -> float:
         return calibrations.changed(calibration)
 
     def apply(
@@ -103,25 +118,29 @@ class MagCache:
         end_step: int,
         residuals: str = _STORES[0],
         recommended: bool = False,
-        calibration: str = _PUBLISHED,
+        calibration: str = _AUTOMATIC,
         verbose: bool = False,
+        node_id: str | None = None,
     ) -> tuple[Any]:
         host.check_version()
         host.check_model(model)
         if class_name(model) in UNFIT:
-            return (_uncached(model),)
+            return (_uncached(model, node_id),)
         measured = None
-        if calibration != _PUBLISHED:
+        if calibration not in (_AUTOMATIC, _PUBLISHED):
             measured = calibrations.load(calibration, class_name(model))
         source, note = (measured, "") if measured else detect.published(model, model_type)
-        if source is None:
-            return (_uncached(model, note),)
+        by_itself = calibration == _AUTOMATIC and OLD_NAMES.get(model_type, model_type) == AUTO
+        if source is None and not by_itself:
+            return (_uncached(model, node_id, note),)
         widgets = (magcache_thresh, retention_ratio, magcache_K)
         threshold, retention, max_skip = (None,) * 3 if recommended else widgets
         store = detect.store() if residuals == _STORES[0] else _store(residuals)
+        asked = f"model_type {model_type}, calibration {calibration}"
+        watch = Watch(node_id, f"{asked}, recommended settings" if recommended else asked)
 
-        def settings(curve: Preset | Calibration, note: str) -> Settings:
-            rule = curve.rule(
+        def settings(curve: Preset | Calibration, note: str, values_of: Any = None) -> Settings:
+            rule = (values_of or curve).rule(
                 threshold=threshold,
                 retention=retention,
                 max_skip=max_skip,
@@ -133,9 +152,14 @@ class MagCache:
 
         def choose(patcher: Any, start: detect.Start) -> Settings:
             curve, note = detect.published(patcher, model_type, start)
-            return settings(curve or source, note)
+            curve = curve or source
+            found = calibrations.nearest(patcher, start.made_with) if by_itself else None
+            if found and (found.same_weights or curve is None):
+                return settings(found.calibration, str(found), values_of=curve)
+            return settings(curve, note) if curve else calibrations.measuring(node_id)
 
-        return (install(model, settings(source, note)),)
+        first = settings(source, note) if source else Settings(None, Rule(0, 0, 0), choose=choose)
+        return (install(model, first, watch),)
 
 
 class MagCacheCalibration:
@@ -144,6 +168,7 @@ class MagCacheCalibration:
     CATEGORY = _CATEGORY
     FUNCTION = "apply"
     RETURN_TYPES = ("MODEL",)
+    OUTPUT_TOOLTIPS = ("The model, which is measured while it is sampled.",)
     DESCRIPTION = "Measures the magnitude curve of a model during a sampling that skips nothing."
 
     @classmethod
@@ -151,7 +176,9 @@ class MagCacheCalibration:
         return {
             "required": {
                 "model": ("MODEL", {"tooltip": "The diffusion model, behind its LoRAs."}),
-                "model_type": _model_type(AUTO),
+                "model_type": _model_type(
+                    AUTO, "What the model is; the file is named after it. auto takes its class."
+                ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},
         }
@@ -165,7 +192,7 @@ class MagCacheCalibration:
         host.check_version()
         host.check_model(model)
         if class_name(model) in UNFIT:
-            return (_uncached(model),)
+            return (_uncached(model, node_id),)
         kind = OLD_NAMES.get(model_type, model_type)
         if kind != AUTO:
             detect.check_type(model, kind)
@@ -176,8 +203,9 @@ class MagCacheCalibration:
             log.info("%s", summary)
             host.show(summary, node_id)
 
-        settings = Settings(None, Rule(0, 0, 0), label=f"{name} calibration", finished=finished)
-        return (install(model, settings),)
+        label, watch = f"{name} calibration", Watch(node_id, f"model_type {model_type}")
+        settings = Settings(None, Rule(0, 0, 0), label=label, finished=finished)
+        return (install(model, settings, watch),)
 
 
 class CompileModel:
@@ -186,6 +214,7 @@ class CompileModel:
     CATEGORY = _CATEGORY
     FUNCTION = "apply"
     RETURN_TYPES = ("MODEL",)
+    OUTPUT_TOOLTIPS = ("The model, compiled while it is sampled first.",)
     DESCRIPTION = "Compiles the model's blocks with torch.compile, once for each kind of block."
 
     @classmethod
@@ -224,25 +253,33 @@ NODE_CLASS_MAPPINGS = {
     "CompileModel": CompileModel,
     "MagCacheCalibration": MagCacheCalibration,
     "MagCacheTargetSpeed": MagCacheTargetSpeed,
+    "MagCacheReport": MagCacheReport,
+    "MagCacheCompare": MagCacheCompare,
+    "MagCacheEmojiModel": MagCacheEmojiModel,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
     "MagCache": "MagCache",
     "CompileModel": "Compile Model",
     "MagCacheCalibration": "MagCache Calibration",
     "MagCacheTargetSpeed": "MagCache (Target Speed)",
+    "MagCacheReport": "MagCache Report",
+    "MagCacheCompare": "MagCache Compare",
+    "MagCacheEmojiModel": "Emoji Model (MagCache demo)",
 }
+NODE_CLASS_MAPPINGS.update({name: node for name, (node, _) in bridges.NODES.items()})
+NODE_DISPLAY_NAME_MAPPINGS.update({name: title for name, (_, title) in bridges.NODES.items()})
 
 
-def _uncached(model: Any, reason: str = "") -> Any:
-    """The model as it is, with a warning that names its class."""
+def _uncached(model: Any, node_id: str | None, reason: str = "") -> Any:
+    """The model as it is, with a warning that names its class, also on the node."""
     name = class_name(model)
     reason = f"{name} does not fit: {UNFIT[name]}" if name in UNFIT else reason
     log.warning("MagCache: the model runs uncached: %s", reason)
+    host.show(f"runs uncached: {reason}", node_id)
     return model
 
 
-def _model_type(default: str) -> tuple[list[str], dict[str, Any]]:
-    tooltip = "Whose published curve to use; auto finds it from the model."
+def _model_type(default: str, tooltip: str) -> tuple[list[str], dict[str, Any]]:
     return [*MODEL_TYPES, AUTO], {"default": default, "tooltip": tooltip}
 
 

@@ -6,64 +6,35 @@ there are the settings and the three functions below, which hold nothing.
 """
 
 import logging
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from ...cache import Store
 from ...calibration import Calibration, Measurement
 from ...calibrator import Calibrator
 from ...curve import MagnitudeCurve
 from ...decide import PlannedDecider, Target
 from ...families import find_stack, plain_module
+from ...gram import GuidedGrams
 from ...plan import Decider
-from ...presets import Preset
 from ...report import Report
-from ...rule import Rule
 from ...run import Run, Storage
 from ...stack import BlockStack, Call, StackNotFound
 from . import compile, host, trajectory
 from .detect import Start
 from .families import FAMILIES
+from .record import record
+from .settings import SETTINGS, Settings, settings_on
+from .watch import Progress, Watch
 
 log = logging.getLogger("magcache")
-SETTINGS = "magcache"
 STATE = "magcache_sampling"
 _OTHER_CACHE = "easycache"  # where ComfyUI's EasyCache and LazyCache keep their state
 _TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a node asks for. Kept in `model_options`, which ComfyUI copies: no tensors here.
-
-    Attributes:
-        source: The curve, None to calibrate.
-        rule: Settings of the rule.
-        target: What is asked for in place of the rule; needs a calibration's Gram curves.
-        store: Where residuals are kept.
-        verbose: Log every evaluation.
-        label: What the log calls it.
-        finished: Called with the sampling at its end.
-        choose: Called as a sampling starts, with the ModelPatcher and what the sampling starts
-            with; the settings it returns are in force for that sampling.
-        note: What the report says of the curve.
-    """
-
-    source: Preset | Calibration | None
-    rule: Rule
-    store: Store = "device"
-    verbose: bool = False
-    label: str = ""
-    finished: Callable[["Sampling"], None] | None = None
-    choose: Callable[[Any, Start], "Settings"] | None = None
-    note: str = ""
-    target: Target | None = None
 
 
 class Sampling:
@@ -75,6 +46,7 @@ class Sampling:
     Attributes:
         made_with: Sampler, guidance, noise levels and so on, see `host.described`.
         missing: Why nothing is cached or measured.
+        progress: Shows on the node how far it is.
     """
 
     def __init__(
@@ -92,6 +64,7 @@ class Sampling:
         self._now = (self._sigmas[0], 0)
         self._runs: dict[nn.Module, Run] = {}
         self._calls: dict[nn.Module, int] = {}
+        self.progress = Progress(settings.watch, self._sigmas[: self.steps])
 
     def report(self) -> Report:
         """What the sampling has done so far."""
@@ -112,10 +85,12 @@ class Sampling:
         sigma = float(timestep.flatten()[0])
         starts = self._sigmas[:-1] or self._sigmas
         step = sum(sigma <= start * (1 + _TOLERANCE) for start in starts) - 1
-        self._now = sigma, max(step, 0)
+        step = max(step, 0)
+        self._now = sigma, step
         self._calls.clear()
         for run in self._runs.values():
             self._begin(run)
+        self.progress.evaluation(next(iter(self._runs.values()), None), step, self.missing)
 
     def call(
         self,
@@ -199,7 +174,12 @@ class Sampling:
         return run
 
     def _ruled(self) -> Decider:
-        return Decider(self.settings.rule, self._curves(), self._trajectory, self.steps)
+        source, grams = self.settings.source, None
+        if isinstance(source, Calibration) and source.grams:
+            of_expert = trajectory.of_expert(source.grams, self._sigmas)
+            grams = GuidedGrams(of_expert, self.made_with.get("cfg", 1.0))
+        rule, curves = self.settings.rule, self._curves()
+        return Decider(rule, curves, self._trajectory, self.steps, grams=grams)
 
     def _planned(self, target: Target) -> Decider | PlannedDecider:
         source = self.settings.source
@@ -224,8 +204,9 @@ class Sampling:
         return trajectory.of_expert(source.curves, self._sigmas)
 
 
-def install(model: Any, settings: Settings) -> Any:
+def install(model: Any, settings: Settings, watch: Watch | None = None) -> Any:
     """A clone of a ModelPatcher with MagCache on it, in place of an earlier one."""
+    settings = replace(settings, watch=watch)
     wrappers = {
         "outer_sample": _outer_sample,
         "predict_noise": _predict_noise,
@@ -245,14 +226,15 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     kept = guider.model_options
     options = kept["transformer_options"]
     patcher = guider.model_patcher
-    settings = options.get(SETTINGS) or _settings_on(patcher)  # a guider may have its own options
+    settings = options.get(SETTINGS) or settings_on(patcher)  # a guider may have its own options
     if settings is None:
         return executor(*args, **kwargs)
     noise, _, sampler, sigmas, *more = args
     shape, mask = tuple(noise.shape), more[0] if more else kwargs.get("denoise_mask")
     made_with = host.described(guider, sampler, sigmas, shape)
     if settings.choose:
-        settings = settings.choose(patcher, Start(guider.conds, shape, mask, made_with))
+        start = Start(guider.conds, shape, mask, made_with)
+        settings = replace(settings.choose(patcher, start), watch=settings.watch)
     sampling = Sampling(settings, patcher, sigmas, made_with)
     other = options.get(_OTHER_CACHE)
     if other is not None:
@@ -264,6 +246,9 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         output = executor(*args, **kwargs)
         _finish(sampling)
         return output
+    except BaseException:
+        sampling.progress.stopped()
+        raise
     finally:
         guider.model_options = kept
         sampling.close()
@@ -278,16 +263,14 @@ def _innermost(wrappers: dict[str, Any]) -> dict[str, Any]:
     return {**wrappers, "apply_model": calls}
 
 
-def _settings_on(patcher: Any) -> Settings | None:
-    return patcher.model_options.get("transformer_options", {}).get(SETTINGS)
-
-
 def _finish(sampling: Sampling) -> None:
     report = sampling.report()
     log.info("%s", report.headline())
     for warning in report.warnings:
         if warning != sampling.missing:  # the headline says it
             log.info("MagCache: %s", warning)
+    if watch := sampling.settings.watch:
+        watch.keep(record(report, watch.asked, sampling.made_with, sampling.measured()))
     if sampling.settings.finished:
         sampling.settings.finished(sampling)
 

@@ -3,12 +3,13 @@
 import logging
 from typing import Any
 
-from ...calibration import CalibrationError
 from ...decide import Target
 from ...rule import Rule
 from . import calibrations, detect, host
 from .families import UNFIT, class_name
-from .sampling import Sampling, Settings, install
+from .sampling import install
+from .settings import Settings
+from .watch import Watch
 
 log = logging.getLogger("magcache")
 _AUTOMATIC = "automatic"
@@ -20,6 +21,7 @@ class MagCacheTargetSpeed:
     CATEGORY = "MagCache"
     FUNCTION = "apply"
     RETURN_TYPES = ("MODEL",)
+    OUTPUT_TOOLTIPS = ("The model with MagCache; the one that went in stays as it is.",)
     DESCRIPTION = (
         "Makes sampling faster by the factor asked for. The first sampling of a model runs at "
         "full length and is measured; from the second one on it is accelerated."
@@ -37,8 +39,8 @@ class MagCacheTargetSpeed:
                         "min": 1.0,
                         "max": 4.0,
                         "step": 0.1,
-                        "tooltip": "How many evaluations for each computed one. More is faster "
-                        "and further from the original; 1 is the original.",
+                        "tooltip": "How many evaluations there are for each computed one. More is "
+                        "faster and further from the original; 1 is the original.",
                     },
                 ),
                 "calibration": (
@@ -68,34 +70,27 @@ class MagCacheTargetSpeed:
         host.check_model(model)
         name = class_name(model)
         if name in UNFIT:
-            log.warning("MagCache: the model runs uncached: %s does not fit: %s", name, UNFIT[name])
+            reason = f"{name} does not fit: {UNFIT[name]}"
+            log.warning("MagCache: the model runs uncached: %s", reason)
+            host.show(f"runs uncached: {reason}", node_id)
             return (model,)
         target, store = Target(speedup), detect.store()
         if target.skips_nothing:
             return (model,)
+        watch = Watch(node_id, f"speed-up {speedup:g}, calibration {calibration}")
         if calibration != _AUTOMATIC:
             source = calibrations.load(calibration, name)
-            if not source.grams:
-                raise CalibrationError(
-                    f"{calibration} was made by an older MagCache and cannot be planned with: "
-                    "measure again with MagCache Calibration"
-                )
+            source.check_grams()
             settings = Settings(source, source.rule(), store, label=source.name, target=target)
-            return (install(model, settings),)
-
-        def finished(sampling: Sampling) -> None:
-            summary = calibrations.save_by_model(sampling)
-            log.info("%s", summary)
-            host.show(summary, node_id)
+            return (install(model, settings, watch),)
 
         def choose(patcher: Any, start: detect.Start) -> Settings:
             found = calibrations.nearest(patcher, start.made_with)
             if found is None:
-                label = "measuring, the next sampling is accelerated"
-                return Settings(None, Rule(0, 0, 0), label=label, finished=finished)
+                return calibrations.measuring(node_id)
             source = found.calibration
             return Settings(
                 source, source.rule(), store, label=source.name, target=target, note=str(found)
             )
 
-        return (install(model, Settings(None, Rule(0, 0, 0), choose=choose)),)
+        return (install(model, Settings(None, Rule(0, 0, 0), choose=choose), watch),)

@@ -1,0 +1,155 @@
+"""What to do about what was found."""
+
+from collections.abc import Iterator
+
+from .findings import FAILS, NOTE, PROBLEM, UNCACHED, UNCHECKED, UNKNOWN, Family, Findings, Problem
+
+_GIB = 1024**3
+_LITTLE = 2 * _GIB
+_LITTLE_DISK = _GIB // 10
+_LISTED = 4
+_CAUSES = {FAILS: "", UNCACHED: "nothing is skipped: ", UNKNOWN: ""}
+
+
+def problems(findings: Findings) -> list[Problem]:
+    """Everything that a person should know of, what fails first."""
+    found = [
+        *_unfinished(findings),
+        *_families(findings),
+        *_double_ids(findings),
+        *_own_pack(findings),
+        *_replaced(findings),
+        *_other_packs(findings),
+        *_memory(findings),
+    ]
+    return sorted(found, key=lambda problem: (PROBLEM, UNCHECKED, NOTE).index(problem.kind))
+
+
+def status(found: list[Problem]) -> int:
+    """The exit status: 0 all fine, 1 something fails, 2 not all could be checked."""
+    kinds = {problem.kind for problem in found}
+    return 1 if PROBLEM in kinds else 2 if UNCHECKED in kinds else 0
+
+
+def _unfinished(findings: Findings) -> Iterator[Problem]:
+    reason = findings.unfinished
+    if not reason:
+        return
+    if findings.refused:
+        advice = ""
+    elif "No module named" in reason:
+        requirements = f"{findings.comfyui}/requirements.txt"
+        advice = f"install what ComfyUI needs: {findings.python} -m pip install -r {requirements}"
+    elif reason.startswith("not done"):
+        advice = (
+            "give it longer with --timeout; where a custom node hangs, rename its folder to end in "
+            ".disabled"
+        )
+    elif "CUDA" in reason or "NVIDIA" in reason:
+        advice = "where there is no such GPU, or it is busy, add --cpu"
+    else:
+        advice = f"see whether ComfyUI itself starts: {findings.python} {findings.comfyui}/main.py"
+    yield Problem(reason, advice, UNCHECKED)
+
+
+def _families(findings: Findings) -> Iterator[Problem]:
+    """Families with one reason are one problem."""
+    for result, kind in ((FAILS, PROBLEM), (UNCACHED, PROBLEM), (UNKNOWN, UNCHECKED)):
+        by_reason: dict[str, list[Family]] = {}
+        for family in findings.families:
+            if family.result == result and not family.known:
+                by_reason.setdefault(family.reason, []).append(family)
+        for reason, families in by_reason.items():
+            names = ", ".join(family.name for family in families)
+            yield Problem(
+                f"{names}: {_CAUSES[result]}{reason}", _for_family(findings, result), kind
+            )
+
+
+def _for_family(findings: Findings, result: str) -> str:
+    replaced = {each["pack"] for each in findings.replaced}
+    if replaced:
+        return f"try again without {', '.join(sorted(replaced))}, which changes ComfyUI's models"
+    if result == UNKNOWN:
+        return (
+            "the model fails without MagCache too: try one of its workflows; if that works, this "
+            "MagCache is older than your ComfyUI, update it"
+        )
+    if result == UNCACHED:
+        return "update MagCache: it does not know how this ComfyUI builds them"
+    return "take MagCache off these models, update it, and if that does not help report this table"
+
+
+def _double_ids(findings: Findings) -> Iterator[Problem]:
+    own = findings.pack.get("name") or "MagCache"
+    for each in findings.double_ids:
+        packs = ", ".join(each["packs"])
+        advice = (
+            "keep one of them: rename the other's folder in custom_nodes to end in .disabled. "
+            f"Workflows now get the node of {each['in_force']}"
+        )
+        what = f"the node id {each['id']} is registered by {own} and by {packs}"
+        yield Problem(what, advice, PROBLEM)
+
+
+def _own_pack(findings: Findings) -> Iterator[Problem]:
+    name, version = findings.pack.get("name"), findings.pack.get("version")
+    if version is None:
+        return
+    if not name:
+        yield Problem(
+            "MagCache is not among the custom nodes: this command's own was tried",
+            f"put the pack into the folder custom_nodes of {findings.comfyui}",
+        )
+    elif version != findings.own_version:
+        yield Problem(
+            f"custom_nodes/{name} is MagCache {version}, this command is {findings.own_version}: "
+            f"{version} was tried",
+            "update the older one",
+        )
+
+
+def _replaced(findings: Findings) -> Iterator[Problem]:
+    packs: dict[str, list[str]] = {}
+    for each in findings.replaced:
+        packs.setdefault(each["pack"], []).append(f"{each['class']}.{each['function']}")
+    for pack, functions in packs.items():
+        more = f" and {len(functions) - _LISTED} more" if len(functions) > _LISTED else ""
+        yield Problem(
+            f"{pack} replaces {', '.join(functions[:_LISTED])}{more} of ComfyUI for every model",
+            "the table shows how MagCache works beside it; where a family fails, or images are not "
+            "what they should be, disable that pack",
+        )
+
+
+def _other_packs(findings: Findings) -> Iterator[Problem]:
+    for each in findings.custom_nodes:
+        if not each["loaded"]:
+            ours = "magcache" in each["name"].lower()
+            what = f"the custom node {each['name']} cannot be loaded: {each['reason']}"
+            if ours:
+                yield Problem(what, "install it anew, and its requirements", PROBLEM)
+            else:
+                yield Problem(what, "nothing, as far as MagCache goes")
+
+
+def _memory(findings: Findings) -> Iterator[Problem]:
+    vram, ram, disk = (findings.memory.get(name) for name in ("vram", "ram", "disk"))
+    if vram and vram["free"] < _LITTLE:
+        yield Problem(
+            f"only {size(vram['free'])} of GPU memory are free",
+            "close other programs that use the GPU, or set `residuals` to `offload device`",
+        )
+    if ram and ram["free"] < _LITTLE:
+        yield Problem(f"only {size(ram['free'])} of RAM are free", "close other programs")
+    if disk and (disk["free"] < _LITTLE_DISK or not disk["writable"]):
+        why = f"has {size(disk['free'])} left" if disk["writable"] else "cannot be written to"
+        yield Problem(
+            f"{disk['device']}, where calibrations go, {why}",
+            "make room there, or make it writable: MagCache cannot store what it measures",
+        )
+
+
+def size(count: float) -> str:
+    """Bytes, as a person reads them."""
+    return f"{count / _GIB:.1f} GiB"

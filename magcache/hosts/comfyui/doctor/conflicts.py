@@ -1,0 +1,85 @@
+"""What other packs of a running ComfyUI do that MagCache has to do with."""
+
+import inspect
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+_REPLACEABLE = ("forward", "apply_model")
+
+
+def file_of(node: type) -> Path:
+    """The file that a node's class comes from."""
+    return Path(getattr(sys.modules.get(node.__module__), "__file__", None) or "").absolute()
+
+
+def pack_of(path: Path, packs: Iterable[Mapping[str, Any]]) -> str:
+    """Name of the custom node that a file belongs to; the file where it belongs to none."""
+    for pack in packs:
+        folder = Path(pack["path"]).absolute()
+        if path == folder or folder in path.parents:
+            return pack["name"]
+    return str(path)
+
+
+def double_ids(
+    own: Mapping[str, type], registered: Iterable[tuple[str, type]], packs: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """MagCache's node ids that another pack registers too.
+
+    Args:
+        own: MagCache's nodes.
+        registered: Every registration, in order: the last one of an id is in force.
+        packs: The custom nodes, with name and path.
+
+    Returns:
+        For each such id the packs that register it beside MagCache, and whose is in force.
+    """
+    others: dict[str, list[type]] = {}
+    last: dict[str, type] = {}
+    for name, node in registered:
+        if name in own:
+            last[name] = node
+            if node is not own[name]:
+                others.setdefault(name, []).append(node)
+    return [
+        {
+            "id": name,
+            "packs": sorted({pack_of(file_of(node), packs) for node in nodes}),
+            "in_force": pack_of(file_of(last[name]), packs),
+        }
+        for name, nodes in others.items()
+    ]
+
+
+def replaced_forwards(comfyui: Path, packs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Functions of ComfyUI's models that are not defined in its own files.
+
+    Args:
+        comfyui: Its folder.
+        packs: The custom nodes, with name and path.
+    """
+    own = (comfyui / "comfy").resolve()
+    found = []
+    for kind in _model_classes():
+        for name, function in vars(kind).items():
+            if not name.lstrip("_").startswith(_REPLACEABLE):
+                continue
+            code = getattr(inspect.unwrap(function), "__code__", None)
+            path = Path(code.co_filename).absolute() if code else None
+            if path and path.is_file() and own not in path.resolve().parents:
+                where = pack_of(path, packs)
+                found.append({"class": kind.__name__, "function": name, "pack": where})
+    return sorted(found, key=lambda each: (each["pack"], each["class"], each["function"]))
+
+
+def _model_classes() -> Iterator[type]:
+    """Every class of a network, of its parts, and of the models around networks."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith(("comfy.ldm.", "comfy.model_base")):
+            classes = filter(inspect.isclass, list(vars(module).values()))
+            own = (kind for kind in classes if kind.__module__ == name)
+            yield from (kind for kind in own if issubclass(kind, nn.Module))

@@ -1,0 +1,127 @@
+"""What a node tells of the samplings of its model: live on itself, later to MagCache Report."""
+
+import copy
+import itertools
+import time
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from ...rule import Reason
+from ...run import Run
+from . import host
+from .record import Record
+
+_EVERY = 0.3  # seconds between two texts on a node
+
+
+class Watch:
+    """What one node knows of the samplings of its model.
+
+    The model's options carry it, and ComfyUI keeps those for as long as it likes: it holds
+    figures only.
+
+    Attributes:
+        node_id: The node in the graph, None outside one.
+        asked: What its widgets ask for.
+        ended: How many samplings have come to their end.
+        last: The last one of these.
+    """
+
+    def __init__(self, node_id: str | None, asked: str) -> None:
+        self.node_id = node_id
+        self.asked = asked
+        self.ended = 0
+        self.last: Record | None = None
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> "Watch":
+        """Itself: older ComfyUI copy a model's options with each clone, and clones are sampled."""
+        return self
+
+    def keep(self, record: Record) -> None:
+        """Takes in a sampling that has ended."""
+        self.ended += 1
+        self.last = record
+        host.show(record.headline.removeprefix("MagCache: "), self.node_id)
+
+
+class Progress:
+    """The text on a node during one sampling.
+
+    Args:
+        watch: Whose node it is, None outside a graph.
+        sigmas: The sampling's noise levels without the one it ends at.
+    """
+
+    def __init__(self, watch: Watch | None, sigmas: Sequence[float]) -> None:
+        self._node_id = watch.node_id if watch else None
+        self._sigmas = sigmas
+        self._starts: list[float] = []
+        self._due = 0.0
+        self._now: tuple[Run | None, int, str] | None = None
+
+    def evaluation(self, run: Run | None, step: int, missing: str = "") -> None:
+        """Shows how far the sampling is as an evaluation begins, a few times a second at most.
+
+        Reads this machine's clock and never the device's, which would wait for it.
+
+        Args:
+            run: The run, None as long as there is none.
+            step: Step of the evaluation.
+            missing: Why the model runs uncached.
+        """
+        now = time.perf_counter()
+        self._starts.append(now)
+        self._now = run, step, missing
+        if now >= self._due:
+            self._due = now + _EVERY
+            host.show(self._text(*self._now), self._node_id)
+
+    def stopped(self) -> None:
+        """Shows that the sampling has been interrupted, or has failed."""
+        where = self._text(*self._now).partition("\n")[0] if self._now else "before the first step"
+        host.show(f"stopped: {where}", self._node_id)
+
+    def _text(self, run: Run | None, step: int, missing: str) -> str:
+        head = f"step {step + 1} of {len(self._sigmas)}"
+        if run is None or missing:
+            return f"{head}\n{missing}".rstrip()
+        seconds = [later - earlier for earlier, later in itertools.pairwise(self._starts)]
+        done = list(zip(run.evaluations[:-1], seconds, strict=False))
+        computed = [took for evaluation, took in done if not evaluation.skipped]
+        skipped = [took for evaluation, took in done if evaluation.skipped]
+        if not computed:
+            return head
+        costs = median(computed), median(skipped) if skipped else 0.0
+        left = _clock(self._left(run, step, *costs))
+        if run.calibrator:
+            return f"measuring, {head}\n{left} left"
+        full, taken = costs[0] * len(done), costs[0] * len(computed) + costs[1] * len(skipped)
+        speed = f"{full / taken:.2f}x so far, " if skipped else ""
+        counts = f"{len(computed)} computed, {len(skipped)} skipped"
+        return f"{head}: {counts}\n{speed}{left} left"
+
+    def _left(self, run: Run, step: int, computed: float, skipped: float) -> float:
+        """Seconds from here on, with what each kind of evaluation has cost up to here."""
+        evaluations = (len(run.evaluations) - 1) / step if step else 1  # a step, of two in Heun
+        costs = [skipped if skips else computed for skips in _ahead(run, step, self._sigmas)]
+        now = skipped if run.evaluations[-1].reason is Reason.SKIPPED else computed
+        return now + evaluations * sum(costs)
+
+
+def _ahead(run: Run, step: int, sigmas: Sequence[float]) -> list[bool]:
+    """Whether each step behind this one will be skipped, as a copy of the decider sees it."""
+    if run.calibrator or run.stack.problem:
+        return [False] * (len(sigmas) - 1 - step)
+    decider = copy.deepcopy(run.decider)
+    return [
+        decider.decide(sigma, later, decider.curves) is Reason.SKIPPED
+        for later, sigma in enumerate(sigmas)
+        if later > step
+    ]
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,89 @@
+"""PSNR, SSIM and FLIP in plain torch, held to scikit-image, flip-evaluator and hand-made values."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from magcache.similarity import SSIM_WINDOW, psnr, similarity
+
+GRID = Path(__file__).parents[1] / "models" / "emoji" / "grid.png"
+NOISE = np.random.default_rng(0)
+
+
+def picture(height: int = 150, width: int = 201) -> np.ndarray:
+    """A part of what the emoji model has drawn, (H, W, 3) in [0, 1]."""
+    with Image.open(GRID) as image:
+        return np.asarray(image.convert("RGB"), np.float32)[:height, :width] / 255
+
+
+def noisy(image: np.ndarray, spread: float) -> np.ndarray:
+    return (image + NOISE.normal(0, spread, image.shape)).clip(0, 1).astype(np.float32)
+
+
+CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "hardly": lambda image: noisy(image, 0.002),
+    "noise": lambda image: noisy(image, 0.05),
+    "moved": lambda image: np.roll(image, 2, 1),
+    "darker": lambda image: image * np.float32(0.8),
+    "grey": lambda image: image.mean(-1, keepdims=True).repeat(3, -1),
+    "unrelated": lambda image: NOISE.random(image.shape, np.float32),
+}
+
+
+@pytest.fixture(params=CHANGES)
+def pair(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray]:
+    return picture(), CHANGES[request.param](picture())
+
+
+def found(pair: tuple[np.ndarray, np.ndarray]) -> tuple[float, float, np.ndarray]:
+    a, b = (torch.from_numpy(np.ascontiguousarray(image)) for image in pair)
+    figures = similarity(a, b)
+    return figures.squared_error, figures.ssim, figures.flip.numpy()
+
+
+def test_psnr_is_that_of_scikit_image(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    expected = peak_signal_noise_ratio(*pair, data_range=1.0)
+    assert psnr(found(pair)[0]) == pytest.approx(expected, abs=1e-3)
+
+
+def test_ssim_is_that_of_scikit_image(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    expected: Any = structural_similarity(
+        *pair, channel_axis=-1, data_range=1.0, gaussian_weights=True, sigma=1.5,
+        use_sample_covariance=False,
+    )  # fmt: skip
+    assert found(pair)[1] == pytest.approx(expected, abs=1e-4)
+
+
+def test_flip_is_that_of_its_authors_at_every_pixel(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    evaluator = pytest.importorskip("flip_evaluator")  # it has no wheel for every Python
+    errors, mean, _ = evaluator.evaluate(*pair, "LDR", applyMagma=False)
+    own = found(pair)[2]
+    assert own.shape == pair[0].shape[:2]
+    assert np.abs(own - np.asarray(errors).squeeze()).max() < 2e-3
+    assert own.mean() == pytest.approx(mean, abs=2e-4)
+
+
+def test_equal_images_do_not_differ() -> None:
+    squared_error, ssim, flip = found((picture(), picture()))
+    assert psnr(squared_error) == float("inf") and ssim == pytest.approx(1) and flip.max() == 0
+
+
+def test_values_that_can_be_worked_out() -> None:
+    assert psnr(0.01) == pytest.approx(20)
+    green, blue, black = (np.zeros((20, 30, 3), np.float32) for _ in range(3))
+    green[..., 1] = blue[..., 2] = 1
+    assert found((green, blue))[2] == pytest.approx(np.ones((20, 30)))  # the largest difference
+    squared_error, ssim, _ = found((black, black + 1))
+    assert squared_error == 1 and ssim == pytest.approx(0.01**2 / (1 + 0.01**2))
+
+
+def test_the_smallest_image_has_one_window() -> None:
+    small = picture(SSIM_WINDOW, SSIM_WINDOW)
+    _, ssim, flip = found((small, noisy(small, 0.1)))
+    assert 0 < ssim < 1 and flip.shape == (SSIM_WINDOW, SSIM_WINDOW) and np.isfinite(flip).all()

@@ -1,0 +1,147 @@
+"""ComfyUI's page in a headless browser: opens workflows and says what it makes of them."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import ConsoleMessage, Page, Route, sync_playwright
+
+PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.Graph.CanvasInfo": False,
+    "Comfy.Graph.CanvasMenu": False,
+    "Comfy.UseNewMenu": "Top",
+    "Comfy.Workflow.ShowMissingModelsWarning": False,
+}
+READY = """() => !!(
+    window.app?.extensionManager && window.LiteGraph?.registered_node_types.KSampler
+    && window.LiteGraph.registered_node_types.MarkdownNote && app.graph
+)"""
+ASKS_THE_NETWORK = ("Failed to load resource", "huggingface.co", "Error fetching file size")
+Json = dict[str, Any]
+
+
+def program() -> str | None:
+    """A browser on this machine."""
+    return next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+
+
+class Editor:
+    """ComfyUI's page.
+
+    Attributes:
+        errors: What the page has logged as errors since a workflow was opened.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.errors: list[str] = []
+        page.on("console", self._logged)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def open(self, workflow: Json) -> None:
+        """Opens a workflow as its menu does."""
+        self.errors.clear()
+        self.page.evaluate(
+            "async (it) => { await app.loadGraphData(it, true, true, null) }", workflow
+        )
+        self.page.wait_for_timeout(300)
+
+    def prompt(self) -> Json:
+        """What it would queue: the graph in the form of ComfyUI's API."""
+        return self.page.evaluate("async () => (await app.graphToPrompt()).output")
+
+    def run(self, within: int) -> None:
+        """Runs the workflow as the page's button does, and waits until its pictures are there.
+
+        Args:
+            within: Time limit in milliseconds.
+
+        Raises:
+            RuntimeError: It has failed.
+        """
+        ended = """(within) => new Promise((resolve) => {
+            for (const type of ["execution_success", "execution_error"])
+                app.api.addEventListener(type, () => resolve(type), { once: true });
+            setTimeout(() => resolve(`not done within ${within} ms`), within);
+            app.queuePrompt(0, 1);
+        })"""
+        with self.page.expect_response(lambda it: it.url.endswith("/prompt")) as answer:
+            how = self.page.evaluate(ended, within)
+        if how != "execution_success":
+            raise RuntimeError(f"the workflow has not run: {how}, {answer.value.text()}")
+        self.page.wait_for_timeout(1500)
+
+    def nodes(self) -> list[Json]:
+        """Every node as the page has it: id, type, box, whether it is known, widgets in error."""
+        return self.page.evaluate(
+            """() => app.graph.nodes.map(node => ({
+                id: node.id, type: node.type, box: [...node.getBounding()],
+                known: node.type in LiteGraph.registered_node_types && !node.has_errors,
+                invalid: (node.widgets ?? []).filter(
+                    w => w.type === "combo" && !w.options.values.includes?.(w.value)
+                ).map(w => w.name),
+            }))"""
+        )
+
+    def picture(self, path: Path, scale: float = 1.0) -> None:
+        """A picture of the whole graph, as PNG."""
+        left, top, right, bottom = _around([node["box"] for node in self.nodes()])
+        width, height = int((right - left) * scale), int((bottom - top) * scale)
+        side, head = 80, 130  # what the page itself takes
+        self.page.set_viewport_size({"width": width + side + 20, "height": height + head + 60})
+        self.page.evaluate(
+            """([x, y, side, head, scale]) => {
+                const canvas = app.canvas.canvas.getBoundingClientRect();
+                app.canvas.ds.scale = scale;
+                app.canvas.ds.offset = [
+                    (side - canvas.left) / scale - x, (head - canvas.top) / scale - y,
+                ];
+                app.canvas.setDirty(true, true);
+            }""",
+            [left, top, side, head, scale],
+        )
+        self.page.wait_for_timeout(700)
+        self.page.screenshot(
+            path=path, clip={"x": side, "y": head, "width": width, "height": height}
+        )
+
+    def _logged(self, message: ConsoleMessage) -> None:
+        if message.type == "error" and not any(part in message.text for part in ASKS_THE_NETWORK):
+            self.errors.append(message.text)
+
+
+@contextmanager
+def editor(server: str, settings: Json | None = None) -> Iterator[Editor]:
+    """The page of a server, without the greetings that a new user gets, and without a network.
+
+    The server's own settings are not touched.
+    """
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program())
+        page = browser.new_page(viewport={"width": 1800, "height": 1000})
+        page.route(lambda address: not address.startswith(server), Route.abort)
+        chosen = json.dumps({**SETTINGS, **(settings or {})})
+        page.route(
+            "**/api/settings",
+            lambda route: route.fulfill(body=chosen, content_type="application/json"),
+        )
+        page.goto(server)
+        page.wait_for_function(READY, timeout=60_000)
+        page.wait_for_timeout(1500)  # until it has opened its own first workflow
+        yield Editor(page)
+        browser.close()
+
+
+def _around(boxes: list[list[float]], margin: int = 90) -> tuple[float, float, float, float]:
+    return (
+        min(x for x, *_ in boxes) - margin / 2,
+        min(y for _, y, *_ in boxes) - margin,  # a group's title is above its nodes
+        max(x + width for x, _, width, _ in boxes) + margin / 2,
+        max(y + height for _, y, _, height in boxes) + margin / 2,
+    )
