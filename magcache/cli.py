@@ -1,4 +1,4 @@
-"""The command line: `magcache demo | plan | presets | calibrate | calibrations`."""
+"""The command line: `magcache demo | plan | export | presets | calibrate | ...`."""
 
 import argparse
 import json
@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __doc__ as description
-from . import __version__, cli_calibrate, cli_calibrations, cli_plan, presets
+from . import (
+    __version__,
+    cli_app,
+    cli_calibrate,
+    cli_calibrations,
+    cli_doctor,
+    cli_export,
+    cli_plan,
+    presets,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"magcache: {error}\n")
         return 2
     except ModuleNotFoundError as error:
-        extra = f"pip install 'magcache[{parsed.extra}]'"
+        name = "ray" if error.name == "ray" else parsed.extra
+        extra = f"pip install 'magcache[{name}]'"
         sys.stderr.write(f"magcache: {error.name} is missing, install it with: {extra}\n")
         return 2
 
@@ -44,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo, extra="demo")
 
     cli_plan.add_to(commands)
+    cli_export.add_to(commands)
 
     listed = commands.add_parser("presets", help="list the published curves and their settings")
     listed.add_argument("--json", action="store_true")
@@ -51,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
 
     cli_calibrate.add_to(commands)
     cli_calibrations.add_to(commands)
+    cli_app.add_to(commands)
+    cli_doctor.add_to(commands)
     return parser
 
 

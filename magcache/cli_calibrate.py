@@ -3,13 +3,16 @@
 import argparse
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .calibration import Calibration
 from .merge import merge
 from .store import Store, described
+from .sweep import sweep
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -40,34 +43,81 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--name", help=text)
     text = "default: $MAGCACHE_HOME, else the platform's data folder"
     parser.add_argument("--home", type=Path, metavar="FOLDER", help=text)
+    text = "measure prompts at once on a Ray cluster: HOST:PORT, auto, or local to start one here"
+    parser.add_argument("--ray", metavar="ADDRESS", help=text)
     parser.set_defaults(run=_calibrate, extra="diffusers")
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
-    import magcache
-
     if arguments.steps < 2:
         raise ValueError(f"two steps are the least that can be compared, got {arguments.steps}")
-    pipe, generate, prompts = (
-        _emoji(arguments) if arguments.model == "emoji" else _loaded(arguments)
-    )
-    measured: list[Calibration] = []
-    with magcache.apply(pipe, calibrate=True) as applied:
-        for number, prompt in enumerate(prompts):
-            sys.stderr.write(f"calibrating with {prompt!r}, {arguments.steps} steps\n")
-            applied.reset()
-            generate(prompt, arguments.seed + number)
-            measured.append(applied.calibration())
-    calibration = merge(measured) if len(measured) > 1 else measured[0]
+    settings = {k: v for k, v in vars(arguments).items() if k not in ("run", "ray", "home")}
+    prompts = arguments.prompt or _default_prompts(arguments.model)
+    measured: dict[int, Calibration] = {}
+
+    def task(number: int) -> _Task:
+        sys.stderr.write(f"calibrating with {prompts[number]!r}, {arguments.steps} steps\n")
+        return _Task(settings, prompts[number], arguments.seed + number)
+
+    try:
+        gpus = 0 if arguments.device == "cpu" else 1
+        keep = measured.__setitem__
+        failed = sweep(len(prompts), task, _measure, keep, arguments.ray, gpus)
+    finally:
+        _prepared.cache_clear()
+    for number, error in failed.items():
+        sys.stderr.write(f"left out, {prompts[number]!r} has failed: {error}\n")
+    if not measured:
+        raise ValueError("no prompt could be measured")
+    found = [measured[number] for number in sorted(measured)]
+    calibration = merge(found) if len(found) > 1 else found[0]
     path = Store(arguments.home).save(calibration, arguments.name)
     sys.stdout.write(f"{path.stem}: {described(calibration)}\nwrote {path}\n")
     return 0
 
 
+@dataclass(frozen=True)
+class _Task:
+    """One prompt; `settings` are the command's."""
+
+    settings: dict[str, Any]
+    prompt: str
+    seed: int
+
+
+def _measure(task: _Task) -> Iterator[Calibration]:
+    """The calibration of one prompt."""
+    import magcache
+
+    pipe, generate = _prepared(tuple((k, _frozen(v)) for k, v in task.settings.items()))
+    with magcache.apply(pipe, calibrate=True) as applied:
+        generate(task.prompt, task.seed)
+        yield applied.calibration()
+
+
+@cache
+def _prepared(settings: tuple[tuple[str, Any], ...]) -> "tuple[Any, Generate]":
+    """The model, loaded once in each process."""
+    arguments = argparse.Namespace(**dict(settings))
+    return _emoji(arguments) if arguments.model == "emoji" else _loaded(arguments)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _default_prompts(model: str) -> list[str]:
+    if model != "emoji":
+        return [_PROMPT]
+    from . import emoji
+
+    return emoji.load().prompts("calibration")[:1]
+
+
 Generate = Callable[[str, int], Any]
 
 
-def _emoji(arguments: argparse.Namespace) -> tuple[Any, Generate, list[str]]:
+def _emoji(arguments: argparse.Namespace) -> tuple[Any, Generate]:
     """The bundled model, whose prompts are keywords that it has learned."""
     from . import emoji
 
@@ -78,10 +128,10 @@ def _emoji(arguments: argparse.Namespace) -> tuple[Any, Generate, list[str]]:
     def generate(prompt: str, seed: int) -> Any:
         return model.generate([prompt], [seed], arguments.steps, cfg)
 
-    return model.pipe, generate, arguments.prompt or model.prompts("calibration")[:1]
+    return model.pipe, generate
 
 
-def _loaded(arguments: argparse.Namespace) -> tuple["DiffusionPipeline", Generate, list[str]]:
+def _loaded(arguments: argparse.Namespace) -> tuple["DiffusionPipeline", Generate]:
     import torch
     from diffusers import DiffusionPipeline
 
@@ -108,7 +158,7 @@ def _loaded(arguments: argparse.Namespace) -> tuple["DiffusionPipeline", Generat
         steps = arguments.steps
         return pipe(prompt=prompt, num_inference_steps=steps, generator=generator, **given)
 
-    return pipe, generate, arguments.prompt or [_PROMPT]
+    return pipe, generate
 
 
 def _given(arguments: argparse.Namespace, guidance: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from .curve import Trajectory
 from .decide import PlannedDecider, Target
 from .plan import FEW_STEPS, Schedule, plan
 from .presets import Preset
+from .rule import Rule
 
 _OF_THE_RULE = ("threshold", "max_skip", "retention")
 
@@ -19,6 +20,18 @@ _OF_THE_RULE = ("threshold", "max_skip", "retention")
 def add_to(commands: Any) -> None:
     """Adds `plan` to the commands of the command line's parser."""
     parser = commands.add_parser("plan", help="print a schedule without running anything")
+    add_curve_and_rule(parser)
+    text = "plan for this factor instead, 2 for instance; needs a calibration"
+    parser.add_argument("--speedup", type=float, help=text)
+    text = "skip while the expected error stays within this, 0.05 for instance"
+    parser.add_argument("--error", type=float, help=text)
+    parser.add_argument("--cfg", type=float, help="guidance scale; default the calibration's")
+    parser.add_argument("--json", action="store_true")
+    parser.set_defaults(run=_plan, extra="demo")
+
+
+def add_curve_and_rule(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that name a curve, a run's noise levels and the rule's settings."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--preset", help="see `magcache presets`")
     source.add_argument("--calibration", help="a stored calibration, or a file")
@@ -29,21 +42,28 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--retention", type=float, help="default: the recommended one")
     parser.add_argument("--start-step", type=int, default=0)
     parser.add_argument("--end-step", type=int, default=-1)
-    text = "plan for this factor instead, 2 for instance; needs a calibration"
-    parser.add_argument("--speedup", type=float, help=text)
-    text = "skip while the expected error stays within this, 0.05 for instance"
-    parser.add_argument("--error", type=float, help=text)
-    parser.add_argument("--cfg", type=float, help="guidance scale; default the calibration's")
-    parser.add_argument("--json", action="store_true")
-    parser.set_defaults(run=_plan, extra="demo")
+
+
+def curve_of(arguments: argparse.Namespace) -> Preset | Calibration:
+    """The curve that the options name."""
+    if arguments.preset:
+        return presets.load(arguments.preset)
+    return stored_or_file(arguments.calibration)
+
+
+def rule_of(arguments: argparse.Namespace, source: Preset | Calibration) -> Rule:
+    """The rule's settings, the recommended ones where none are given."""
+    return source.rule(
+        threshold=arguments.threshold,
+        max_skip=arguments.max_skip,
+        retention=arguments.retention,
+        start_step=arguments.start_step,
+        end_step=arguments.end_step,
+    )
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    source: Preset | Calibration
-    if arguments.preset:
-        source = presets.load(arguments.preset)
-    else:
-        source = stored_or_file(arguments.calibration)
+    source = curve_of(arguments)
     trajectory = source.trajectory(arguments.steps, arguments.shift)
     if arguments.speedup is None and arguments.error is None:
         settings, schedule, notes = _by_rule(arguments, source, trajectory)
@@ -93,13 +113,7 @@ _TITLES = {
 def _by_rule(
     arguments: argparse.Namespace, source: Preset | Calibration, trajectory: Trajectory
 ) -> tuple[dict[str, Any], Schedule, list[str]]:
-    rule = source.rule(
-        threshold=arguments.threshold,
-        max_skip=arguments.max_skip,
-        retention=arguments.retention,
-        start_step=arguments.start_step,
-        end_step=arguments.end_step,
-    )
+    rule = rule_of(arguments, source)
     schedule = plan(rule, source.curves, trajectory)
     notes = []
     if any(curve.over == "fraction" for curve in source.curves.values()):

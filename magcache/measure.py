@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,17 +29,22 @@ def difference(reference: np.ndarray, images: np.ndarray) -> Difference:
     Raises:
         ValueError: The two differ in shape, or a side is shorter than SSIM's window of 7.
     """
-    from skimage.metrics import structural_similarity
-
     if reference.shape != images.shape or reference.ndim != 4 or reference.shape[-1] != 3:
         raise ValueError(f"cannot compare images {reference.shape} with {images.shape}")
     pairs = list(zip(reference.astype(np.float32), images.astype(np.float32), strict=True))
-    ssim = [structural_similarity(a, b, channel_axis=-1, data_range=1.0) for a, b in pairs]
     return Difference(
         psnr=mean_psnr([float(np.square(a - b).mean()) for a, b in pairs]),
-        ssim=float(np.mean(ssim)),
+        ssim=float(np.mean([ssim(a, b) for a, b in pairs])),
         flip=_mean_flip(pairs),
     )
+
+
+def ssim(reference: np.ndarray, image: np.ndarray) -> float:
+    """Structural similarity of two images (H, W, 3) in [0, 1]."""
+    from skimage.metrics import structural_similarity
+
+    similar: Any = structural_similarity(reference, image, channel_axis=-1, data_range=1.0)
+    return float(similar)
 
 
 def mean_psnr(squared_errors: Sequence[float]) -> float:

@@ -91,7 +91,7 @@ class Report:
             run = self.runs[-1]
             lines += [
                 f"  schedule   {self.schedule}",
-                f"  computed   {self.computed} ({_reasons(self.runs)})",
+                f"  computed   {_counts(self.runs)} ({_reasons(self.runs)})",
                 f"  settings   {run.decider.details}, kept on {run.storage.store}",
                 f"  memory     {self.bytes_held / 2**20:.1f} MiB of residuals at most",
             ]
@@ -110,6 +110,8 @@ class Report:
             "runs": [
                 {
                     "label": run.label,
+                    "computed": len(run.evaluations) - run.skipped,
+                    "skipped": run.skipped,
                     "sigmas": [e.sigma for e in run.evaluations],
                     "reasons": [e.outcome.value for e in run.evaluations],
                     "seconds": [round(e.seconds, 6) for e in run.evaluations],
@@ -146,6 +148,13 @@ def _remarks(run: Run) -> list[str]:
     if run.decider.steps < FEW_STEPS:
         remarks.append(f"{run.decider.steps} steps: below {FEW_STEPS} there is little to gain")
     return remarks + run.decider.notes
+
+
+def _counts(runs: Sequence[Run]) -> str:
+    """How many were computed: "24", or of several runs "24 = 12 + 12"."""
+    counts = [len(run.evaluations) - run.skipped for run in runs]
+    parts = f" = {' + '.join(map(str, counts))}" if len(counts) > 1 else ""
+    return f"{sum(counts)}{parts}"
 
 
 def _reasons(runs: Sequence[Run]) -> str:

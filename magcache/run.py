@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -103,6 +103,9 @@ class Run:
         storage: Where residuals are kept.
         calibrator: If given, everything is computed and measured.
         label: What the report calls the settings, a preset's name for instance.
+        together: Given where other processes sample with this one. All have to decide alike, so
+            nothing that only this one's residuals show decides then; where each samples another
+            branch, the names of all curves.
     """
 
     def __init__(
@@ -112,6 +115,7 @@ class Run:
         storage: Storage | None = None,
         calibrator: Calibrator | None = None,
         label: str = "",
+        together: Sequence[str] | None = None,
     ) -> None:
         self.decider = decider
         self.stack = stack
@@ -124,11 +128,12 @@ class Run:
             decider.keep, self.storage.store, self.storage.dtype, self.storage.budget
         )
         self._finite: dict[Hashable, torch.Tensor | bool] = {}
-        corrects = isinstance(decider, PlannedDecider) and decider.corrects
+        corrects = isinstance(decider, PlannedDecider) and decider.corrects and together is None
         self._observer = Observer() if corrects else None
         self._curves_of: dict[Hashable, tuple[str, ...]] = {}
         self._uncached = calibrator is None and decider.skips_nothing
         self._last = False
+        self._together = together
         stack.forget_bases()  # what acts between blocks and head may differ from run to run
 
     @property
@@ -145,7 +150,8 @@ class Run:
             last: Whether no evaluation follows, so that no residual need be kept.
         """
         self._drop_vanished()
-        curves = dict.fromkeys(name for names in self._curves_of.values() for name in names)
+        seen = (name for names in self._curves_of.values() for name in names)
+        curves = dict.fromkeys(self._together or seen)
         reason = self.decider.decide(sigma, step, curves)
         if self.calibrator:
             reason = Reason.CALIBRATION
@@ -223,7 +229,7 @@ class Run:
             self.calibrator.add(branch, self._curves_of[branch], sigma, residual)
         elif not self._last:
             self.cache.put(branch, sigma, residual)
-            self._finite[branch] = _is_finite(residual)
+            self._finite[branch] = self._together is not None or _is_finite(residual)
             if self._observer and isinstance(self.decider, PlannedDecider):
                 predict = partial(self.decider.prediction, self._curves_of[branch], sigma)
                 self._observer.see(branch, sigma, residual, cached, predict)

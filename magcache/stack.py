@@ -113,7 +113,8 @@ class BlockStack:
     @property
     def first(self) -> nn.Module:
         """The first block."""
-        return self._lists[0][0]
+        with self._lock:  # another thread's call may have emptied the list
+            return self._lists[0][0]
 
     def plain(self, call: Call) -> Any:
         """Runs the model as it is and takes nothing."""

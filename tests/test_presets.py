@@ -230,7 +230,7 @@ def test_trajectory_with_a_shift_is_evenly_spaced_under_it() -> None:
     # u = 1, 3/4, 2/4, 1/4; 3u / (1 + 2u).
     shifted = (1.0, 0.9, 0.75, 0.5)
     assert presets.load("flux").trajectory(4, shift=3).sigmas == pytest.approx(shifted)
-    assert presets.load("framepack").trajectory(4).sigmas == (1.0, 0.75, 0.5, 0.25)
+    assert presets.load("omnigen2_t2i").trajectory(4).sigmas == (1.0, 0.75, 0.5, 0.25)
 
 
 @pytest.mark.parametrize("steps", [0, -1])

@@ -23,6 +23,7 @@ from magcache.calibrator import SAMPLED, Calibrator
 from magcache.measure import mean_psnr
 from magcache.merge import merge
 
+parallel = importlib.import_module("magcache.hosts.diffusers.parallel")
 host = importlib.import_module("magcache.hosts.diffusers.apply")  # its package has the function
 FOLDER = Path("bench-output/prediction")
 BATCH = 8
@@ -195,7 +196,7 @@ class Lab:
         calibrator = partial(Calibrator, sampled=entries)
         with (
             torch.no_grad(),
-            patch.object(host, "Calibrator", calibrator),
+            patch.object(parallel, "Calibrator", calibrator),
             magcache.apply(pipe, calibrate=True) as run,
         ):
             pipe(**arguments)

@@ -50,6 +50,8 @@ class Applied:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if error is not None:
+            self._session.failed(error)
         self.remove()
 
 

@@ -1,0 +1,201 @@
+"""Generating a video: load, sample, write, and compare where that is asked for."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from ..report import Report, draw_schedule, save, schedule_of
+from ..store import Store, described
+from .compare import Quality, quality, side_by_side
+from .files import fitted, read_image, video_size, write_video
+from .models import Model, Models
+from .progress import Job, Progress, Tell, Watch, followed
+from .settings import WINDOW, Problem, Settings, seconds_of
+
+if TYPE_CHECKING:
+    from ..hosts.diffusers import Applied
+
+_COUNTED = 4 * WINDOW - 3  # what the pipeline counts as frames of a section
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out.
+
+    Attributes:
+        settings: What was asked for.
+        seconds: Time of the pipeline's call; loading and writing files is not part of it.
+        report: What MagCache did.
+        placed: How the model lies in memory.
+        video: The video; None for a calibration.
+        picture: Curve and schedule; None where everything was computed.
+        measured: What a calibration has stored.
+        uncached_seconds, beside, quality: Without MagCache the same: its time, a video of the
+            two side by side, and the difference. None unless they were asked for.
+    """
+
+    settings: Settings
+    seconds: float
+    report: Report
+    placed: str
+    video: Path | None = None
+    picture: Path | None = None
+    measured: str = ""
+    uncached_seconds: float | None = None
+    beside: Path | None = None
+    quality: Quality | None = None
+
+
+class Engine:
+    """Generates videos, one at a time.
+
+    Args:
+        models: Loads the models.
+    """
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self._turn = threading.Lock()
+
+    def generate(self, settings: Settings, job: Job, folder: Path) -> Iterator[Progress | Result]:
+        """Makes a video in `folder`; the last thing told is the result.
+
+        Raises:
+            Problem: The user can put something right.
+            Cancelled: The user has ended the run.
+        """
+        return followed(lambda tell: self._generate(settings, job, folder, tell), job)
+
+    def calibrate(self, settings: Settings, job: Job) -> Iterator[Progress | Result]:
+        """Measures one section and stores the calibration; see `generate`."""
+        shortest = replace(settings, seconds=1.0, use_magcache=False, compare=False)
+        return followed(lambda tell: self._calibrate(shortest, job, tell), job)
+
+    def _generate(self, settings: Settings, job: Job, folder: Path, tell: Tell) -> Result:
+        with self._ready(settings, tell) as (model, image):
+            watch = Watch(settings, job, tell)
+            frames, seconds, report = _sampled(model, image, watch, settings)
+            result = Result(settings, seconds, report, model.placed)
+            result = replace(
+                result,
+                video=write_video(folder / _name(settings), frames, settings.crf),
+                picture=_picture(folder / "schedule.png", report) if report.skipped else None,
+            )
+            if not settings.compare:
+                return result
+            plain = replace(settings, use_magcache=False)
+            again = Watch(plain, job, tell, before=watch)
+            other, took, _ = _sampled(model, image, again, plain)
+            again.tell("measuring the difference")
+            beside = side_by_side({"Uncached": other, "MagCache": frames})
+            return replace(
+                result,
+                uncached_seconds=took,
+                beside=write_video(folder / "side-by-side.mp4", beside, settings.crf),
+                quality=quality(other, frames),
+            )
+
+    def _calibrate(self, settings: Settings, job: Job, tell: Tell) -> Result:
+        import magcache
+
+        with self._ready(settings, tell) as (model, image):
+            with magcache.apply(model.pipe, calibrate=True) as applied:
+                _, seconds = _run(model, image, Watch(settings, job, tell), settings, applied)
+                calibration, report = applied.calibration(), applied.report()
+            Store().save(calibration)
+        made = described(calibration)
+        return Result(settings, seconds, report, model.placed, measured=made)
+
+    @contextmanager
+    def _ready(self, settings: Settings, tell: Tell) -> Iterator[tuple[Model, Image.Image]]:
+        """Model and image, ready to sample, while it is this run's turn."""
+        import torch
+
+        def loading(what: str) -> None:
+            tell(Progress(what, settings.sections, settings.steps, time.monotonic()))
+
+        if settings.image is None:
+            raise Problem("Choose an image to start from.")
+        image = read_image(settings.image)
+        with self._turn:
+            model = self._models.get(settings, loading)
+            try:
+                yield model, fitted(image, video_size(*image.size, model.resolution))
+            except torch.OutOfMemoryError as error:
+                self._models.forget()
+                raise Problem(
+                    "The GPU's memory is full. Raise the preserved memory, or close what else "
+                    "uses the GPU."
+                ) from error
+            except BaseException:
+                model.pipe.maybe_free_model_hooks()  # as the pipeline does at its own end
+                raise
+
+
+def _sampled(
+    model: Model, image: Image.Image, watch: Watch, settings: Settings
+) -> tuple[np.ndarray, float, Report]:
+    """A video with or without MagCache, its time, and what MagCache did."""
+    import magcache
+
+    asked: dict[str, Any] = {"preset": settings.kind.preset, "max_skip": 0}  # bit for bit the same
+    if settings.aims:
+        asked = {"speedup": settings.speedup}
+    elif settings.use_magcache:
+        asked |= {"threshold": settings.threshold, "max_skip": settings.max_skip}
+        asked |= {"retention": settings.retention}
+    with magcache.apply(model.pipe, **asked) as applied:
+        frames, seconds = _run(model, image, watch, settings, applied)
+        return frames, seconds, applied.report()
+
+
+def _run(
+    model: Model, image: Image.Image, watch: Watch, settings: Settings, applied: "Applied"
+) -> tuple[np.ndarray, float]:
+    """Frames (F, H, W, 3) of uint8, and how long they took."""
+    import torch
+
+    watch.applied = applied
+    watch.tell("Reading prompt and image")
+    began = time.perf_counter()
+    (frames,) = model.pipe(
+        image=image,
+        prompt=settings.prompt,
+        negative_prompt=settings.negative_prompt if settings.cfg > 1 else None,
+        width=image.width,
+        height=image.height,
+        num_frames=settings.sections * _COUNTED,
+        latent_window_size=WINDOW,
+        num_inference_steps=settings.steps,
+        true_cfg_scale=settings.cfg,
+        guidance_scale=settings.guidance,
+        generator=torch.Generator("cpu").manual_seed(settings.seed),
+        sampling_type=settings.kind.sampling,
+        output_type="pil",
+        callback_on_step_end=watch,
+    ).frames
+    return np.stack([np.asarray(frame) for frame in frames]), time.perf_counter() - began
+
+
+def _picture(path: Path, report: Report) -> Path:
+    """Curve and schedule of the last section."""
+    run = report.runs[-1]
+    schedule = schedule_of(run)
+    title = f"The last section: {schedule.computed} of {len(schedule.sigmas)} computed"
+    return save(draw_schedule(schedule, run.decider.curves, title), path)
+
+
+def _name(settings: Settings) -> str:
+    """The video's file name, after what makes it."""
+    how = "full"
+    if settings.use_magcache:
+        how = f"{settings.speedup:g}x" if settings.aims else f"thresh{settings.threshold:g}"
+    length = f"{seconds_of(settings.frames):.1f}s"
+    return f"{settings.model}-{settings.seed}-{length}-{settings.steps}steps-{how}.mp4"

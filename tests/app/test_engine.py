@@ -1,0 +1,211 @@
+"""One generation after another with the tiny model, without a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from magcache.app import render, tiny
+from magcache.app.engine import Engine, Result
+from magcache.app.models import Models
+from magcache.app.progress import Cancelled, Job, Progress
+from magcache.app.settings import MODES, Problem, Settings
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MAGCACHE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(Models(tiny_only=True, resolution=32))
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image.png"
+    Image.linear_gradient("L").save(path)
+    return path
+
+
+def result(events: Iterator[Progress | Result]) -> Result:
+    *_, last = events
+    assert isinstance(last, Result)
+    return last
+
+
+def settings(start: Path, **more: Any) -> Settings:
+    """Two sections of ten steps."""
+    return Settings(**{"image": start, "prompt": "it turns", "seconds": 2.4, "steps": 10, **more})
+
+
+def test_what_is_told_while_a_video_is_made(engine: Engine, image: Path, tmp_path: Path) -> None:
+    *told, done = engine.generate(settings(image), Job(), tmp_path)
+    assert isinstance(done, Result) and all(isinstance(event, Progress) for event in told)
+    last = told[-1]
+    assert [len(s) for s in last.schedules] == [10, 10] and len(last.strips) == 2
+    assert " ".join(last.schedules) == done.report.schedule
+    assert 0 < done.report.skipped < 20 and done.report.speedup > 0
+    assert [event.done for event in told] == sorted(event.done for event in told)
+    assert told[0].done == 0 and last.done == 1
+    assert any(event.ends is not None for event in told)
+    assert last.strips[0].size == (3 * 120, 120)
+    assert len(last.strips[0].getcolors(10**6) or []) > 10
+    assert done.picture is not None and done.picture.stat().st_size > 1000
+    assert done.video is not None and imageio_ffmpeg.count_frames_and_secs(str(done.video))[0] == 73
+    assert done.video.name == "FramePack-31337-2.4s-10steps-thresh0.1.mp4"
+    assert done.quality is None and done.beside is None
+
+
+@pytest.mark.parametrize("model", ["FramePack", "FramePack-F1"])
+def test_without_magcache_the_video_is_the_pipelines_own(
+    model: str, engine: Engine, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[np.ndarray] = []
+
+    def keep(path: Path, frames: np.ndarray, _: int) -> Path:
+        kept.append(frames)
+        return path
+
+    monkeypatch.setattr("magcache.app.engine.write_video", keep)
+    asked = settings(image, model=model, use_magcache=False, seconds=1, cfg=2.0)
+    done = result(engine.generate(asked, Job(), tmp_path))
+    assert done.report.skipped == 0 and done.picture is None
+    pipe = tiny.build()
+    pipe.vae.enable_tiling()
+    with Image.open(image) as opened:
+        start = opened.convert("RGB").resize((32, 32), Image.Resampling.LANCZOS)
+    frames = pipe(
+        image=start, prompt="it turns", negative_prompt="", height=32, width=32, num_frames=33,
+        num_inference_steps=10, true_cfg_scale=2.0, guidance_scale=10.0, output_type="pil",
+        generator=torch.Generator().manual_seed(31337), sampling_type=asked.kind.sampling,
+    ).frames[0]  # fmt: skip
+    assert np.array_equal(np.stack(frames), kept[0])
+
+
+def test_a_comparison_has_both_videos_and_their_difference(
+    engine: Engine, image: Path, tmp_path: Path
+) -> None:
+    asked = settings(image, compare=True, seconds=1, steps=25)
+    *told, done = engine.generate(asked, Job(), tmp_path)
+    assert isinstance(done, Result)
+    assert any(event.stage.startswith("Uncached, to compare: Sampling") for event in told)  # type: ignore[union-attr]
+    assert [event.done for event in told] == sorted(event.done for event in told)  # type: ignore[union-attr]
+    assert done.quality is not None and 10 < done.quality.psnr < 100 and done.quality.ssim < 1
+    assert done.beside is not None and done.beside != done.video
+    assert done.uncached_seconds is not None and done.uncached_seconds > 0
+    assert done.report.computed == 12
+    same = result(engine.generate(settings(image, compare=True, max_skip=0), Job(), tmp_path))
+    assert same.quality is not None and same.quality.figures()["PSNR"] == "equal"
+
+
+def test_a_target_speedup_measures_the_first_section_and_finds_it_again(
+    engine: Engine, image: Path, tmp_path: Path, home: Path
+) -> None:
+    asked = settings(image, mode=MODES[1], speedup=2.5)
+    first = result(engine.generate(asked, Job(), tmp_path))
+    again = result(engine.generate(asked, Job(), tmp_path))
+    counts = [[run.skipped for run in r.report.runs] for r in (first, again)]
+    assert counts == [[0, 6], [6, 6]]
+    assert len(list(home.glob("*.json"))) == 1
+
+
+def test_calibrated_before_the_first_section_is_accelerated_too(
+    engine: Engine, image: Path, tmp_path: Path, home: Path
+) -> None:
+    asked = settings(image, mode=MODES[1], seconds=1)
+    calibrated = result(engine.calibrate(asked, Job()))
+    assert calibrated.video is None and calibrated.measured.startswith("10 steps")
+    assert calibrated.report.skipped == 0 and len(list(home.glob("*.json"))) == 1
+    assert result(engine.generate(asked, Job(), tmp_path)).report.skipped == 5
+
+
+def test_cancelled_nothing_is_left_and_the_next_run_is_as_the_first(
+    engine: Engine, image: Path, tmp_path: Path
+) -> None:
+    expected = result(engine.generate(settings(image), Job(), tmp_path)).video
+    assert expected is not None
+    whole = expected.read_bytes()
+    expected.unlink()
+    job = Job()
+
+    def until_the_second_section() -> None:
+        for event in engine.generate(settings(image), job, tmp_path):
+            if isinstance(event, Progress) and len(event.schedules) > 1:
+                job.cancelled.set()
+
+    with pytest.raises(Cancelled):
+        until_the_second_section()
+    assert not expected.exists()
+    model = engine._models.get(settings(image), lambda _: None)
+    assert "forward" not in vars(model.pipe.transformer)
+    assert type(model.pipe).__module__.startswith("diffusers.")
+    again = result(engine.generate(settings(image), Job(), tmp_path)).video
+    assert again is not None and again.read_bytes() == whole
+
+
+def test_closing_the_page_ends_the_run(engine: Engine, image: Path, tmp_path: Path) -> None:
+    job = Job()
+    events = engine.generate(settings(image, seconds=60), job, tmp_path)
+    next(events)
+    events.close()  # type: ignore[attr-defined]
+    assert job.cancelled.is_set()
+    result(engine.generate(settings(image, seconds=1), Job(), tmp_path))  # it is free again
+
+
+def test_what_the_user_can_put_right_is_said(engine: Engine, image: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    cases: dict[str, dict[str, Any]] = {
+        "Choose an image to start from": {"image": None},
+        "This file is no image": {"image": text},
+        "There is no folder": {"folder": "/nowhere"},
+    }
+    for message, given in cases.items():
+        with pytest.raises(Problem, match=message):
+            result(engine.generate(settings(image, **given), Job(), tmp_path))
+
+
+def test_full_gpu_memory_is_a_problem_and_the_model_is_let_go(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(Models(tiny_only=True, resolution=32))
+
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = engine._models.get(settings(image), lambda _: None)
+    handle = model.pipe.transformer.norm_out.register_forward_pre_hook(full)
+    with pytest.raises(Problem, match="Raise the preserved memory"):
+        result(engine.generate(settings(image), Job(), tmp_path))
+    handle.remove()
+    assert engine._models._model is None
+    assert result(engine.generate(settings(image, seconds=1), Job(), tmp_path)).video
+
+
+def test_the_page_shows_users_words_as_text(engine: Engine, image: Path, tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    assert "<script>" not in render.problem(evil) + render.note(evil, evil)
+    *told, done = engine.generate(settings(image), Job(), tmp_path)
+    assert isinstance(told[-1], Progress) and isinstance(done, Result)
+    shown = render.progress(told[-1])
+    assert shown.count('class="c"') - 1 == done.report.computed  # and one in the legend
+    assert f"{done.report.skipped} of 20" in render.result(done)
+    assert "section   " not in render.report(done) and done.report.schedule in render.report(done)
+
+
+def test_of_a_long_video_earlier_sections_are_summed_up() -> None:
+    now = Progress("Sampling", 100, 2, 0.0, schedules=("#.",) * 50)
+    shown = render.progress(now)
+    assert "1–44" in shown and "44 of 88" in shown
+    assert "50 computed" in shown and "50 skipped" in shown
+    assert shown.count("<i") < 30
