@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.quality import spectrum
+from bench.quality import cluster, spectrum
 from bench.quality.bench import Bench, prompt_sets, uncached_of
 from bench.quality.comfyhost import ComfyHost
 from bench.quality.comfyui import shifted
@@ -240,6 +240,26 @@ def test_a_bench_measures_the_best_and_resumes(
     before = len(host.asked)
     Bench(Emoji(), CONDITION, 32, Store("toy", CONDITION, tmp_path)).run(lambda _what: None)
     assert len(host.asked) == before  # nothing was computed again
+
+
+def test_a_task_of_a_cluster_tells_each_result_and_measures_no_known_one_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host = FakeHost()
+    monkeypatch.setattr("bench.quality.bench.hosts_of", lambda *_: [host])
+    told = list(cluster.results_of(cluster.Task("emoji", CONDITION, 32, "a", ())))
+    compared = [found for found in told if found.way == "a" and found.prompts == "test-32"]
+    assert [found.setting["count"] for found in compared] == CONDITION.targets
+    host.asked.clear()
+    half = tuple(told[: len(told) // 2])
+    rest = list(cluster.results_of(cluster.Task("emoji", CONDITION, 32, "a", half)))
+    swept = {found.key for found in told if found.way == "a"}
+    assert {f.key for f in rest if f.way == "a"} == swept - {f.key for f in half}
+    assert [f.setting["count"] for f in rest if f.way == "a"] == [
+        count for way, count in host.asked if way == "a"
+    ]
+    (note,) = cluster.results_of(cluster.Task("emoji", CONDITION, 32, "broken", tuple(told)))
+    assert "broken is left out" in note and "it cannot" in note
 
 
 def test_the_page_names_the_lead(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "error")  # before anything imports
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from . import cluster
 from .bench import Bench
 from .condition import Condition
 from .counting import one_thread
@@ -32,6 +33,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shift", type=float, nargs="+", default=[1.0, 3.0])
     parser.add_argument("--way", nargs="+", default=[], help="only these, by name")
     parser.add_argument("--again", nargs="+", default=[], help="ways to forget and measure anew")
+    parser.add_argument("--ray", metavar="ADDRESS", help="on a Ray cluster, see magcache.sweep")
     parser.add_argument("--report", action="store_true", help=f"only write {PAGE} and its picture")
     return parser.parse_args()
 
@@ -55,13 +57,15 @@ def measure(asked: argparse.Namespace, console: Console) -> None:
     columns.append(TextColumn("{task.description}"))
     if not os.environ.get("COMFYUI_PATH"):
         console.print("EasyCache and LazyCache are left out: COMFYUI_PATH names no checkout")
-    for steps, cfg, shift in itertools.product(asked.steps, asked.cfg, asked.shift):
-        condition = Condition(steps, cfg, shift)
-        store = Store(subject.name, condition)
-        for way in asked.again:
-            store.forget(way)
-        if PLANNED in asked.again:
-            calibration_path(subject.name, condition).unlink(missing_ok=True)
+    stores = (  # each made as its turn comes: what is to be measured again is kept until then
+        (condition := Condition(*values), store_of(asked, subject.name, condition))
+        for values in itertools.product(asked.steps, asked.cfg, asked.shift)
+    )
+    if asked.ray:
+        for note in cluster.measure(asked, list(stores)):
+            console.print(note)
+        return
+    for condition, store in stores:
         bench = Bench(subject, condition, asked.prompts, store)
         console.print(f"[bold]{subject.name}, {condition}, {asked.prompts} prompts")
         with Progress(*columns, console=console, transient=True) as progress:
@@ -75,6 +79,16 @@ def measure(asked: argparse.Namespace, console: Console) -> None:
             console.print(note)
     for path in write(asked.model, asked.prompts, FOLDER / "report.md", FOLDER):
         console.print(f"written: {path}")
+
+
+def store_of(asked: argparse.Namespace, subject: str, condition: Condition) -> Store:
+    """What is stored of a condition, less what is to be measured again."""
+    store = Store(subject, condition)
+    for way in asked.again:
+        store.forget(way)
+    if PLANNED in asked.again:
+        calibration_path(subject, condition).unlink(missing_ok=True)
+    return store
 
 
 if __name__ == "__main__":

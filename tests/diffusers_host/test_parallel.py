@@ -59,6 +59,17 @@ def ruled(tiny: Tiny, **degrees: Any) -> Callable[[int], dict[str, Any]]:
     return work
 
 
+def applied_first(tiny: Tiny, **degrees: Any) -> Callable[[int], dict[str, Any]]:
+    """The same with MagCache put on before the tokens are split."""
+
+    def work(_rank: int) -> dict[str, Any]:
+        pipe = tiny.build()
+        with magcache.apply(pipe, preset=PRESETS[tiny.name], **EAGER) as applied:
+            return sampled(tiny, split(pipe, **degrees), applied)
+
+    return work
+
+
 def measured(tiny: Tiny, **degrees: Any) -> Callable[[int], dict[str, Any]]:
     """A calibration, as a dictionary."""
 
@@ -198,6 +209,8 @@ def two(alone: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Foun
             "wan ring": ruled(WAN, ring_degree=2),
             "flux": ruled(FLUX, ring_degree=2),
             "qwen": ruled(QWEN, ulysses_degree=2),
+            "wan later": applied_first(WAN, ulysses_degree=2),
+            "flux later": applied_first(FLUX, ulysses_degree=2),
             "measured": measured(WAN, ulysses_degree=2),
             "planned": planned(alone["measured"], ulysses_degree=2),
             "loop": looped(lambda rank: branch[rank]),
@@ -228,7 +241,14 @@ def check(found: Found, name: str, expected: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "reference"),
-    [("wan", "wan"), ("wan ring", "wan"), ("flux", "flux"), ("qwen", "qwen")],
+    [
+        ("wan", "wan"),
+        ("wan ring", "wan"),
+        ("wan later", "wan"),
+        ("flux", "flux"),
+        ("flux later", "flux"),
+        ("qwen", "qwen"),
+    ],
 )
 def test_two_processes_sample_what_one_does(
     two: Found, alone: dict[str, Any], name: str, reference: str
