@@ -1,0 +1,134 @@
+"""Makes the pictures of the nodes' help pages, web/docs/*.png.
+
+    python -m tools.help_pictures http://127.0.0.1:8188 path/to/that/server/models
+
+The page of a running ComfyUI draws the nodes; the emoji examples are run for what Report and
+Compare show. Needs what tools.workflows.previews needs, and a server of one's own as that does.
+"""
+
+import argparse
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .workflows import FOLDER
+from .workflows.browser import Editor, editor
+from .workflows.files import stand_in
+from .workflows.previews import WITHIN
+
+ROOT = Path(__file__).parents[1]
+PAGES = ROOT / "web" / "docs"
+WIDTH, COLOURS = 720, 128
+COPIED = {"MagCache": "docs/schedule.png", "MagCacheEmojiModel": "models/emoji/grid.png"}
+DRAWN = {  # nodes of an example, from left to right
+    "CompileModel": ("flux_compile", ("UNETLoader", "CompileModel", "MagCache", "KSampler")),
+    "MagCacheCalibration": (
+        "chroma_calibration",
+        ("UNETLoader", "ModelSamplingAuraFlow", "MagCacheCalibration", "KSampler"),
+    ),
+}
+ALONE = ("MagCacheWanVideoWrapper", "MagCacheFramePackWrapper")
+SHOWN = {"MagCacheReport": "emoji", "MagCacheCompare": "emoji_video"}  # what a run of it shows
+ROWS, ROW, NAMES = (0, 1, 3, 4, 6), 187.5, 53  # of docs/demo.png, in pixels
+Json = dict[str, Any]
+
+
+def save(picture: Image.Image, name: str) -> None:
+    """Writes a picture of a page, small."""
+    small = picture.convert("RGB")
+    small.thumbnail((WIDTH, 2 * WIDTH), Image.Resampling.LANCZOS)
+    path = PAGES / f"{name}.png"
+    small.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(f"{path.name}: {path.stat().st_size // 1024} kB")
+
+
+def read(name: str) -> Json:
+    """An example."""
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def row(name: str, types: tuple[str, ...]) -> Json:
+    """The first nodes of some types in an example, side by side and without groups."""
+    workflow, x = read(name), 0
+    found = {node["type"]: node for node in reversed(workflow["nodes"])}
+    workflow["nodes"] = [found[kind] for kind in types]
+    for node in workflow["nodes"]:
+        node["pos"] = [x, 0]
+        x += node["size"][0] + 60
+    kept = {node["id"] for node in workflow["nodes"]}
+    workflow["links"] = [it for it in workflow["links"] if {it[1], it[3]} <= kept]
+    return {**workflow, "groups": []}
+
+
+def shown(page: Editor, name: str, kind: str) -> Image.Image:
+    """What a node shows after the second run of an example; the first one measures."""
+    page.open(read(name))
+    for _ in range(2):
+        page.run(WITHIN)
+    data = page.page.evaluate(
+        """async (type) => {
+            const { id } = app.graph.nodes.find(node => node.type === type);
+            const [image] = app.nodeOutputs[id].images;
+            const answer = await fetch(app.api.apiURL("/view?" + new URLSearchParams(image)));
+            return [...new Uint8Array(await answer.arrayBuffer())];
+        }""",
+        kind,
+    )
+    return Image.open(io.BytesIO(bytes(data)))
+
+
+def drawn(page: Editor, workflow: Json) -> Image.Image:
+    """A graph as the page draws it."""
+    page.open(workflow)
+    path = PAGES / "drawn.tmp.png"
+    page.picture(path)
+    with Image.open(path) as picture:
+        picture.load()
+    path.unlink()
+    return picture
+
+
+def alone(page: Editor, kind: str) -> Image.Image:
+    """One node, with its default values."""
+    empty: Json = {"nodes": [], "links": [], "last_node_id": 0, "last_link_id": 0, "version": 0.4}
+    page.open(empty)
+    page.page.evaluate("(type) => { app.graph.add(LiteGraph.createNode(type)) }", kind)
+    return drawn(page, page.page.evaluate("() => app.graph.serialize()"))
+
+
+def rows() -> Image.Image:
+    """Some rows of the demonstration's picture."""
+    with Image.open(ROOT / "docs" / "demo.png") as picture:
+        chosen = Image.new("RGB", (picture.width, round(NAMES + ROW * len(ROWS))), "white")
+        chosen.paste(picture.crop((0, 0, picture.width, NAMES)))
+        for place, row in enumerate(ROWS):
+            top = NAMES + ROW * row
+            strip = picture.crop((0, round(top), picture.width, round(top + ROW)))
+            chosen.paste(strip, (0, round(NAMES + ROW * place)))
+    return chosen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.help_pictures")
+    parser.add_argument("server", help="such as http://127.0.0.1:8188")
+    parser.add_argument("models", type=Path, help="its models folder")
+    arguments = parser.parse_args()
+    for name, path in COPIED.items():
+        with Image.open(ROOT / path) as picture:
+            save(picture, name)
+    save(rows(), "MagCacheTargetSpeed")
+    stand_in(map(read, {example for example, _ in DRAWN.values()}), arguments.models)
+    with editor(arguments.server) as page:
+        for name, (example, types) in DRAWN.items():
+            save(drawn(page, row(example, types)), name)
+        for name in ALONE:
+            save(alone(page, name), name)
+        for name, example in SHOWN.items():
+            save(shown(page, example, name), name)
+
+
+if __name__ == "__main__":
+    main()
