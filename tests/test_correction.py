@@ -98,10 +98,10 @@ def test_an_error_that_is_asked_for_bounds_the_run_s_own() -> None:
 
 @pytest.mark.parametrize("corrects", [True, False])
 def test_a_run_observes_where_its_decider_corrects(corrects: bool) -> None:
-    # The toy's residual jumps about; the calibration expects a smooth one.
+    # The toy's residual changes its sign at random; the calibration expects a smooth one.
     own = decider(speedup=2)
     own.corrects = corrects
-    model, values = Toy(), torch.rand(20, generator=torch.Generator().manual_seed(0)) + 0.1
+    model, values = Toy(), torch.randn(20, generator=torch.Generator().manual_seed(0))
     run = Run(own, toy_stack(model))
     for step, sigma in enumerate(SIGMAS):
         run.begin(sigma, step)

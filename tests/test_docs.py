@@ -116,6 +116,15 @@ def test_the_readme_says_how_many_prompts_the_models_have_learned(model: str, re
     assert re.findall(r"\b96\D+(\d+)\D", paragraphs[0])[0] == str(right)
 
 
+def test_the_readmes_say_how_many_kinds_of_model_work() -> None:
+    page = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    counts = re.findall(r"Of (\d+) models tried (\d+) work", page)
+    assert len(counts) == 2
+    for tried, work in counts:
+        assert re.search(rf"\b{work}\s+of\s+{tried}\b", READMES["README.md"])
+        assert re.search(rf"{tried} 种\D*{work} 种", READMES["README.zh-CN.md"])
+
+
 def test_both_readmes_have_the_same_headings_tables_code_and_links() -> None:
     english, chinese = READMES.values()
     assert headings(english) == headings(chinese)
