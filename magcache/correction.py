@@ -13,14 +13,14 @@ import torch
 from .entries import Entries
 from .stack import Residual
 
-LIMIT = 2.0
+LIMIT = 3.0
 _TRUST = 2.0  # the calibration's own word counts as much as so many comparisons
 _ENTRIES = 1 << 14  # of a residual; an error is a mean over them, good to about 1 %
 _KEPT = 3  # samples of a branch: no more residuals are ever predicted from
 
 
 class Correction:
-    """By what factor a run's errors differ from the expected ones, within 1/2 and 2."""
+    """By what factor a run's errors differ from the expected ones, within 1/3 and 3."""
 
     def __init__(self) -> None:
         self._total, self._count = 0.0, 0

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .correction import LIMIT, Correction
+from .correction import Correction
 from .curve import MagnitudeCurve
 from .gram import GramCurve, GuidedGrams
 from .plan import FEW_STEPS
@@ -16,6 +16,7 @@ from .planner import Costs, best_schedule, costs_of
 from .rule import Reason, Rule
 
 LEAST_GAIN = 1.1  # a speed-up below this is not worth any difference
+_FITS = 1.5  # errors so many times the expected ones are nothing unusual: prompts differ
 _MORE = 0.25  # of the planned evaluations: as many more as about halve the error
 _CORRECTED = "errors are larger than the calibration's"
 _CLOSE = 1e-3  # two σ are one within this share: hosts round them
@@ -149,7 +150,7 @@ class PlannedDecider:
     def observe(self, expected: float, found: float) -> None:
         """Takes in how good a prediction was: its expected and its true relative error."""
         self._correction.add(expected, found)
-        if self._plan_holds and self._correction.factor > 1:
+        if self._plan_holds and self._correction.factor > _FITS:
             self._compute_more()
 
     def _decide(self, sigma: float, step: int, branches: Sequence[str]) -> Reason:
@@ -187,7 +188,7 @@ class PlannedDecider:
     def _compute_more(self) -> None:
         """Plans the rest of the run anew, with more evaluations where errors are too large."""
         done, most = self._next, _MORE * self._wanted
-        more = int(most * math.log(self._correction.factor, LIMIT)) - self._added
+        more = int(most * math.log2(self._correction.factor / _FITS)) - self._added
         here = max(place for place in range(done) if self._plan[place])
         rest = sum(self._plan[done:])
         if more < 1:

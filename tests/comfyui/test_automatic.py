@@ -1,6 +1,5 @@
 """The MagCache node left to itself: what curve it follows, and what it measures on the side."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,9 @@ import pytest
 import torch
 from further_models import FURTHER
 from tiny_models import TINY, sample
-from watch import Cached, settings_of
+from watch import Cached, watching
 
 from magcache.hosts.comfyui.nodes import MagCache
-from magcache.hosts.comfyui.settings import SETTINGS, Settings
 from magcache.hosts.comfyui.target import MagCacheTargetSpeed
 from magcache.rule import Rule
 
@@ -29,22 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def magcache(model: Any, kind: str = AUTO, threshold: float = 0.3, **options: Any) -> Cached:
     """The node's output, with a record of its samplings."""
-    found = Cached(MagCache().apply(model, kind, threshold, 0.1, 2, 0, -1, **options)[0])
-    asked = settings_of(found.model)
-
-    def choose(*start: Any) -> Settings:
-        settings = asked.choose(*start)
-        own = settings.finished
-
-        def finished(sampling: Any) -> None:
-            found.samplings.append(sampling)
-            if own:
-                own(sampling)
-
-        return replace(settings, finished=finished)
-
-    found.model.model_options["transformer_options"][SETTINGS] = replace(asked, choose=choose)
-    return found
+    return watching(MagCache().apply(model, kind, threshold, 0.1, 2, 0, -1, **options)[0])
 
 
 def notes(found: Cached) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,10 @@ import folder_paths
 import pytest
 import torch
 from tiny_models import TINY, count_blocks, sample, sample_at
-from watch import Cached, difference, settings_of, without_residuals
+from watch import Cached, difference, watching, without_residuals
 
 from magcache.calibration import Calibration, CalibrationError
 from magcache.decide import PlannedDecider
-from magcache.hosts.comfyui.sampling import SETTINGS, Settings
 from magcache.hosts.comfyui.target import MagCacheTargetSpeed
 from magcache.rule import Reason
 
@@ -34,22 +32,7 @@ def faster(model: Any, speedup: float = 2.0, calibration: str = "automatic") -> 
 
 def watched(model: Any, speedup: float = 2.0) -> Cached:
     """The same with a record of its samplings."""
-    found = Cached(faster(model, speedup))
-    asked = settings_of(found.model)
-
-    def choose(*start: Any) -> Settings:
-        settings = asked.choose(*start)
-        own = settings.finished
-
-        def finished(sampling: Any) -> None:
-            found.samplings.append(sampling)
-            if own:
-                own(sampling)
-
-        return replace(settings, finished=finished)
-
-    found.model.model_options["transformer_options"][SETTINGS] = replace(asked, choose=choose)
-    return found
+    return watching(faster(model, speedup))
 
 
 @pytest.mark.parametrize("name", TINY)

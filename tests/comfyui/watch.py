@@ -64,6 +64,25 @@ def cached(
     return watched
 
 
+def watching(model: Any) -> Cached:
+    """The same model, whose node chooses its settings as a sampling starts, with its samplings."""
+    found, asked = Cached(model), settings_of(model)
+
+    def choose(*start: Any) -> Settings:
+        settings = asked.choose(*start)
+        own = settings.finished
+
+        def finished(sampling: Sampling) -> None:
+            found.samplings.append(sampling)
+            if own:
+                own(sampling)
+
+        return replace(settings, finished=finished)
+
+    model.model_options["transformer_options"][SETTINGS] = replace(asked, choose=choose)
+    return found
+
+
 def settings_of(model: Any) -> Any:
     """What the node has asked for."""
     return model.model_options["transformer_options"][SETTINGS]
