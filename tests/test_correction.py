@@ -100,13 +100,12 @@ def test_an_error_that_is_asked_for_bounds_the_run_s_own() -> None:
 @pytest.mark.parametrize("corrects", [True, False])
 def test_a_run_observes_where_its_decider_corrects(corrects: bool) -> None:
     # The toy's residual changes its sign at random; the calibration expects a smooth one.
-    own = decider(speedup=2)
-    own.grams = {"cond": calibration(50).grams["cond"]}
-    own.corrects = corrects
-    model, values = Toy(), torch.randn(20, generator=torch.Generator().manual_seed(0))
+    sigmas, grams = shifted_sigmas(40), {"cond": calibration(50).grams["cond"]}
+    own = PlannedDecider(Target(2), grams, sigmas, range(40), 0.0, 40, corrects=corrects)
+    model, values = Toy(), torch.randn(40, generator=torch.Generator().manual_seed(0))
     run = Run(own, toy_stack(model))
-    for step, sigma in enumerate(SIGMAS):
+    for step, sigma in enumerate(sigmas):
         run.begin(sigma, step)
         run.call("cond", "cond", CPU, lambda step=step: model(tokens(float(values[step]))))
     assert bool(own.notes) is corrects
-    assert (run.skipped < 10) is corrects
+    assert (run.skipped < 20) is corrects
