@@ -1,0 +1,122 @@
+"""Which weight of propagated errors foretells best which of many schedules is better.
+
+    python -m bench.prediction.schedules --model emoji --shift 1 3 --count 70
+
+Samples random schedules, each good under some weight, and then asks of each form of the planner's
+weight how well the cost that it gives goes with the PSNR that was measured.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from bench.quality.condition import Condition
+from bench.quality.counting import one_thread
+from bench.quality.subjects import SUBJECTS
+from magcache import decide, planner
+from magcache.calibration import Calibration
+
+from .lab import FOLDER, REMAINS, Lab, Measured, Variant
+
+SHARES = (7, 10, 10, 14, 14, 19)  # of 28 computed, drawn from
+
+
+def drawn(
+    calibration: Calibration, condition: Condition, random: np.random.Generator
+) -> list[bool]:
+    """A schedule that is best under a weight drawn at random."""
+    falls, rises, power = random.uniform(0, 8), random.uniform(0, 3), random.uniform(2, 30)
+    rises *= random.random() < 0.5
+    sigmas = _sigmas(calibration)
+    uneven = np.exp(random.normal(size=len(sigmas)) * random.choice([0, 0.5, 1.0]))
+
+    def remaining(at: np.ndarray) -> np.ndarray:
+        return (0.5 / (1 + falls * at) + rises * at**power) * uneven
+
+    costs = planner.costs_of(calibration.grams, sigmas, 0.0, condition.cfg, remaining=remaining)
+    return planner.best_schedule(costs, round(condition.steps * random.choice(SHARES) / 28))
+
+
+def collect(lab: Lab, count: int, path: Path) -> list[dict]:
+    """Samples up to `count` schedules; those in the file are taken from it."""
+    known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    calibration, random = lab.calibration(Measured()), np.random.default_rng(len(known))
+    for _ in track(range(count - len(known)), lab.name):
+        schedule = drawn(calibration, lab.condition, random)
+        if str_of(schedule) in {each["schedule"] for each in known}:
+            continue
+        with patch.object(decide, "best_schedule", lambda _c, _n, own=schedule: list(own)):
+            psnr, _ = lab.psnr(Variant(sum(schedule)))
+        known.append({"schedule": str_of(schedule), "psnr": psnr})
+        with path.open("a") as file:
+            file.write(json.dumps(known[-1]) + "\n")
+    return known
+
+
+def judged(known: list[dict], lab: Lab, remaining: planner.Remains) -> tuple[float, float]:
+    """Of a form: its correlation with PSNR among schedules of one length, and its regret in dB.
+
+    Regret is how much worse the fifth of the schedules that it puts first is than the best fifth.
+    """
+    calibration = lab.calibration(Measured())
+    costs = planner.costs_of(
+        calibration.grams, _sigmas(calibration), 0.0, lab.condition.cfg, remaining=remaining
+    )
+    lengths = np.array([each["schedule"].count("#") for each in known])
+    found = np.array([(np.mean(e["psnr"]) + np.median(e["psnr"])) / 2 for e in known])
+    schedules = [[symbol == "#" for symbol in each["schedule"]] for each in known]
+    errors = np.array([planner.expected_error(costs, each) for each in schedules])
+    foretold = -20 * np.log10(errors)
+    regrets, centred = [], []
+    for length in np.unique(lengths):
+        mine = np.flatnonzero(lengths == length)
+        if len(mine) < 4:
+            continue
+        first = max(1, len(mine) // 5)
+        chosen = mine[np.argsort(-foretold[mine])][:first]
+        regrets.append(np.sort(found[mine])[-first:].mean() - found[chosen].mean())
+        both = np.stack([foretold[mine], found[mine]])
+        centred.append(both - both.mean(1, keepdims=True))
+    return float(np.corrcoef(np.concatenate(centred, 1))[0, 1]), float(np.mean(regrets))
+
+
+def str_of(schedule: list[bool]) -> str:
+    return "".join("#" if computed else "." for computed in schedule)
+
+
+def _sigmas(calibration: Calibration) -> list[float]:
+    return next(iter(calibration.branches.values())).sigmas
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", default="emoji", choices=sorted(SUBJECTS))
+    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument("--cfg", type=float, default=3.0)
+    parser.add_argument("--shift", type=float, nargs="+", default=[1.0, 3.0])
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--count", type=int, default=70, help="schedules to sample")
+    asked = parser.parse_args()
+    one_thread()
+    subject = SUBJECTS[asked.model]()
+    for shift in asked.shift:
+        lab = Lab(subject, Condition(asked.steps, asked.cfg, shift), asked.prompts)
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        known = collect(lab, asked.count, FOLDER / f"schedules-{lab.name}-{asked.prompts}.jsonl")
+        table = Table(title=f"{lab.name}, {len(known)} schedules")
+        for column in ("what remains of an error at σ", "correlation", "regret, dB"):
+            table.add_column(column)
+        for name, form in REMAINS.items():
+            correlation, regret = judged(known, lab, form)
+            table.add_row(name, f"{correlation:.2f}", f"{regret:.2f}")
+        Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    main()
