@@ -148,6 +148,7 @@ def main() -> None:
     results = Results(f"{asked.model}-{asked.prompts}")
     for name in asked.study:
         run_study(name, subject, asked.prompts, results, console)
+    error_ratios(subject, console)
     planning_time(subject, console)
 
 
@@ -178,6 +179,15 @@ def run_study(
         for told, cells in mine.items():
             table.add_row(told, *(cells.get(cost, "") for cost in costs))
         console.print(table)
+
+
+def error_ratios(subject: Subject, console: Console) -> None:
+    """How far the errors of predictions are from the expected ones, on other prompts."""
+    for condition in CONDITIONS[:2]:
+        expected, found = Lab(subject, condition, 8).errors(Variant(14, corrects=True))
+        shares = np.quantile(np.array(found) / expected, [0.05, 0.5, 0.95, 1])
+        told = ", ".join(f"{share:.2f}" for share in shares)
+        console.print(f"{condition}: found / expected errors, 5 %, median, 95 %, largest: {told}")
 
 
 def planning_time(subject: Subject, console: Console) -> None:
