@@ -6,7 +6,8 @@ run waits anyway.
 """
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
+from typing import Protocol
 
 import torch
 
@@ -17,6 +18,16 @@ LIMIT = 3.0
 _TRUST = 2.0  # the calibration's own word counts as much as so many comparisons
 _ENTRIES = 1 << 14  # of a residual; an error is a mean over them, good to about 1 %
 _KEPT = 3  # samples of a branch: no more residuals are ever predicted from
+
+
+class Predictor(Protocol):
+    """A decider that predicts residuals, see `magcache.decide.PlannedDecider`."""
+
+    def prediction(
+        self, branches: Sequence[str], sigma: float, cached: Sequence[float]
+    ) -> tuple[list[float], float]: ...
+
+    def observe(self, expected: float, found: float) -> None: ...
 
 
 class Correction:
@@ -39,9 +50,14 @@ class Correction:
 
 
 class Observer:
-    """Compares the computed residuals of one run with their predictions."""
+    """Compares the computed residuals of one run with their predictions.
 
-    def __init__(self) -> None:
+    Args:
+        decider: Predicts, and is told how good the predictions were.
+    """
+
+    def __init__(self, decider: Predictor) -> None:
+        self._decider = decider
         self._entries = Entries(_ENTRIES)
         self._samples: dict[Hashable, dict[float, torch.Tensor]] = {}
         self._unread: list[tuple[float, torch.Tensor]] = []
@@ -52,7 +68,7 @@ class Observer:
         sigma: float,
         residual: Residual,
         cached: Sequence[float],
-        predict: Callable[[Sequence[float]], tuple[Sequence[float], float]],
+        curves: Sequence[str],
     ) -> None:
         """Compares a computed residual with its prediction, where it can be predicted.
 
@@ -61,12 +77,12 @@ class Observer:
             sigma: The residual's noise level.
             residual: The computed one.
             cached: σ of the residuals it would have been predicted from.
-            predict: Gives their weights and the relative error that is expected.
+            curves: Names of the curves that the branch follows.
         """
         sample = self._entries.of(branch, residual).float()
         known = self._samples.setdefault(branch, {})
         if cached and all(at in known for at in cached):
-            factors, expected = predict(cached)
+            factors, expected = self._decider.prediction(curves, sigma, cached)
             error = sample.clone()
             for at, factor in zip(cached, factors, strict=True):
                 error.sub_(known[at], alpha=factor)
@@ -75,7 +91,8 @@ class Observer:
         for old in list(known)[:-_KEPT]:
             del known[old]
 
-    def read(self) -> list[tuple[float, float]]:
-        """Expected and found relative errors since the last time; waits for the device."""
+    def tell(self) -> None:
+        """Tells the decider the relative errors since the last time; waits for the device."""
         unread, self._unread = self._unread, []
-        return [(expected, float(found)) for expected, found in unread]
+        for expected, found in unread:
+            self._decider.observe(expected, float(found))

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -128,8 +127,9 @@ class Run:
             decider.keep, self.storage.store, self.storage.dtype, self.storage.budget
         )
         self._finite: dict[Hashable, torch.Tensor | bool] = {}
-        corrects = isinstance(decider, PlannedDecider) and decider.corrects and together is None
-        self._observer = Observer() if corrects else None
+        self._observer: Observer | None = None
+        if isinstance(decider, PlannedDecider) and decider.corrects and together is None:
+            self._observer = Observer(decider)
         self._curves_of: dict[Hashable, tuple[str, ...]] = {}
         self._uncached = calibrator is None and decider.skips_nothing
         self._last = False
@@ -230,9 +230,8 @@ class Run:
         elif not self._last:
             self.cache.put(branch, sigma, residual)
             self._finite[branch] = self._together is not None or _is_finite(residual)
-            if self._observer and isinstance(self.decider, PlannedDecider):
-                predict = partial(self.decider.prediction, self._curves_of[branch], sigma)
-                self._observer.see(branch, sigma, residual, cached, predict)
+            if self._observer:
+                self._observer.see(branch, sigma, residual, cached, self._curves_of[branch])
         return output
 
     def _check_computed(self) -> bool:
@@ -243,9 +242,8 @@ class Run:
         Returns:
             Whether there were any of these.
         """
-        if self._observer and isinstance(self.decider, PlannedDecider):
-            for expected, found in self._observer.read():
-                self.decider.observe(expected, found)
+        if self._observer:
+            self._observer.tell()
         self._finite = {branch: bool(finite) for branch, finite in self._finite.items()}
         broken = [b for b, finite in self._finite.items() if not finite and b in self.cache]
         for branch in broken:

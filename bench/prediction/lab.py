@@ -12,7 +12,6 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from diffusers import UniPCMultistepScheduler
 
 import magcache
 from bench.quality.condition import Condition
@@ -20,8 +19,10 @@ from bench.quality.subjects import Subject
 from magcache import decide, gram, planner
 from magcache.calibration import Calibration
 from magcache.calibrator import SAMPLED, Calibrator
+from magcache.curve import Trajectory, shifted_sigmas
 from magcache.measure import mean_psnr
 from magcache.merge import merge
+from magcache.plan import plan
 
 parallel = importlib.import_module("magcache.hosts.diffusers.parallel")
 host = importlib.import_module("magcache.hosts.diffusers.apply")  # its package has the function
@@ -80,17 +81,13 @@ class Lab:
     """Samples unseen prompts of one model in one condition.
 
     Args:
-        multistep: Sample with UniPC in place of Euler.
         prompts: How many.
     """
 
-    def __init__(
-        self, subject: Subject, condition: Condition, prompts: int, *, multistep: bool = False
-    ) -> None:
+    def __init__(self, subject: Subject, condition: Condition, prompts: int) -> None:
         self._subject, self.condition = subject, condition
         self._texts = subject.prompts[FIRST : FIRST + prompts]
-        self._multistep = multistep
-        self.name = f"{subject.name}-{condition.name}" + ("-unipc" if multistep else "")
+        self.name = f"{subject.name}-{condition.name}"
         self._uncached = self._load_uncached()
 
     def psnr(self, variant: Variant) -> tuple[list[float], float]:
@@ -100,11 +97,6 @@ class Lab:
             frames = self._sample(self._pipe, self.condition, batch)
             computed = run.report().computed / max(1, len(run.report().runs))
         return self._compared(frames), computed
-
-    def plain(self, steps: int) -> list[float]:
-        """The same of plain sampling with so many steps."""
-        condition = Condition(steps, self.condition.cfg, self.condition.shift)
-        return self._compared(self._sample(self._pipe, condition))
 
     def errors(self, variant: Variant) -> tuple[list[float], list[float]]:
         """Expected and found relative errors of all predictions that could be compared."""
@@ -139,12 +131,7 @@ class Lab:
 
     @lru_cache  # noqa: B019 - a lab lives as long as the study of its condition
     def _pipeline(self, shift: float) -> Any:
-        pipe = self._subject.pipeline(shift)
-        if self._multistep:
-            pipe.scheduler = UniPCMultistepScheduler(
-                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
-            )
-        return pipe
+        return self._subject.pipeline(shift)
 
     def _load_uncached(self) -> np.ndarray:
         path = FOLDER / "uncached" / f"{self.name}-{len(self._texts)}.npy"
@@ -175,17 +162,12 @@ class Lab:
 
     def _rule(self, calibration: Calibration, variant: Variant) -> dict[str, Any]:
         """The rule's settings with the lowest threshold that computes few enough."""
-        from magcache.curve import Trajectory, shifted_sigmas
-        from magcache.plan import plan
-
         at = Trajectory(tuple(shifted_sigmas(self.condition.steps, self.condition.shift)))
         settings: dict[str, Any] = {"max_skip": 6, "retention": 0.1}
         for threshold in np.geomspace(0.002, 3, 200):
             settings["threshold"] = float(threshold)
-            if (
-                plan(calibration.rule(**settings), calibration.curves, at).computed
-                <= variant.computed
-            ):
+            made = plan(calibration.rule(**settings), calibration.curves, at)
+            if made.computed <= variant.computed:
                 break
         predict = None if variant.rule == "predicted" else variant.rule
         return {**settings, "predict": predict}

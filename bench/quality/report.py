@@ -117,7 +117,8 @@ host. Machine: {machine}.
 - **Every way's settings are swept** on other prompts, its best at each cost is shown. Those that
   decide by what they see may cost up to 3 % of a full run more than asked. – means that no setting
   comes so low.
-- **{planned}** is calibrated with one prompt at the condition itself; nothing of it is swept.
+- **{planned}** is calibrated with one prompt at the condition itself; nothing of it is swept. A run
+  whose errors are far above the calibration's computes more than asked, within the same 3 %.
 - diffusers' MagCache gets that calibration's ratios. SeaCache is given step, σ and latents, which
   diffusers' FLUX pipeline does not tell it. EasyCache and LazyCache run in ComfyUI, whose uncached
   run equals diffusers' here; EasyCache adds to its input in place, which spoils a sampling in

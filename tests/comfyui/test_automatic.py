@@ -6,12 +6,12 @@ from typing import Any
 import folder_paths
 import pytest
 import torch
-from further_models import FURTHER
 from tiny_models import TINY, sample
 from watch import Cached, watching
 
 from magcache.hosts.comfyui.nodes import MagCache
 from magcache.hosts.comfyui.target import MagCacheTargetSpeed
+from magcache.hosts.comfyui.tiny import FURTHER
 from magcache.rule import Rule
 
 WAN, NEW = TINY["wan_t2v"], FURTHER["lumina2"]

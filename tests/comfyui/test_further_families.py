@@ -9,15 +9,14 @@ import folder_paths
 import pytest
 import torch
 from fidelity import fidelity, flat
-from further_models import FURTHER, NETWORKS, UNFIT, Further
 from tiny_models import TINY, count_blocks, sample
-from wan_relatives import RELATIVES
 from watch import difference, without_residuals
 
 from magcache.calibration import Calibration
 from magcache.hosts.comfyui import detect, families
 from magcache.hosts.comfyui.nodes import MagCache, MagCacheCalibration
 from magcache.hosts.comfyui.target import MagCacheTargetSpeed
+from magcache.hosts.comfyui.tiny import FURTHER, NETWORKS, RELATIVES, UNFIT, Tiny
 
 STEPS = 9
 EVEN = (
@@ -52,7 +51,7 @@ def given_freely() -> list[tuple[str, str]]:
     return found
 
 
-def off_size(tiny: Further) -> Further:
+def off_size(tiny: Tiny) -> Tiny:
     """The same with a latent whose sides are no multiples of two."""
     *rest, height, width = tiny.shape
     return tiny if tiny.name in EVEN else replace(tiny, shape=(*rest, height - 1, width - 3))

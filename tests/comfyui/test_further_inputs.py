@@ -14,12 +14,12 @@ import pytest
 import torch
 from comfy_extras.nodes_lt import LTXVAddGuide
 from fidelity import fidelity, flat
-from further_models import FURTHER, Further
 from test_beside_conditions import controlled, with_values
-from tiny_models import TINY, Tiny, count_blocks, sample
+from tiny_models import TINY, count_blocks, sample
 from watch import difference
 
 from magcache.hosts.comfyui.target import MagCacheTargetSpeed
+from magcache.hosts.comfyui.tiny import FURTHER, Tiny
 
 STEPS = 9
 Options = dict[str, Any]
@@ -83,7 +83,7 @@ def a_soft_mask(model: Any, tiny: Tiny) -> tuple[Any, Options]:
     return model, {"latent": noise(*tiny.shape), "noise_mask": mask}
 
 
-def a_guide(model: Any, tiny: Further) -> tuple[Any, Options]:
+def a_guide(model: Any, tiny: Tiny) -> tuple[Any, Options]:
     """Frames of it are appended to the latent, and some of their tokens left out."""
     video = torch.zeros(tiny.shape)
     positive, negative, latent, mask = LTXVAddGuide.append_keyframe(
@@ -95,7 +95,7 @@ def a_guide(model: Any, tiny: Further) -> tuple[Any, Options]:
     return model, {"conds": (positive, negative), "latent": latent, "noise_mask": mask}
 
 
-def a_start_image_and_sound(model: Any, tiny: Further) -> tuple[Any, Options]:
+def a_start_image_and_sound(model: Any, tiny: Tiny) -> tuple[Any, Options]:
     sound = torch.ones(tiny.audio)
     sound[..., :2, :] = 0
     latent = nested(noise(*tiny.shape), noise(*tiny.audio))
@@ -107,7 +107,7 @@ def a_voice(model: Any, tiny: Tiny) -> tuple[Any, Options]:
     return model, with_both(tiny, ref_audio={"tokens": noise(1, 3, 128)})
 
 
-def no_sound(model: Any, tiny: Further) -> tuple[Any, Options]:
+def no_sound(model: Any, tiny: Tiny) -> tuple[Any, Options]:
     return model, {"latent": torch.zeros(tiny.shape)}
 
 

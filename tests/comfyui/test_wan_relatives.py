@@ -12,13 +12,13 @@ import pytest
 import torch
 from fidelity import fidelity
 from tiny_models import TINY, sample, sample_at
-from wan_relatives import CAUSAL, FLOW_RVS, RELATIVES
 from watch import difference, without_residuals
 
 from magcache.calibration import Calibration
 from magcache.hosts.comfyui import families
 from magcache.hosts.comfyui.families import MODEL_TYPES
 from magcache.hosts.comfyui.nodes import MagCache, MagCacheCalibration
+from magcache.hosts.comfyui.tiny import CAUSAL, FLOW_RVS, RELATIVES
 
 STEPS = 10
 FOLLOWED = {

@@ -137,6 +137,12 @@ def class_name(model: Any) -> str:
     return type(plain_module(model.model.diffusion_model)).__name__
 
 
+def misfit(model: Any) -> str:
+    """Why a loaded model's blocks must not be skipped; "" where nothing speaks against it."""
+    name = class_name(model)
+    return f"{name} does not fit: {UNFIT[name]}" if name in UNFIT else ""
+
+
 def kind_of(model: Any) -> str:
     """What tells a model from its relatives: its configuration's name, or its class's."""
     configuration = type(getattr(model.model, "model_config", None)).__name__

@@ -1,9 +1,11 @@
 """The ComfyUI around us: its version, its server, its user folder."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
 
+log = logging.getLogger("magcache")
 NEEDED = "0.3.52"
 """The first version with a wrapper that is called exactly once an evaluation."""
 
@@ -93,6 +95,13 @@ def show(text: str, node_id: str | None) -> None:
     if instance is not None and node_id is not None:
         breaks = text.replace("\n", "  \n")  # newer pages read it as Markdown
         instance.send_progress_text(breaks, node_id, instance.client_id)
+
+
+def uncached(model: Any, reason: str, node_id: str | None) -> Any:
+    """The model as it is, with a warning, also on the node."""
+    log.warning("MagCache: the model runs uncached: %s", reason)
+    show(f"runs uncached: {reason}", node_id)
+    return model
 
 
 def preview(pictures: Any) -> dict[str, Any]:

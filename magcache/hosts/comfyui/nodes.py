@@ -3,24 +3,23 @@
 import logging
 from typing import Any
 
-from ...cache import Store
 from ...calibration import Calibration
 from ...presets import Preset
 from ...rule import Rule
 from . import bridges, calibrations, compile, detect, host
 from .compare_node import MagCacheCompare
 from .emoji import MagCacheEmojiModel
-from .families import AUTO, MODEL_TYPES, OLD_NAMES, UNFIT, class_name
+from .families import AUTO, MODEL_TYPES, OLD_NAMES, class_name, misfit
 from .report_node import MagCacheReport
 from .sampling import Sampling, install
 from .settings import Settings
 from .target import MagCacheTargetSpeed
 from .watch import Watch
+from .widgets import STORES, number, store_of
 
 log = logging.getLogger("magcache")
 _CATEGORY = "MagCache"
 _AUTOMATIC, _PUBLISHED = "automatic", "published"
-_STORES = ("automatic", "compute device", "offload device")
 
 
 class MagCache:
@@ -40,30 +39,30 @@ class MagCache:
                 "model_type": _model_type(
                     AUTO, "Whose published curve to use; auto finds it from the model."
                 ),
-                "magcache_thresh": _number(
+                "magcache_thresh": number(
                     (0.24, 0.0, 0.3, 0.001),
                     "Largest accumulated error of a skipped evaluation. Lower is nearer to the "
                     "original; 0 skips nothing.",
                 ),
-                "retention_ratio": _number(
+                "retention_ratio": number(
                     (0.1, 0.1, 0.3, 0.01),
                     "Fraction of the trajectory, from its noisy end, in which nothing is skipped.",
                 ),
-                "magcache_K": _number(
+                "magcache_K": number(
                     (5, 0, 6, 1), "Evaluations skipped in a row at most; 0 skips nothing."
                 ),
-                "start_step": _number(
+                "start_step": number(
                     (0, -10000, 10000, 1),
                     "First step in which skipping is allowed; negative counts from the end.",
                 ),
-                "end_step": _number(
+                "end_step": number(
                     (-1, -10000, 10000, 1),
                     "Last step in which skipping is allowed; -1 is the last step.",
                 ),
             },
             "optional": {
                 "residuals": (
-                    list(_STORES),
+                    [_AUTOMATIC, *STORES],
                     {
                         "tooltip": "Where residuals are kept between evaluations. automatic: on "
                         "the compute device, in a low-memory mode on the offload device."
@@ -116,7 +115,7 @@ class MagCache:
         magcache_K: int,
         start_step: int,
         end_step: int,
-        residuals: str = _STORES[0],
+        residuals: str = _AUTOMATIC,
         recommended: bool = False,
         calibration: str = _AUTOMATIC,
         verbose: bool = False,
@@ -124,18 +123,18 @@ class MagCache:
     ) -> tuple[Any]:
         host.check_version()
         host.check_model(model)
-        if class_name(model) in UNFIT:
-            return (_uncached(model, node_id),)
+        if reason := misfit(model):
+            return (host.uncached(model, reason, node_id),)
         measured = None
         if calibration not in (_AUTOMATIC, _PUBLISHED):
             measured = calibrations.load(calibration, class_name(model))
         source, note = (measured, "") if measured else detect.published(model, model_type)
         by_itself = calibration == _AUTOMATIC and OLD_NAMES.get(model_type, model_type) == AUTO
         if source is None and not by_itself:
-            return (_uncached(model, node_id, note),)
+            return (host.uncached(model, note, node_id),)
         widgets = (magcache_thresh, retention_ratio, magcache_K)
         threshold, retention, max_skip = (None,) * 3 if recommended else widgets
-        store = detect.store() if residuals == _STORES[0] else _store(residuals)
+        store = detect.store() if residuals == _AUTOMATIC else store_of(residuals)
         asked = f"model_type {model_type}, calibration {calibration}"
         watch = Watch(node_id, f"{asked}, recommended settings" if recommended else asked)
 
@@ -191,8 +190,8 @@ class MagCacheCalibration:
     def apply(self, model: Any, model_type: str, node_id: str | None = None) -> tuple[Any]:
         host.check_version()
         host.check_model(model)
-        if class_name(model) in UNFIT:
-            return (_uncached(model, node_id),)
+        if reason := misfit(model):
+            return (host.uncached(model, reason, node_id),)
         kind = OLD_NAMES.get(model_type, model_type)
         if kind != AUTO:
             detect.check_type(model, kind)
@@ -270,25 +269,5 @@ NODE_CLASS_MAPPINGS.update({name: node for name, (node, _) in bridges.NODES.item
 NODE_DISPLAY_NAME_MAPPINGS.update({name: title for name, (_, title) in bridges.NODES.items()})
 
 
-def _uncached(model: Any, node_id: str | None, reason: str = "") -> Any:
-    """The model as it is, with a warning that names its class, also on the node."""
-    name = class_name(model)
-    reason = f"{name} does not fit: {UNFIT[name]}" if name in UNFIT else reason
-    log.warning("MagCache: the model runs uncached: %s", reason)
-    host.show(f"runs uncached: {reason}", node_id)
-    return model
-
-
 def _model_type(default: str, tooltip: str) -> tuple[list[str], dict[str, Any]]:
     return [*MODEL_TYPES, AUTO], {"default": default, "tooltip": tooltip}
-
-
-def _number(values: tuple[float, float, float, float], tooltip: str) -> tuple[str, dict[str, Any]]:
-    default, low, high, step = values
-    kind = "INT" if isinstance(step, int) else "FLOAT"
-    limits = {"default": default, "min": low, "max": high, "step": step, "round": step}
-    return kind, {**limits, "tooltip": tooltip}
-
-
-def _store(residuals: str) -> Store:
-    return "offload" if residuals == "offload device" else "device"

@@ -1,17 +1,15 @@
 """MagCache (Target Speed): a speed-up is all that it asks for."""
 
-import logging
 from typing import Any
 
 from ...decide import Target
 from ...rule import Rule
 from . import calibrations, detect, host
-from .families import UNFIT, class_name
+from .families import class_name, misfit
 from .sampling import install
 from .settings import Settings
 from .watch import Watch
 
-log = logging.getLogger("magcache")
 _AUTOMATIC = "automatic"
 
 
@@ -68,18 +66,14 @@ class MagCacheTargetSpeed:
     ) -> tuple[Any]:
         host.check_version()
         host.check_model(model)
-        name = class_name(model)
-        if name in UNFIT:
-            reason = f"{name} does not fit: {UNFIT[name]}"
-            log.warning("MagCache: the model runs uncached: %s", reason)
-            host.show(f"runs uncached: {reason}", node_id)
-            return (model,)
+        if reason := misfit(model):
+            return (host.uncached(model, reason, node_id),)
         target, store = Target(speedup), detect.store()
         if target.skips_nothing:
             return (model,)
         watch = Watch(node_id, f"speed-up {speedup:g}, calibration {calibration}")
         if calibration != _AUTOMATIC:
-            source = calibrations.load(calibration, name)
+            source = calibrations.load(calibration, class_name(model))
             source.check_grams()
             settings = Settings(source, source.rule(), store, label=source.name, target=target)
             return (install(model, settings, watch),)

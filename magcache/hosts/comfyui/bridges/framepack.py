@@ -20,6 +20,7 @@ from ....report import Report
 from ....rule import Rule
 from ....run import Run, Storage
 from ....stack import BlockStack
+from ..widgets import STORES, number, store_of
 
 log = logging.getLogger("magcache")
 _PRESETS = ("framepack", "framepack_f1")
@@ -43,12 +44,6 @@ class MagCacheFramePackWrapper:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        def number(default: float, high: float, step: float, tooltip: str) -> tuple[str, Any]:
-            kind = "INT" if isinstance(step, int) else "FLOAT"
-            low = type(step)(0)
-            limits = {"default": default, "min": low, "max": high, "step": step}
-            return kind, {**limits, "tooltip": tooltip}
-
         return {
             "required": {
                 "model": ("FramePackMODEL", {"tooltip": "The model of FramePackWrapper's loader."}),
@@ -57,25 +52,23 @@ class MagCacheFramePackWrapper:
                     {"tooltip": "Whose published curve to use: FramePack's, or that of F1."},
                 ),
                 "magcache_thresh": number(
-                    0.1,
-                    1.0,
-                    0.01,
+                    (0.1, 0.0, 1.0, 0.01),
                     "Largest accumulated error of a skipped evaluation. Lower is nearer to the "
                     "original; 0 skips nothing.",
                 ),
                 "retention_ratio": number(
-                    0.2, 1.0, 0.01, "Fraction of each section's steps, from its start, that is "
-                    "always computed.",
+                    (0.2, 0.0, 1.0, 0.01),
+                    "Fraction of each section's steps, from its start, that is always computed.",
                 ),
                 "magcache_K": number(
-                    3, 10, 1, "Evaluations skipped in a row at most; 0 skips nothing."
+                    (3, 0, 10, 1), "Evaluations skipped in a row at most; 0 skips nothing."
                 ),
                 "residuals": (
-                    ["compute device", "offload device"],
+                    list(STORES),
                     {"tooltip": "Where residuals are kept between evaluations."},
                 ),
             },
-        }  # fmt: skip
+        }
 
     def apply(
         self,
@@ -84,7 +77,7 @@ class MagCacheFramePackWrapper:
         magcache_thresh: float,
         retention_ratio: float,
         magcache_K: int,
-        residuals: str = "compute device",
+        residuals: str = STORES[0],
     ) -> tuple[dict[str, Any]]:
         transformer = model.get("transformer") if isinstance(model, dict) else None
         if not callable(getattr(transformer, "initialize_teacache", None)):
@@ -92,9 +85,10 @@ class MagCacheFramePackWrapper:
                 "the input `model` must be a FramePackMODEL, from FramePackWrapper's loader, not "
                 f"{type(transformer or model).__name__}"
             )
-        store: Store = "offload" if residuals == "offload device" else "device"
         settings = _Settings(
-            load(model_type), Rule(magcache_thresh, magcache_K, retention_ratio), store
+            load(model_type),
+            Rule(magcache_thresh, magcache_K, retention_ratio),
+            store_of(residuals),
         )
         if isinstance(transformer, Accelerated):  # a second node takes the place of the first
             transformer = transformer.plain()
