@@ -102,10 +102,15 @@ class ResidualCache:
         entry = _Entry(sigma, tuple(self._pack(tensor) for tensor in residual))
         entries = self._entries.setdefault(branch, [])
         entries.append(entry)
-        del entries[: -self.keep]
         while self.budget is not None and len(entries) > 1 and self.bytes_held > self.budget:
             del entries[0]
         self.peak_bytes = max(self.peak_bytes, self.bytes_held)
+        del entries[: -self.keep]
+
+    def fits_one_more(self, branch: Hashable) -> bool:
+        """Whether the budget leaves room for one residual more of a branch."""
+        newest = sum(packed.nbytes for packed in self._entries[branch][-1].tensors)
+        return self.budget is None or self.bytes_held + newest <= self.budget
 
     def make_room(self, branch: Hashable) -> None:
         """Frees the branch's oldest residual before another is computed."""

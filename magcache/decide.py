@@ -106,6 +106,11 @@ class PlannedDecider:
         return self.target.keep
 
     @property
+    def predicts(self) -> bool:
+        """Whether residuals are predicted from Gram curves."""
+        return True
+
+    @property
     def skips_nothing(self) -> bool:
         return self.target.skips_nothing
 

@@ -51,6 +51,11 @@ class Decider:
         return 2 if self.grams else 1
 
     @property
+    def predicts(self) -> bool:
+        """Whether residuals are predicted from Gram curves."""
+        return self.grams is not None
+
+    @property
     def skips_nothing(self) -> bool:
         return self.rule.skips_nothing
 

@@ -29,7 +29,7 @@ def remains(sigmas: np.ndarray) -> np.ndarray:
     σ/(1+σ) its flow-matching level.
     """
     levels = sigmas / (1 + sigmas) if sigmas.max() > 1 + 1e-3 else sigmas
-    return 1 / (1 + 4 * levels) + 0.4 * levels**8
+    return (1 + 4 * levels**6) / (1 + 4 * levels)
 
 
 @dataclass(frozen=True)

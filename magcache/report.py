@@ -41,6 +41,11 @@ class Report:
         return self.evaluations - self.skipped
 
     @property
+    def mended(self) -> int:
+        """Computed evaluations that put right what was skipped before them."""
+        return sum(run.mended for run in self.runs)
+
+    @property
     def bytes_held(self) -> int:
         """Most bytes of residuals held at one time by any of the runs."""
         return max((run.cache.peak_bytes for run in self.runs), default=0)
@@ -92,6 +97,7 @@ class Report:
             lines += [
                 f"  schedule   {self.schedule}",
                 f"  computed   {_counts(self.runs)} ({_reasons(self.runs)})",
+                *([f"  mended     {self.mended} gaps, by the evaluations computed behind them"] if self.mended else []),
                 f"  settings   {run.decider.details}, kept on {run.storage.store}",
                 f"  memory     {self.bytes_held / 2**20:.1f} MiB of residuals at most",
             ]
@@ -103,6 +109,7 @@ class Report:
             "evaluations": self.evaluations,
             "computed": self.computed,
             "skipped": self.skipped,
+            "mended": self.mended,
             "speedup": round(self.speedup, 3),
             "schedule": self.schedule,
             "bytes_held": self.bytes_held,

@@ -4,6 +4,8 @@ import logging
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -12,10 +14,11 @@ from .cache import ResidualCache, Store
 from .calibrator import Calibrator
 from .correction import Observer
 from .decide import PlannedDecider
+from .mending import Mender
 from .plan import Decider
 from .predict import combine
 from .rule import Reason
-from .stack import BlockStack, Call, Residual, StackMismatch
+from .stack import BlockStack, Call, Mend, Residual, StackMismatch
 
 log = logging.getLogger("magcache")
 
@@ -65,12 +68,14 @@ class Evaluation:
         step: Its step in the run.
         reason: Why it was computed, or that it was skipped.
         computed: For each branch whether it was computed.
+        mended: Whether it was computed, and puts right what was skipped before it.
     """
 
     sigma: float
     step: int
     reason: Reason
     computed: dict[Hashable, bool] = field(default_factory=dict)
+    mended: bool = False
     _watches: list[_Stopwatch] = field(default_factory=list)
 
     @property
@@ -105,6 +110,8 @@ class Run:
         together: Given where other processes sample with this one. All have to decide alike, so
             nothing that only this one's residuals show decides then; where each samples another
             branch, the names of all curves.
+        mender: Given where the sampler is Euler's method: puts right what was skipped, as far as
+            the decider predicts residuals.
     """
 
     def __init__(
@@ -115,6 +122,7 @@ class Run:
         calibrator: Calibrator | None = None,
         label: str = "",
         together: Sequence[str] | None = None,
+        mender: Mender | None = None,
     ) -> None:
         self.decider = decider
         self.stack = stack
@@ -134,12 +142,18 @@ class Run:
         self._uncached = calibrator is None and decider.skips_nothing
         self._last = False
         self._together = together
+        self._mender = mender if decider.predicts else None
         stack.forget_bases()  # what acts between blocks and head may differ from run to run
 
     @property
     def skipped(self) -> int:
         """Evaluations without any computed branch."""
         return sum(evaluation.skipped for evaluation in self.evaluations)
+
+    @property
+    def mended(self) -> int:
+        """Evaluations that put right what was skipped before them."""
+        return sum(evaluation.mended for evaluation in self.evaluations)
 
     def begin(self, sigma: float, step: int, last: bool = False) -> Reason:
         """Starts an evaluation and decides it, for all its branches.
@@ -219,8 +233,10 @@ class Run:
         if self._uncached:
             return self.stack.plain(forward)
         cached = self.cache.sigmas(branch) if branch in self.cache else []
-        self.cache.make_room(branch)
-        output, residual = self.stack.compute(forward)
+        mend = self._mending(branch, sigma, cached)
+        if mend is None:
+            self.cache.make_room(branch)
+        output, residual = self.stack.compute(forward, mend)
         if residual is None:
             self._uncached = True
             self.close()
@@ -233,6 +249,25 @@ class Run:
             if self._observer:
                 self._observer.see(branch, sigma, residual, cached, self._curves_of[branch])
         return output
+
+    def _mending(self, branch: Hashable, sigma: float, cached: Sequence[float]) -> Mend | None:
+        """What puts right the evaluations that this branch has skipped just before, if any."""
+        before = reversed(self.evaluations[:-1])
+        gap = [e.sigma for e in takewhile(lambda e: not e.computed.get(branch, True), before)][::-1]
+        if not (self._mender and gap and cached and self.cache.fits_one_more(branch)):
+            return None
+        predict = partial(self.decider.weights, self._curves_of[branch])
+        factors = self._mender.factors(predict, cached, gap, sigma)
+        if factors is None:
+            return None
+        evaluation = self.evaluations[-1]
+
+        def mend(head: int, residual: torch.Tensor) -> torch.Tensor:
+            evaluation.mended = True
+            kept = [tensors[head] for tensors in self.cache.get(branch)]
+            return combine([(tensor,) for tensor in (*kept, residual)], factors)[0]
+
+        return mend
 
     def _check_computed(self) -> bool:
         """Looks at what was computed since the last skipped evaluation, which waits for it.

@@ -23,6 +23,8 @@ Residual = tuple[torch.Tensor, ...]
 """What the blocks add, one tensor a head, each (B, tokens, channels)."""
 Call = Callable[[], Any]
 """One call of the model, arguments bound."""
+Mend = Callable[[int, torch.Tensor], torch.Tensor]
+"""What to add to a head's input, from the index of the head and its residual."""
 Tap = Callable[[int, torch.Tensor], torch.Tensor | None]
 """Sees the index and the input of a head, and may replace the input."""
 
@@ -126,8 +128,12 @@ class BlockStack:
         self._rules = {}
         self._unproven = self._guessed
 
-    def compute(self, call: Call) -> tuple[Any, Residual | None]:
+    def compute(self, call: Call, mend: Mend | None = None) -> tuple[Any, Residual | None]:
         """Runs the model as it is.
+
+        Args:
+            call: The call.
+            mend: Changes what the heads see; not asked where the base is not known beforehand.
 
         Returns:
             The model's own output, and the residual in the blocks' dtype; None where none
@@ -136,7 +142,8 @@ class BlockStack:
         tape = _Tape()
         with self._lock:
             self.problem = None
-            with self._probed(partial(self._show, tape)), self._tapped(partial(self._record, tape)):
+            record = partial(self._record, tape, mend)
+            with self._probed(partial(self._show, tape)), self._tapped(record):
                 output = call()
             residual = self._residual(tape, call)
             if residual is not None and self._unproven:
@@ -190,7 +197,9 @@ class BlockStack:
         """This process's part of what a head sees without blocks."""
         return tokens if self.split is None else self.split(tokens)
 
-    def _record(self, tape: _Tape, head: int, tokens: torch.Tensor) -> None:
+    def _record(
+        self, tape: _Tape, mend: Mend | None, head: int, tokens: torch.Tensor
+    ) -> torch.Tensor | None:
         if head in tape.heads:
             self.problem = "a head is called more than once"
         with torch.no_grad():
@@ -198,9 +207,11 @@ class BlockStack:
                 tape.heads[head] = tokens.clone()
             elif tape.bases[head].shape == tokens.shape:
                 tape.heads[head] = _subtract(tokens, tape.bases[head])
+                return None if mend is None else tokens + mend(head, tape.heads[head])
             else:
                 self._rules.pop(tape.signature, None)
                 self.problem = "the head's input changed its shape"
+        return None
 
     def _residual(self, tape: _Tape, call: Call) -> Residual | None:
         if len(tape.heads) < len(self._heads):

@@ -30,11 +30,12 @@ FOLDER = Path("bench-output/prediction")
 BATCH = 8
 FIRST = 64  # the prompts before it are those of bench.quality: nothing is chosen by them
 
-DEFAULT = "1/(1+4σ) + 0.4σ^8"
+DEFAULT = "(1+4σ^6)/(1+4σ)"
 REMAINS: dict[str, planner.Remains] = {
     DEFAULT: planner.remains,
     "1": np.ones_like,
     "σ^0.75": lambda s: s**0.75,
+    "1/(1+4σ) + 0.4σ^8": lambda s: 1 / (1 + 4 * s) + 0.4 * s**8,
     "1/(1+4σ)": lambda s: 1 / (1 + 4 * s),
     "1/(1+4σ) + 0.4σ^4": lambda s: 1 / (1 + 4 * s) + 0.4 * s**4,
     "1/(1+4σ) + 0.8σ^8": lambda s: 1 / (1 + 4 * s) + 0.8 * s**8,

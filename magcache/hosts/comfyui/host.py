@@ -75,6 +75,16 @@ def described(guider: Any, sampler: Any, sigmas: Any, shape: tuple[int, ...]) ->
     }
 
 
+def is_euler(sampler: Any, model_sampling: Any) -> bool:
+    """Whether a step moves the sample by Δσ times the model's output, and that is all."""
+    from comfy.k_diffusion.sampling import sample_euler
+    from comfy.model_sampling import CONST
+
+    plain = not getattr(sampler, "extra_options", {}).get("s_churn")
+    function = getattr(sampler, "sampler_function", None)
+    return function is sample_euler and plain and isinstance(model_sampling, CONST)
+
+
 def _guides_in_its_own_way(guider: Any) -> bool:
     from comfy.samplers import CFGGuider
 

@@ -20,6 +20,7 @@ from ...curve import MagnitudeCurve
 from ...decide import PlannedDecider, Target
 from ...families import find_stack, plain_module
 from ...gram import GuidedGrams
+from ...mending import Mender
 from ...plan import Decider
 from ...report import Report
 from ...run import Run, Storage
@@ -45,16 +46,23 @@ class Sampling:
 
     Attributes:
         made_with: Sampler, guidance, noise levels and so on, see `host.described`.
+        euler: Whether the sampler is Euler's method, so that gaps can be mended.
         missing: Why nothing is cached or measured.
         progress: Shows on the node how far it is.
     """
 
     def __init__(
-        self, settings: Settings, patcher: Any, sigmas: torch.Tensor, made_with: dict[str, Any]
+        self,
+        settings: Settings,
+        patcher: Any,
+        sigmas: torch.Tensor,
+        made_with: dict[str, Any],
+        euler: bool = False,
     ) -> None:
         self.settings = settings
         self.patcher = patcher
         self.made_with = made_with
+        self.euler = euler
         self.missing = ""
         self._compiled: dict[nn.Module, dict[str, nn.Module]] = {}
         self._sigmas = [float(sigma) for sigma in sigmas]
@@ -168,7 +176,8 @@ class Sampling:
                 rule.start_step, rule.end_step, self.steps,
             )  # fmt: skip
         storage = Storage(self.settings.store)
-        run = Run(decider, stack, storage, calibrator, self.settings.label)
+        mender = Mender(self._sigmas) if self.euler else None
+        run = Run(decider, stack, storage, calibrator, self.settings.label, mender=mender)
         run.warnings += [self.settings.note] if self.settings.note else []
         self._begin(run)
         return run
@@ -235,7 +244,8 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     if settings.choose:
         start = Start(guider.conds, shape, mask, made_with)
         settings = replace(settings.choose(patcher, start), watch=settings.watch)
-    sampling = Sampling(settings, patcher, sigmas, made_with)
+    euler = host.is_euler(sampler, patcher.get_model_object("model_sampling"))
+    sampling = Sampling(settings, patcher, sigmas, made_with, euler)
     other = options.get(_OTHER_CACHE)
     if other is not None:
         name = getattr(other, "name", type(other).__name__)

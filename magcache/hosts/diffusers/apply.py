@@ -14,6 +14,7 @@ from ...calibration import Calibration
 from ...decide import PlannedDecider, Target
 from ...families import plain_module
 from ...gram import GuidedGrams
+from ...mending import Mender
 from ...plan import Decider
 from ...predict import Method
 from ...presets import Preset
@@ -132,7 +133,8 @@ def apply(
             decider.grams = grams if predict is None and expert.grams else None
         together = company.begin(decider, clock, first, label, expert.stack)
         calibrator = company.calibrator(expert.transformer, padding) if measures else None
-        run = Run(decider, expert.stack, storage, calibrator, label, together)
+        mender = Mender(clock.levels(first)) if clock.is_euler and not bare else None
+        run = Run(decider, expert.stack, storage, calibrator, label, together, mender)
         run.warnings += [note] if note else []
         return run
 

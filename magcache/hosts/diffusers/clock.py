@@ -7,6 +7,7 @@ import torch
 
 from ...curve import Trajectory
 
+_EULER = "FlowMatchEulerDiscreteScheduler"
 _CLOSE = 5e-3  # two timesteps are one within this share: bfloat16 rounds by 0.4 %
 
 
@@ -67,6 +68,16 @@ class SchedulerClock:
     def of_same_run(self, scheduler: Any) -> bool:
         """Whether `scheduler` has not been set up anew since this clock was made."""
         return scheduler is self._scheduler and scheduler.timesteps is self._timesteps
+
+    @property
+    def is_euler(self) -> bool:
+        """Whether a step moves the sample by Δσ times the model's output, and that is all."""
+        config = self._scheduler.config
+        return type(self._scheduler).__name__ == _EULER and not config.get("stochastic_sampling")
+
+    def levels(self, tick: Tick) -> list[float]:
+        """σ of all evaluations from `tick` on, and of the run's end."""
+        return [*self._sigmas[tick.index :], self.end]
 
     def read(self, timestep: torch.Tensor | None = None) -> Tick | None:
         """The evaluation under way, or None after the last one."""
