@@ -111,6 +111,14 @@ class PlannedDecider:
         return True
 
     @property
+    def following(self) -> int | None:
+        """How many evaluations the plan skips behind this one; None where there is no plan."""
+        if not self._plan_holds:
+            return None
+        ahead = self._plan[self._next :]
+        return ahead.index(True) if True in ahead else len(ahead)
+
+    @property
     def skips_nothing(self) -> bool:
         return self.target.skips_nothing
 

@@ -14,8 +14,8 @@ import numpy as np
 Predict = Callable[[Sequence[float], float], Sequence[float]]
 """The weights of the residuals at some σ, in predicting the one at another."""
 
-LONGEST = 4  # evaluations of a gap; what is known of a longer one is not good enough
-_WELL_KNOWN = 2  # of a gap up to here the residuals are known well
+LONGEST = 4  # evaluations of a gap; of a longer one next to nothing would be put right
+_SHORT = 2  # evaluations of a gap that is put right as a whole
 _CLOSE = 1e-3  # two σ are one within this share: hosts round them
 
 
@@ -30,7 +30,12 @@ class Mender:
     sigmas: Sequence[float]
 
     def factors(
-        self, predict: Predict, cached: Sequence[float], gap: Sequence[float], sigma: float
+        self,
+        predict: Predict,
+        cached: Sequence[float],
+        gap: Sequence[float],
+        sigma: float,
+        following: int | None = None,
     ) -> list[float] | None:
         """What to add to a computed residual to put the gap before it right.
 
@@ -39,6 +44,7 @@ class Mender:
             cached: σ of the residuals that they were predicted from, the newest last.
             gap: σ of the evaluations skipped since then.
             sigma: σ of the evaluation that is computed.
+            following: How many will be skipped behind it; None takes as many as before it.
 
         Returns:
             The factor of each cached residual and, last, of the computed one. None where there
@@ -50,7 +56,8 @@ class Mender:
             return None
         if not np.allclose(self.sigmas[start : place + 1], [*gap, sigma], rtol=_CLOSE, atol=0):
             return None
-        share, steps = self._share(start, place), -np.diff(self.sigmas)
+        share = self._share(start, place, len(gap) if following is None else following)
+        steps = -np.diff(self.sigmas)
         if share <= 0:
             return None
         factors = np.zeros(len(cached) + 1)
@@ -60,14 +67,15 @@ class Mender:
             factors += share * step / steps[place] * better
         return factors.tolist() if factors.any() else None
 
-    def _share(self, start: int, place: int) -> float:
+    def _share(self, start: int, place: int, following: int) -> float:
         """How much of a gap's error is to be put right.
 
-        The model itself takes back part of it: it shows in the residual computed behind the gap,
-        which counts in the better prediction, and it goes on in the gap that follows.
+        The model itself takes back part of it: that shows in the residual computed behind the
+        gap, which counts in the better prediction, and goes on in the gap that follows. Between
+        long gaps it takes back so much that mending would do harm (docs/prediction.md).
         """
-        count = place - start
+        ahead = min(place + following + 1, len(self.sigmas) - 1)
         before = 1 - self.sigmas[place] / self.sigmas[start]
-        following = min(place + count + 1, len(self.sigmas) - 1)
-        after = 1 - self.sigmas[following] / self.sigmas[place]
-        return max(0.0, 1 - after - before / 2) * min(1.0, _WELL_KNOWN / count) ** 2
+        after = 1 - self.sigmas[ahead] / self.sigmas[place]
+        longest = max(place - start, following)
+        return max(0.0, 1 - after - before / 2) * min(1.0, _SHORT / max(longest, 1)) ** 4

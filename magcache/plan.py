@@ -56,6 +56,11 @@ class Decider:
         return self.grams is not None
 
     @property
+    def following(self) -> int | None:
+        """How many evaluations will be skipped behind this one; not known beforehand."""
+        return None
+
+    @property
     def skips_nothing(self) -> bool:
         return self.rule.skips_nothing
 

@@ -257,7 +257,7 @@ class Run:
         if not (self._mender and gap and cached and self.cache.fits_one_more(branch)):
             return None
         predict = partial(self.decider.weights, self._curves_of[branch])
-        factors = self._mender.factors(predict, cached, gap, sigma)
+        factors = self._mender.factors(predict, cached, gap, sigma, self.decider.following)
         if factors is None:
             return None
         evaluation = self.evaluations[-1]
