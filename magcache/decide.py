@@ -16,6 +16,7 @@ from .planner import Costs, best_schedule, costs_of
 from .rule import Reason, Rule
 
 LEAST_GAIN = 1.1  # a speed-up below this is not worth any difference
+FEWEST = 5  # computed evaluations; with fewer, as many plain steps are as good
 _FITS = 1.5  # errors so many times the expected ones are nothing unusual: prompts differ
 _MORE = 0.25  # of the planned evaluations: as many more as about halve the error
 _CORRECTED = "errors are larger than the calibration's"
@@ -223,18 +224,26 @@ class PlannedDecider:
         return costs_of(self.grams, self.sigmas, self.end, self.guidance, allowed, keep=self.keep)
 
     @property
-    def _wanted(self) -> int:
+    def _asked(self) -> int:
         """How many evaluations the target speed-up leaves to be computed."""
         assert self.target.speedup is not None
-        return max(2, int(len(self.sigmas) / self.target.speedup + 1e-9))
+        return int(len(self.sigmas) / self.target.speedup + 1e-9)
+
+    @property
+    def _wanted(self) -> int:
+        """The same, but not fewer than are worth it."""
+        part = min(1.0, len(self.sigmas) / self.steps)  # of two experts each has its own
+        return max(math.ceil(FEWEST * part), self._asked)
 
     @cached_property
     def _plan(self) -> list[bool]:
         plan, count = best_schedule(self._costs, self._wanted), len(self.sigmas)
-        if sum(plan) > self._wanted:
+        if sum(plan) > self._asked:
+            why = "cannot be reached here"
+            if sum(plan) <= FEWEST:
+                why = f"leaves fewer than {FEWEST} evaluations: as many plain steps are as good"
             self.notes.append(
-                f"a speed-up of {self.target.speedup:g} cannot be reached here; "
-                f"the best is {count / sum(plan):.2f}"
+                f"a speed-up of {self.target.speedup:g} {why}; the best is {count / sum(plan):.2f}"
             )
         return plan
 

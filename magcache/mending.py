@@ -14,8 +14,8 @@ import numpy as np
 Predict = Callable[[Sequence[float], float], Sequence[float]]
 """The weights of the residuals at some σ, in predicting the one at another."""
 
-LONGEST = 4  # evaluations of a gap; of a longer one next to nothing would be put right
-_SHORT = 2  # evaluations of a gap that is put right as a whole
+_SHORT = 1 / 14  # of the run's evaluations: a gap up to here is put right as a whole
+_LEAST = 0.05  # a smaller share is not worth the memory
 _CLOSE = 1e-3  # two σ are one within this share: hosts round them
 
 
@@ -52,13 +52,13 @@ class Mender:
         """
         place = int(np.abs(np.asarray(self.sigmas[:-1]) - sigma).argmin())
         start = place - len(gap)
-        if not (0 < len(gap) <= LONGEST and start > 0):
+        if not gap or start < 1:
             return None
         if not np.allclose(self.sigmas[start : place + 1], [*gap, sigma], rtol=_CLOSE, atol=0):
             return None
         share = self._share(start, place, len(gap) if following is None else following)
         steps = -np.diff(self.sigmas)
-        if share <= 0:
+        if share < _LEAST:
             return None
         factors = np.zeros(len(cached) + 1)
         for skipped, step in zip(gap, steps[start:place], strict=True):
@@ -77,5 +77,6 @@ class Mender:
         ahead = min(place + following + 1, len(self.sigmas) - 1)
         before = 1 - self.sigmas[place] / self.sigmas[start]
         after = 1 - self.sigmas[ahead] / self.sigmas[place]
+        short = max(1.0, _SHORT * (len(self.sigmas) - 1))
         longest = max(place - start, following)
-        return max(0.0, 1 - after - before / 2) * min(1.0, _SHORT / max(longest, 1)) ** 4
+        return max(0.0, 1 - after - before / 2) * min(1.0, short / longest) ** 4

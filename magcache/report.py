@@ -94,10 +94,11 @@ class Report:
         lines = [self.headline()]
         if self.runs:
             run = self.runs[-1]
+            mended = f"  mended     {self.mended} gaps, by the evaluations computed behind them"
             lines += [
                 f"  schedule   {self.schedule}",
                 f"  computed   {_counts(self.runs)} ({_reasons(self.runs)})",
-                *([f"  mended     {self.mended} gaps, by the evaluations computed behind them"] if self.mended else []),
+                *([mended] if self.mended else []),
                 f"  settings   {run.decider.details}, kept on {run.storage.store}",
                 f"  memory     {self.bytes_held / 2**20:.1f} MiB of residuals at most",
             ]

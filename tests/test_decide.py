@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from magcache.curve import shifted_sigmas
-from magcache.decide import PlannedDecider, Target
+from magcache.decide import FEWEST, PlannedDecider, Target
 from magcache.gram import best_weights
 from magcache.planner import best_schedule, costs_of
 from magcache.rule import Reason
@@ -162,3 +162,12 @@ def _straight() -> dict[str, Any]:
     from tests.calibrations import measurement
 
     return {"cond": measurement(shifted_sigmas(50), turn=0.0)}
+
+
+def test_fewer_computed_evaluations_than_are_worth_it_are_not_planned() -> None:
+    own = decider(10, speedup=4)
+    assert symbols(reasons(own)).count("#") == FEWEST
+    assert own.notes == [
+        "a speed-up of 4 leaves fewer than 5 evaluations: as many plain steps are as good; "
+        "the best is 2.00"
+    ]
