@@ -110,8 +110,8 @@ class Run:
         together: Given where other processes sample with this one. All have to decide alike, so
             nothing that only this one's residuals show decides then; where each samples another
             branch, the names of all curves.
-        mender: Given where the sampler is Euler's method: puts right what was skipped, as far as
-            the decider predicts residuals.
+        mender: Given where the sampler allows it: puts right what was skipped, as far as the
+            decider predicts residuals.
     """
 
     def __init__(

@@ -39,6 +39,16 @@ def keep() -> Rows:
                 yield f"keep {count}", condition, Variant(cost, keep=count)
 
 
+def mending() -> Rows:
+    """Whether gaps are put right by the evaluations computed behind them."""
+    conditions = [*CONDITIONS, *(Condition(steps, 3.0, 3.0) for steps in (12, 20, 50))]
+    for condition in conditions:
+        for mends in (False, True):
+            for cost in COSTS:
+                name = "mended" if mends else "left as they are"
+                yield name, condition, Variant(scaled(cost, condition.steps), mends=mends)
+
+
 def ridge() -> Rows:
     """The ridge."""
     for value in (0.0, 1e-6, 1e-4, 1e-3, 1e-2):
@@ -131,7 +141,19 @@ def correction() -> Rows:
 
 STUDIES: dict[str, Callable[[], Rows]] = {
     study.__name__: study
-    for study in (keep, ridge, remains, carried, steps, prompts, entries, guided, rule, correction)
+    for study in (
+        keep,
+        mending,
+        ridge,
+        remains,
+        carried,
+        steps,
+        prompts,
+        entries,
+        guided,
+        rule,
+        correction,
+    )
 }
 
 

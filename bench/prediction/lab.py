@@ -21,6 +21,7 @@ from magcache.calibration import Calibration
 from magcache.calibrator import SAMPLED, Calibrator
 from magcache.curve import Trajectory, shifted_sigmas
 from magcache.measure import mean_psnr
+from magcache.mending import Mender
 from magcache.merge import merge
 from magcache.plan import plan
 
@@ -64,6 +65,7 @@ class Variant:
         computed: Evaluations to compute.
         remains: A name of `REMAINS`.
         guided: Whether the branches' errors are weighed with the CFG scale.
+        mends: Whether gaps are mended.
         rule: Instead of a plan, the rule at K 6 and retention 0.1, at the threshold that computes
             as many: with residuals "predicted", "scaled" or to "reuse".
     """
@@ -74,6 +76,7 @@ class Variant:
     remains: str = DEFAULT
     guided: bool = True
     corrects: bool = False
+    mends: bool = True
     measured: Measured = Measured()
     rule: str = ""
 
@@ -155,6 +158,8 @@ class Lab:
             weights = partial(gram.best_weights, ridge=variant.ridge)
             for module in (gram, planner):
                 changed.enter_context(patch.object(module, "best_weights", weights))
+            if not variant.mends:
+                changed.enter_context(patch.object(Mender, "factors", return_value=None))
             decider = partial(decide.PlannedDecider, corrects=variant.corrects)
             changed.enter_context(patch.object(host, "PlannedDecider", decider))
             yield changed.enter_context(

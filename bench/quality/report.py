@@ -62,13 +62,14 @@ class Compared:
         return sorted(points)
 
 
-def conditions(model: str, folder: Path) -> Iterator[Condition]:
-    """Those with results, the ones with fewer steps first."""
-    for path in sorted(folder.glob(f"{model}-*.jsonl")):
+def conditions(model: str, folder: Path) -> list[Condition]:
+    """Those with results: fewer steps first, then guided ones, then by shift."""
+    found = []
+    for path in folder.glob(f"{model}-[0-9]*.jsonl"):
         steps, cfg, shift = path.stem.removeprefix(f"{model}-").split("-")
-        yield Condition(
-            int(steps), float(cfg.removeprefix("cfg")), float(shift.removeprefix("shift"))
-        )
+        values = float(cfg.removeprefix("cfg")), float(shift.removeprefix("shift"))
+        found.append(Condition(int(steps), *values))
+    return sorted(found, key=lambda c: (c.steps, -c.cfg, c.shift))
 
 
 def collected(model: str, prompts: int, folder: Path) -> list[Compared]:

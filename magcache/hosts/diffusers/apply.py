@@ -133,7 +133,7 @@ def apply(
             decider.grams = grams if predict is None and expert.grams else None
         together = company.begin(decider, clock, first, label, expert.stack)
         calibrator = company.calibrator(expert.transformer, padding) if measures else None
-        mender = Mender(clock.levels(first)) if clock.is_euler and not bare else None
+        mender = Mender(clock.levels(first)) if clock.allows_mending and not bare else None
         run = Run(decider, expert.stack, storage, calibrator, label, together, mender)
         run.warnings += [note] if note else []
         return run

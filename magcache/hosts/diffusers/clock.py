@@ -7,7 +7,8 @@ import torch
 
 from ...curve import Trajectory
 
-_EULER = "FlowMatchEulerDiscreteScheduler"
+_MENDED = ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler")  # docs/prediction.md
+_FLOW = "flow_prediction"
 _CLOSE = 5e-3  # two timesteps are one within this share: bfloat16 rounds by 0.4 %
 
 
@@ -70,10 +71,12 @@ class SchedulerClock:
         return scheduler is self._scheduler and scheduler.timesteps is self._timesteps
 
     @property
-    def is_euler(self) -> bool:
-        """Whether a step moves the sample by Δσ times the model's output, and that is all."""
+    def allows_mending(self) -> bool:
+        """Whether each output moves the sample by Δσ times itself, at once or in a few steps."""
         config = self._scheduler.config
-        return type(self._scheduler).__name__ == _EULER and not config.get("stochastic_sampling")
+        flow = config.get("prediction_type", _FLOW) == _FLOW
+        drawn = config.get("stochastic_sampling")
+        return type(self._scheduler).__name__ in _MENDED and flow and not drawn
 
     def levels(self, tick: Tick) -> list[float]:
         """σ of all evaluations from `tick` on, and of the run's end."""
