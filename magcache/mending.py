@@ -21,7 +21,7 @@ _CLOSE = 1e-3  # two σ are one within this share: hosts round them
 
 @dataclass(frozen=True)
 class Mender:
-    """Knows by how much a sampling by Euler's method has gone wrong.
+    """Knows by how much a sampling has gone wrong whose outputs move it by Δσ times themselves.
 
     Attributes:
         sigmas: σ of the run's evaluations, falling, and behind them the one it ends at.
