@@ -25,8 +25,8 @@ def remains(sigmas: np.ndarray) -> np.ndarray:
     """The default: least in the middle, where the model itself takes back most.
 
     Errors at the highest noise change what is drawn, in some models and of some prompts much more
-    than in others: a compromise of what two models were found to want (docs/prediction.md). A σ above 1 is one of x + σ·ε, and
-    σ/(1+σ) its flow-matching level.
+    than in others: a compromise of what two models were found to want (docs/prediction.md). A σ
+    above 1 is one of x + σ·ε, and σ/(1+σ) its flow-matching level.
     """
     levels = sigmas / (1 + sigmas) if sigmas.max() > 1 + 1e-3 else sigmas
     return (1 + 4 * levels**6) / (1 + 4 * levels)
