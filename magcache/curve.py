@@ -14,6 +14,10 @@ from functools import cached_property
 from operator import neg
 from typing import Literal
 
+import numpy as np
+
+CLOSE = 1e-3  # two σ are one within this share: hosts round them
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -54,6 +58,11 @@ class Trajectory:
     def _ends_below(self) -> tuple[float, ...]:
         """The sigmas and an end below the last one, strictly, so that it can be placed."""
         return (*self.sigmas, min(0.0, self.sigmas[-1] - 1e-12))
+
+
+def same_levels(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Whether two lists of σ are the same but for rounding."""
+    return len(first) == len(second) and np.allclose(first, second, rtol=CLOSE, atol=0)
 
 
 def shifted_sigmas(steps: int, shift: float = 1.0) -> tuple[float, ...]:

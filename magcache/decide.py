@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from .correction import Correction
-from .curve import MagnitudeCurve
+from .curve import CLOSE, MagnitudeCurve
 from .gram import GramCurve, GuidedGrams
 from .plan import FEW_STEPS
 from .planner import Costs, best_schedule, costs_of
@@ -20,7 +20,6 @@ FEWEST = 5  # computed evaluations; with fewer, as many plain steps are as good
 _FITS = 1.5  # errors so many times the expected ones are nothing unusual: prompts differ
 _MORE = 0.25  # of the planned evaluations: as many more as about halve the error
 _CORRECTED = "errors are larger than the calibration's"
-_CLOSE = 1e-3  # two σ are one within this share: hosts round them
 
 
 @dataclass(frozen=True)
@@ -188,7 +187,7 @@ class PlannedDecider:
         if not self._plan_holds:
             return None
         place = self._next
-        if place >= len(self.sigmas) or abs(self.sigmas[place] - sigma) > _CLOSE * sigma:
+        if place >= len(self.sigmas) or abs(self.sigmas[place] - sigma) > CLOSE * sigma:
             self._left_plan = True
             return None
         self._next += 1

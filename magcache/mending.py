@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .curve import same_levels
+
 Predict = Callable[[Sequence[float], float], Sequence[float]]
 """The weights of the residuals at some σ, in predicting the one at another."""
 
 _SHORT = 1 / 14  # of the run's evaluations: a gap up to here is put right as a whole
 _LEAST = 0.05  # a smaller share is not worth the memory
-_CLOSE = 1e-3  # two σ are one within this share: hosts round them
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,12 @@ class Mender:
         start = place - len(gap)
         if not gap or start < 1:
             return None
-        if not np.allclose(self.sigmas[start : place + 1], [*gap, sigma], rtol=_CLOSE, atol=0):
+        if not same_levels(self.sigmas[start : place + 1], [*gap, sigma]):
             return None
         share = self._share(start, place, len(gap) if following is None else following)
-        steps = -np.diff(self.sigmas)
         if share < _LEAST:
             return None
+        steps = -np.diff(self.sigmas)
         factors = np.zeros(len(cached) + 1)
         for skipped, step in zip(gap, steps[start:place], strict=True):
             better = np.array(predict([*cached, sigma], skipped))

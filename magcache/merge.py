@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from .calibration import Calibration, CalibrationError, Measurement, falling_places
+from .curve import CLOSE, same_levels
 
 _OF_THE_GRID = ("steps", "shift", "sigmas", "sampler", "scheduler")  # the first one's
-_CLOSE = 1e-3  # two σ are one within this share
 _MOST_OUTSIDE = 0.25  # share of the first one's noise levels that another may lack
 
 
@@ -63,7 +63,7 @@ def _check_alike(first: Calibration, other: Calibration) -> None:
     switches = first.switch_at, other.switch_at
     if None in switches and switches != (None, None):
         raise CalibrationError(f"of {both} one has two experts, the other one")
-    if switches != (None, None) and not math.isclose(*switches, rel_tol=_CLOSE):  # type: ignore[arg-type]
+    if switches != (None, None) and not math.isclose(*switches, rel_tol=CLOSE):  # type: ignore[arg-type]
         raise CalibrationError(
             f"{both} change experts at different noise levels: {switches[0]} and {switches[1]}"
         )
@@ -133,7 +133,7 @@ def _merged_grams(
 def _on(sigmas: Sequence[float], measured: Measurement) -> bool:
     """Whether it was measured at these noise levels."""
     own = [measured.sigmas[place] for place in falling_places(measured.sigmas)]
-    return len(own) == len(sigmas) and np.allclose(own, sigmas, rtol=_CLOSE, atol=0)
+    return same_levels(own, sigmas)
 
 
 def _mean(measured: Sequence[Measurement], name: str) -> list[float]:

@@ -252,10 +252,10 @@ class Run:
 
     def _mending(self, branch: Hashable, sigma: float, cached: Sequence[float]) -> Mend | None:
         """What puts right the evaluations that this branch has skipped just before, if any."""
+        if self._mender is None or not cached or not self.cache.fits_one_more(branch):
+            return None
         before = reversed(self.evaluations[:-1])
         gap = [e.sigma for e in takewhile(lambda e: not e.computed.get(branch, True), before)][::-1]
-        if not (self._mender and gap and cached and self.cache.fits_one_more(branch)):
-            return None
         predict = partial(self.decider.weights, self._curves_of[branch])
         factors = self._mender.factors(predict, cached, gap, sigma, self.decider.following)
         if factors is None:

@@ -4,11 +4,13 @@ Every figure is kept as soon as it is known, so that a stopped study goes on whe
 """
 
 import argparse
+import itertools
 import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from unittest.mock import patch
 
 import numpy as np
 from rich.console import Console
@@ -17,6 +19,7 @@ from rich.table import Table
 from bench.quality.condition import Condition
 from bench.quality.counting import one_thread
 from bench.quality.subjects import SUBJECTS, Subject
+from magcache import decide
 from magcache.curve import shifted_sigmas
 from magcache.decide import PlannedDecider, Target
 
@@ -161,7 +164,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What prediction and planning are worth.")
     parser.add_argument("--model", default="emoji", choices=sorted(SUBJECTS))
     parser.add_argument("--prompts", type=int, default=24)
-    parser.add_argument("--study", nargs="+", default=list(STUDIES), choices=list(STUDIES))
+    parser.add_argument(
+        "--study", nargs="+", default=[*STUDIES, *CHECKS], choices=[*STUDIES, *CHECKS]
+    )
     asked = parser.parse_args()
     one_thread()
     warnings.filterwarnings("ignore")
@@ -169,9 +174,10 @@ def main() -> None:
     console, subject = Console(width=100), SUBJECTS[asked.model]()
     results = Results(f"{asked.model}-{asked.prompts}")
     for name in asked.study:
-        run_study(name, subject, asked.prompts, results, console)
-    error_ratios(subject, console)
-    planning_time(subject, console)
+        if name in STUDIES:
+            run_study(name, subject, asked.prompts, results, console)
+        else:
+            CHECKS[name](subject, asked.prompts, console)
 
 
 def run_study(
@@ -203,7 +209,26 @@ def run_study(
         console.print(table)
 
 
-def error_ratios(subject: Subject, console: Console) -> None:
+def few(subject: Subject, prompts: int, console: Console) -> None:
+    """So few computed evaluations that as many plain steps may be as good; none is too few here."""
+    for steps, shift in itertools.product((10, 14, 20, 28), (1.0, 3.0)):
+        lab = Lab(subject, Condition(steps, 3.0, shift), prompts)
+        with patch.object(decide, "FEWEST", 2):
+            for cost in (4, 5, 6):
+                planned, plain = np.mean(lab.psnr(Variant(cost))[0]), np.mean(lab.plain(cost))
+                told = f"{cost} computed {planned:.1f} dB, {cost} plain steps {plain:.1f} dB"
+                console.print(f"{lab.condition}: {told}")
+
+
+def unipc(subject: Subject, prompts: int, console: Console) -> None:
+    """Mending where the sampler uses its outputs again."""
+    lab = Lab(subject, CONDITIONS[1], prompts, multistep=True)
+    for cost in COSTS[1:]:
+        left, mended = (np.mean(lab.psnr(Variant(cost, mends=m))[0]) for m in (False, True))
+        console.print(f"UniPC, {cost} computed: {left:.1f} dB as they are, mended {mended:.1f} dB")
+
+
+def error_ratios(subject: Subject, _prompts: int, console: Console) -> None:
     """How far the errors of predictions are from the expected ones, on other prompts."""
     for condition in CONDITIONS[:2]:
         expected, found = Lab(subject, condition, 8).errors(Variant(14, corrects=True))
@@ -212,7 +237,7 @@ def error_ratios(subject: Subject, console: Console) -> None:
         console.print(f"{condition}: found / expected errors, 5 %, median, 95 %, largest: {told}")
 
 
-def planning_time(subject: Subject, console: Console) -> None:
+def planning_time(subject: Subject, _prompts: int, console: Console) -> None:
     """How long planning takes, from an interpolated Gram curve to a schedule."""
     calibration = Lab(subject, CONDITIONS[1], 1).calibration(Measured())
     for count in (28, 50, 100):
@@ -227,6 +252,11 @@ def planning_time(subject: Subject, console: Console) -> None:
                 own.decide(sigma, step, calibration.grams)
             taken.append(time.process_time() - began)
         console.print(f"planning {count} steps: {1000 * np.median(taken):.1f} ms")
+
+
+CHECKS: dict[str, Callable[[Subject, int, Console], None]] = {
+    check.__name__: check for check in (few, unipc, error_ratios, planning_time)
+}
 
 
 def _told(measured: Measured) -> str:

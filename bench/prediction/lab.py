@@ -1,5 +1,6 @@
 """One model in one condition, sampled with planned prediction in many variants."""
 
+import argparse
 import importlib
 import json
 from collections.abc import Iterator, Mapping
@@ -12,10 +13,11 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from diffusers import UniPCMultistepScheduler
 
 import magcache
 from bench.quality.condition import Condition
-from bench.quality.subjects import Subject
+from bench.quality.subjects import SUBJECTS, Subject
 from magcache import decide, gram, planner
 from magcache.calibration import Calibration
 from magcache.calibrator import SAMPLED, Calibrator
@@ -37,13 +39,23 @@ REMAINS: dict[str, planner.Remains] = {
     "1": np.ones_like,
     "σ^0.75": lambda s: s**0.75,
     "1/(1+4σ) + 0.4σ^8": lambda s: 1 / (1 + 4 * s) + 0.4 * s**8,
+    "(1+σ^6)/(1+4σ)": lambda s: (1 + s**6) / (1 + 4 * s),
+    "(1+8σ^6)/(1+4σ)": lambda s: (1 + 8 * s**6) / (1 + 4 * s),
+    "(1+24σ^6)/(1+4σ)": lambda s: (1 + 24 * s**6) / (1 + 4 * s),
     "1/(1+4σ)": lambda s: 1 / (1 + 4 * s),
-    "1/(1+4σ) + 0.4σ^4": lambda s: 1 / (1 + 4 * s) + 0.4 * s**4,
-    "1/(1+4σ) + 0.8σ^8": lambda s: 1 / (1 + 4 * s) + 0.8 * s**8,
-    "1/(1+4σ) + 0.8σ^20": lambda s: 1 / (1 + 4 * s) + 0.8 * s**20,
-    "1/(1+4σ) + 2σ^10": lambda s: 1 / (1 + 4 * s) + 2 * s**10,
 }
 """Forms of what remains at the end of an error made at σ."""
+
+
+def arguments(told: str | None) -> argparse.ArgumentParser:
+    """What a script that samples a model in one condition, or at several shifts, is asked."""
+    parser = argparse.ArgumentParser(description=(told or "").split("\n")[0])
+    parser.add_argument("--model", default="emoji", choices=sorted(SUBJECTS))
+    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument("--cfg", type=float, default=3.0)
+    parser.add_argument("--shift", type=float, nargs="+", default=[1.0, 3.0])
+    parser.add_argument("--prompts", type=int, default=8)
+    return parser
 
 
 @dataclass(frozen=True)
@@ -86,12 +98,16 @@ class Lab:
 
     Args:
         prompts: How many.
+        multistep: Sample with UniPC in place of Euler's method.
     """
 
-    def __init__(self, subject: Subject, condition: Condition, prompts: int) -> None:
+    def __init__(
+        self, subject: Subject, condition: Condition, prompts: int, *, multistep: bool = False
+    ) -> None:
         self._subject, self.condition = subject, condition
         self._texts = subject.prompts[FIRST : FIRST + prompts]
-        self.name = f"{subject.name}-{condition.name}"
+        self._multistep = multistep
+        self.name = f"{subject.name}-{condition.name}" + ("-unipc" if multistep else "")
         self._uncached = self._load_uncached()
 
     def psnr(self, variant: Variant) -> tuple[list[float], float]:
@@ -101,6 +117,11 @@ class Lab:
             frames = self._sample(self._pipe, self.condition, batch)
             computed = run.report().computed / max(1, len(run.report().runs))
         return self._compared(frames), computed
+
+    def plain(self, steps: int) -> list[float]:
+        """PSNR of each prompt, sampled plainly with so many steps."""
+        condition = Condition(steps, self.condition.cfg, self.condition.shift)
+        return self._compared(self._sample(self._pipe, condition))
 
     def errors(self, variant: Variant) -> tuple[list[float], list[float]]:
         """Expected and found relative errors of all predictions that could be compared."""
@@ -122,6 +143,7 @@ class Lab:
             measured.steps or own.steps, measured.cfg or own.cfg, measured.shift or own.shift
         )
         made = f"{condition.name}-{measured.prompts}-{measured.entries}"
+        made += "-unipc" if self._multistep else ""
         path = FOLDER / "calibrations" / f"{self._subject.name}-{made}.json"
         if not path.exists():
             texts = self._subject.calibration_prompts[: measured.prompts]
@@ -135,7 +157,12 @@ class Lab:
 
     @lru_cache  # noqa: B019 - a lab lives as long as the study of its condition
     def _pipeline(self, shift: float) -> Any:
-        return self._subject.pipeline(shift)
+        pipe = self._subject.pipeline(shift)
+        if self._multistep:
+            pipe.scheduler = UniPCMultistepScheduler(
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
+            )
+        return pipe
 
     def _load_uncached(self) -> np.ndarray:
         path = FOLDER / "uncached" / f"{self.name}-{len(self._texts)}.npy"

@@ -7,7 +7,6 @@ what it changed at once. Two predictions: reuse of the residual before, and the 
 and the third one before, an error of another direction and of a planned schedule's size.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -26,7 +25,7 @@ from magcache.gram import guidance_shares
 from magcache.hosts.diffusers.families import FAMILIES
 from magcache.stack import Residual
 
-from .lab import FIRST
+from .lab import FIRST, arguments
 
 BRANCHES = ("cond", "uncond")
 
@@ -141,13 +140,7 @@ def measured(loop: Loop, told: str) -> dict[str, list[tuple[float, list[Kept]]]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", default="emoji", choices=sorted(SUBJECTS))
-    parser.add_argument("--steps", type=int, default=28)
-    parser.add_argument("--cfg", type=float, default=3.0)
-    parser.add_argument("--shift", type=float, nargs="+", default=[1.0, 3.0])
-    parser.add_argument("--prompts", type=int, default=8)
-    asked = parser.parse_args()
+    asked = arguments(__doc__).parse_args()
     one_thread()
     subject = SUBJECTS[asked.model]()
     for shift in asked.shift:

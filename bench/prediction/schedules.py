@@ -6,7 +6,6 @@ Samples random schedules, each good under some weight, and then asks of each for
 weight how well the cost that it gives goes with the PSNR that was measured.
 """
 
-import argparse
 import json
 from pathlib import Path
 from unittest.mock import patch
@@ -22,7 +21,7 @@ from bench.quality.subjects import SUBJECTS
 from magcache import decide, planner
 from magcache.calibration import Calibration
 
-from .lab import FOLDER, REMAINS, Lab, Measured, Variant
+from .lab import FOLDER, REMAINS, Lab, Measured, Variant, arguments
 
 SHARES = (7, 10, 10, 14, 14, 19)  # of 28 computed, drawn from
 
@@ -95,12 +94,7 @@ def _sigmas(calibration: Calibration) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", default="emoji", choices=sorted(SUBJECTS))
-    parser.add_argument("--steps", type=int, default=28)
-    parser.add_argument("--cfg", type=float, default=3.0)
-    parser.add_argument("--shift", type=float, nargs="+", default=[1.0, 3.0])
-    parser.add_argument("--prompts", type=int, default=8)
+    parser = arguments(__doc__)
     parser.add_argument("--count", type=int, default=70, help="schedules to sample")
     asked = parser.parse_args()
     one_thread()

@@ -75,8 +75,8 @@ def described(guider: Any, sampler: Any, sigmas: Any, shape: tuple[int, ...]) ->
     }
 
 
-def is_euler(sampler: Any, model_sampling: Any) -> bool:
-    """Whether a step moves the sample by Δσ times the model's output, and that is all."""
+def allows_mending(sampler: Any, model_sampling: Any) -> bool:
+    """Whether each output moves the sample by Δσ times itself: Euler's method on a flow."""
     from comfy.k_diffusion.sampling import sample_euler
     from comfy.model_sampling import CONST
 

@@ -46,7 +46,7 @@ class Sampling:
 
     Attributes:
         made_with: Sampler, guidance, noise levels and so on, see `host.described`.
-        euler: Whether the sampler is Euler's method, so that gaps can be mended.
+        mends: Whether the sampler allows gaps to be mended.
         missing: Why nothing is cached or measured.
         progress: Shows on the node how far it is.
     """
@@ -57,12 +57,12 @@ class Sampling:
         patcher: Any,
         sigmas: torch.Tensor,
         made_with: dict[str, Any],
-        euler: bool = False,
+        mends: bool,
     ) -> None:
         self.settings = settings
         self.patcher = patcher
         self.made_with = made_with
-        self.euler = euler
+        self.mends = mends
         self.missing = ""
         self._compiled: dict[nn.Module, dict[str, nn.Module]] = {}
         self._sigmas = [float(sigma) for sigma in sigmas]
@@ -176,7 +176,7 @@ class Sampling:
                 rule.start_step, rule.end_step, self.steps,
             )  # fmt: skip
         storage = Storage(self.settings.store)
-        mender = Mender(self._sigmas) if self.euler else None
+        mender = Mender(self._sigmas) if self.mends else None
         run = Run(decider, stack, storage, calibrator, self.settings.label, mender=mender)
         run.warnings += [self.settings.note] if self.settings.note else []
         self._begin(run)
@@ -244,8 +244,8 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     if settings.choose:
         start = Start(guider.conds, shape, mask, made_with)
         settings = replace(settings.choose(patcher, start), watch=settings.watch)
-    euler = host.is_euler(sampler, patcher.get_model_object("model_sampling"))
-    sampling = Sampling(settings, patcher, sigmas, made_with, euler)
+    mends = host.allows_mending(sampler, patcher.get_model_object("model_sampling"))
+    sampling = Sampling(settings, patcher, sigmas, made_with, mends)
     other = options.get(_OTHER_CACHE)
     if other is not None:
         name = getattr(other, "name", type(other).__name__)
