@@ -16,7 +16,8 @@ from .planner import Costs, best_schedule, costs_of
 from .rule import Reason, Rule
 
 LEAST_GAIN = 1.1  # a speed-up below this is not worth any difference
-FEWEST = 5  # computed evaluations; with fewer, as many plain steps are as good
+_FEWEST = 5  # computed evaluations; with fewer, as many plain steps are as good
+_SHORT_RUN = 12  # steps; in a shorter one it takes one evaluation more
 _FITS = 1.5  # errors so many times the expected ones are nothing unusual: prompts differ
 _MORE = 0.25  # of the planned evaluations: as many more as about halve the error
 _CORRECTED = "errors are larger than the calibration's"
@@ -232,15 +233,15 @@ class PlannedDecider:
     def _wanted(self) -> int:
         """The same, but not fewer than are worth it."""
         part = min(1.0, len(self.sigmas) / self.steps)  # of two experts each has its own
-        return max(math.ceil(FEWEST * part), self._asked)
+        return max(math.ceil(fewest_worth(self.steps) * part), self._asked)
 
     @cached_property
     def _plan(self) -> list[bool]:
         plan, count = best_schedule(self._costs, self._wanted), len(self.sigmas)
         if sum(plan) > self._asked:
             why = "cannot be reached here"
-            if sum(plan) <= FEWEST:
-                why = f"leaves fewer than {FEWEST} evaluations: as many plain steps are as good"
+            if sum(plan) <= (fewest := fewest_worth(self.steps)):
+                why = f"leaves fewer than {fewest} evaluations: as many plain steps are as good"
             self.notes.append(
                 f"a speed-up of {self.target.speedup:g} {why}; the best is {count / sum(plan):.2f}"
             )
@@ -267,6 +268,11 @@ class PlannedDecider:
             candidates, -wanted, key=lambda bound: -_computed_below(self._costs, bound)
         )
         return float(candidates[min(fewest, len(candidates) - 1)])
+
+
+def fewest_worth(steps: int) -> int:
+    """How many computed evaluations a run must have to be better than as many plain steps."""
+    return _FEWEST + (steps < _SHORT_RUN)
 
 
 def _computed_below(costs: Costs, bound: float) -> int:

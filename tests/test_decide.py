@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from magcache.curve import shifted_sigmas
-from magcache.decide import FEWEST, PlannedDecider, Target
+from magcache.decide import PlannedDecider, Target, fewest_worth
 from magcache.gram import best_weights
 from magcache.planner import best_schedule, costs_of
 from magcache.rule import Reason
@@ -164,10 +164,13 @@ def _straight() -> dict[str, Any]:
     return {"cond": measurement(shifted_sigmas(50), turn=0.0)}
 
 
-def test_fewer_computed_evaluations_than_are_worth_it_are_not_planned() -> None:
-    own = decider(10, speedup=4)
-    assert symbols(reasons(own)).count("#") == FEWEST
+@pytest.mark.parametrize(("steps", "fewest", "reached"), [(10, 6, "1.67"), (14, 5, "2.80")])
+def test_fewer_computed_evaluations_than_are_worth_it_are_not_planned(
+    steps: int, fewest: int, reached: str
+) -> None:
+    own = decider(steps, speedup=4)
+    assert symbols(reasons(own)).count("#") == fewest == fewest_worth(steps)
     assert own.notes == [
-        "a speed-up of 4 leaves fewer than 5 evaluations: as many plain steps are as good; "
-        "the best is 2.00"
+        f"a speed-up of 4 leaves fewer than {fewest} evaluations: as many plain steps are as good; "
+        f"the best is {reached}"
     ]

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from magcache import cli, demo, emoji
-from magcache.decide import FEWEST
+from magcache.decide import fewest_worth
 from magcache.measure import difference
 
-STEPS = 10
+STEPS = 12
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_table_holds_uncached_and_each_setting_beside_plain_sampling(made):
     assert rows[0]["computed"] == STEPS and rows[0]["difference"] is None
     assert (rows[1]["skipped"], rows[4]["skipped"]) == (
         STEPS // 2,
-        STEPS - max(FEWEST, int(STEPS / 2.8)),
+        STEPS - max(fewest_worth(STEPS), int(STEPS / 2.8)),
     )
     assert rows[2]["skipped"] >= 3 and rows[5]["skipped"] >= rows[2]["skipped"]
     assert rows[3]["steps"] == rows[2]["computed"] and rows[6]["steps"] == rows[5]["computed"]
