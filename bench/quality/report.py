@@ -121,10 +121,10 @@ host. Machine: {machine}.
 - **{planned}** is calibrated with one prompt at the condition itself; nothing of it is swept. A run
   whose errors are far above the calibration's computes more than asked, within the same 3 %.
 - diffusers' MagCache gets that calibration's ratios. SeaCache is given step, σ and latents, which
-  diffusers' pipelines do not tell it. EasyCache and LazyCache, where measured, run in ComfyUI, whose
-  uncached run equals diffusers' here; EasyCache adds to its input in place, which spoils a sampling
-  in float32, so it is given a copy. Caches that decide by what they see sample one prompt at a time.
-  Spectrum's forecaster is written from its published description.
+  diffusers' pipelines do not tell it. EasyCache and LazyCache, where measured, run in ComfyUI,
+  whose uncached run equals diffusers' here; EasyCache adds to its input in place, which spoils a
+  sampling in float32, so it is given a copy. Caches that decide by what they see sample one prompt
+  at a time. Spectrum's forecaster is written from its published description.
 - The model has six blocks: what runs always weighs more here than in a model of 57 blocks.
 
 PSNR is given as mean / median / minimum over the prompts, in dB, each at most 100. The mean is
