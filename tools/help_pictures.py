@@ -32,7 +32,7 @@ DRAWN = {  # nodes of an example, from left to right
 }
 ALONE = ("MagCacheWanVideoWrapper", "MagCacheFramePackWrapper")
 SHOWN = {"MagCacheReport": "emoji", "MagCacheCompare": "emoji_video"}  # what a run of it shows
-ROWS, ROW, NAMES = (0, 1, 3, 4, 6), 187.5, 53  # of docs/demo.png, in pixels
+ROWS, OF, NAMES = (0, 1, 3, 4, 6), 7, 53  # of docs/demo.png, under 53 pixels of names
 Json = dict[str, Any]
 
 
@@ -102,12 +102,13 @@ def alone(page: Editor, kind: str) -> Image.Image:
 def rows() -> Image.Image:
     """Some rows of the demonstration's picture."""
     with Image.open(ROOT / "docs" / "demo.png") as picture:
-        chosen = Image.new("RGB", (picture.width, round(NAMES + ROW * len(ROWS))), "white")
+        height = (picture.height - NAMES) / OF
+        chosen = Image.new("RGB", (picture.width, round(NAMES + height * len(ROWS))), "white")
         chosen.paste(picture.crop((0, 0, picture.width, NAMES)))
         for place, row in enumerate(ROWS):
-            top = NAMES + ROW * row
-            strip = picture.crop((0, round(top), picture.width, round(top + ROW)))
-            chosen.paste(strip, (0, round(NAMES + ROW * place)))
+            top = NAMES + height * row
+            strip = picture.crop((0, round(top), picture.width, round(top + height)))
+            chosen.paste(strip, (0, round(NAMES + height * place)))
     return chosen
 
 
