@@ -1,9 +1,9 @@
 """Gram curves: inner products of a branch's residuals at any two noise levels.
 
 A calibration knows the residuals' correlations at its own σ. Between two of them a residual is
-taken to lie near the line through its neighbours, off it in a direction of its own, as far as the
-calibration's residuals lie off the lines through theirs. So the matrix stays positive
-semidefinite, and no information is invented between the points of a coarse calibration.
+taken to lie near the cubic through its four neighbours, off it in a direction of its own, the
+further the more the calibration's residuals lie off the lines through theirs. So the matrix stays
+positive semidefinite, and no information is invented between the points of a coarse calibration.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,8 @@ from .curve import MagnitudeCurve
 
 RIDGE = 1e-4  # of each residual's own square
 _NARROWER = 16  # half the distance between points: a smooth curve's bulge squared falls by 2⁴
+_ORDER = 4  # neighbours that a residual between two points is interpolated from
+_CROWDED = 0.25  # of a cell's width: with points closer together a cubic would swing
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +62,8 @@ class GramCurve:
         Outside the calibrated range a residual is the one at the end of the range, with the
         norm's slope going on, plus steps that no one can predict.
         """
-        lines, bulges = self._lines(sigmas)
-        matrix = lines @ self._rising @ lines.T + bulges
+        curves, bulges = self._weights(sigmas)
+        matrix = curves @ self._rising @ curves.T + bulges
         scale = np.exp([self.norms.log_norm(sigma) for sigma in sigmas])
         scale /= np.sqrt(np.diag(matrix))
         return matrix * scale * scale[:, None]
@@ -86,7 +88,7 @@ class GramCurve:
         off = np.concatenate([off[:1], off, off[-1:]])
         return np.maximum(np.maximum(off[:-1], off[1:]), 0) / _NARROWER
 
-    def _lines(self, sigmas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _weights(self, sigmas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Weights (n, T) of the calibration's residuals, and what lies off them, (n, n)."""
         xs = self.sigmas
         if len(xs) == 1:
@@ -94,17 +96,36 @@ class GramCurve:
         cell = np.clip(np.searchsorted(xs, sigmas) - 1, 0, len(xs) - 2)
         place = (sigmas - xs[cell]) / (xs[cell + 1] - xs[cell])
         inside = np.clip(place, 0, 1)
-        lines = np.zeros((len(sigmas), len(xs)))
-        rows = np.arange(len(sigmas))
-        lines[rows, cell] = 1 - inside
-        lines[rows, cell + 1] += inside
         low, high = np.minimum.outer(inside, inside), np.maximum.outer(inside, inside)
         off = 4 * low * (1 - high) * self._bulges[cell]  # a bridge from point to point
         beyond = place - inside
         chords = 2 * (1 - np.diag(self._rising, 1))
         far = np.minimum.outer(np.abs(beyond), np.abs(beyond)) * chords[cell]
         off = off + np.where(np.multiply.outer(beyond, beyond) > 0, far, 0)
-        return lines, np.where(cell[:, None] == cell, off, 0)
+        return self._curves(sigmas, cell), np.where(cell[:, None] == cell, off, 0)
+
+    def _curves(self, sigmas: np.ndarray, cell: np.ndarray) -> np.ndarray:
+        """Weights (n, T) of the residuals next to each cell; where they are crowded, of its ends.
+
+        Outside the range they are those at its ends.
+        """
+        xs = self.sigmas
+        at, count = np.clip(sigmas, xs[0], xs[-1]), min(_ORDER, len(xs))
+        first = np.clip(cell - (count - 2) // 2, 0, len(xs) - count)
+        nearest = np.diff(xs[first[:, None] + np.arange(count)]).min(-1)
+        crowded = nearest < _CROWDED * (xs[cell + 1] - xs[cell])
+        straight, cubic = self._through(at, cell, 2), self._through(at, first, count)
+        return np.where(crowded[:, None], straight, cubic)
+
+    def _through(self, at: np.ndarray, first: np.ndarray, count: int) -> np.ndarray:
+        """Lagrange's weights (n, T) of `count` points each, from the `first` on."""
+        places = first[:, None] + np.arange(count)
+        points, weights = self.sigmas[places], np.zeros((len(at), len(self.sigmas)))
+        for own in range(count):
+            others = np.delete(points, own, 1)
+            factors = (at[:, None] - others) / (points[:, [own]] - others)
+            weights[np.arange(len(at)), places[:, own]] = factors.prod(-1)
+        return weights
 
 
 def best_weights(gram: np.ndarray, ridge: float = RIDGE) -> tuple[np.ndarray, np.ndarray]:

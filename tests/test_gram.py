@@ -91,6 +91,27 @@ def test_between_two_points_it_is_off_their_line_as_far_as_on_a_circle():
     assert found == pytest.approx(1 - math.cos(turn / (count - 1) / 2), rel=0.05)
 
 
+def test_residuals_that_bend_are_better_known_than_by_lines():
+    """Of 9 points of a smooth curve; by the lines between them it would be 0.013."""
+    sigmas, between = np.linspace(1, 0, 9), np.linspace(0.95, 0.05, 19)
+    gram, truth = gram_of(sigmas, smooth(sigmas)), smooth(np.concatenate([sigmas, between]))
+    known = gram_of(np.concatenate([sigmas, between]), truth).correlations[9:, :9]
+    found = gram.between(np.concatenate([sigmas, between]))
+    scale = np.sqrt(np.diag(found))
+    assert np.abs((found / scale / scale[:, None])[9:, :9] - known).max() < 0.004
+
+
+@pytest.mark.parametrize("crowd", [1e-3, 1e-9])
+def test_points_that_lie_crowded_do_not_make_it_swing(crowd: float):
+    sigmas = np.array([1.0, 0.7, 0.5, 0.5 - crowd, 0.3, 0.1])
+    residuals = smooth(sigmas) + 0.3 * RNG.normal(size=(6, 4000))  # two of almost one level differ
+    gram = gram_of(sigmas, residuals)
+    matrix = gram.between(np.array([0.7, 0.6, 0.5, 0.4, 0.3]))
+    scale = np.sqrt(np.diag(matrix))
+    alike = matrix / scale / scale[:, None]
+    assert alike[0, 1] > alike[0, 2] and alike[3, 4] > alike[2, 4]
+
+
 def test_the_error_between_two_points_is_greatest_in_the_middle():
     gram = gram_of(np.linspace(1, 0, 6), smooth(np.linspace(1, 0, 6)))
     errors = [error_between(gram, [0.6, 0.4], sigma) for sigma in (0.6, 0.56, 0.5, 0.44, 0.4)]
