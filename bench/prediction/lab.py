@@ -22,6 +22,7 @@ from magcache import decide, gram, planner
 from magcache.calibration import Calibration
 from magcache.calibrator import SAMPLED, Calibrator
 from magcache.curve import Trajectory, shifted_sigmas
+from magcache.hosts.diffusers.clock import SchedulerClock
 from magcache.measure import mean_psnr
 from magcache.mending import Mender
 from magcache.merge import merge
@@ -185,6 +186,8 @@ class Lab:
             weights = partial(gram.best_weights, ridge=variant.ridge)
             for module in (gram, planner):
                 changed.enter_context(patch.object(module, "best_weights", weights))
+            if self._multistep:  # a run would not mend it
+                changed.enter_context(patch.object(SchedulerClock, "allows_mending", True))
             if not variant.mends:
                 changed.enter_context(patch.object(Mender, "factors", return_value=None))
             decider = partial(decide.PlannedDecider, corrects=variant.corrects)

@@ -7,8 +7,7 @@ import torch
 
 from ...curve import Trajectory
 
-_MENDED = ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler")  # docs/prediction.md
-_FLOW = "flow_prediction"
+_EULER = "FlowMatchEulerDiscreteScheduler"
 _CLOSE = 5e-3  # two timesteps are one within this share: bfloat16 rounds by 0.4 %
 
 
@@ -72,11 +71,9 @@ class SchedulerClock:
 
     @property
     def allows_mending(self) -> bool:
-        """Whether each output moves the sample by Δσ times itself, at once or in a few steps."""
-        config = self._scheduler.config
-        flow = config.get("prediction_type", _FLOW) == _FLOW
-        drawn = config.get("stochastic_sampling")
-        return type(self._scheduler).__name__ in _MENDED and flow and not drawn
+        """Whether each output moves the sample by Δσ times itself: Euler's method on a flow."""
+        drawn = self._scheduler.config.get("stochastic_sampling")
+        return type(self._scheduler).__name__ == _EULER and not drawn
 
     def levels(self, tick: Tick) -> list[float]:
         """σ of all evaluations from `tick` on, and of the run's end."""
