@@ -271,6 +271,7 @@ def test_the_page_names_the_lead(tmp_path: Path) -> None:
     page, picture = write("toy", 2, tmp_path / "page.md", tmp_path)
     text = page.read_text()
     assert "| *ahead of the published rule* | +10.0 dB | +10.0 dB |" in text
+    assert "| 47.0 (+10.0, –) | 50.0 (+10.0, –) |" in text  # the summary
     assert "54.0 / 54.0 / 54.0" in text and picture.stat().st_size > 10_000
 
 

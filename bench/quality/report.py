@@ -44,6 +44,11 @@ class Compared:
 
         return first + sorted(names - set(first), key=rank)
 
+    @property
+    def others(self) -> list[str]:
+        """The ways that are not this project's, plain sampling among them."""
+        return [way for way in self.ways if way not in (PLANNED, RULE)]
+
     def best(self, way: str, axis: Axis, target: int) -> Result | None:
         """The way's nearest to the uncached run with so many of its evaluations' cost."""
         own = [result for result in self.results if result.way == way]
@@ -138,6 +143,7 @@ def lines(model: str, prompts: int, found: Sequence[Compared], picture: str) -> 
     """The page, line by line."""
     values = {"model": model, "prompts": prompts, "picture": picture}
     yield INTRODUCTION.format(machine=machine(), planned=PLANNED.capitalize(), **values)
+    yield from _summary(found)
     for compared in found:
         yield f"## {compared.condition}\n"
         if missing := [way for way in WAYS if way not in compared.ways]:
@@ -146,6 +152,28 @@ def lines(model: str, prompts: int, found: Sequence[Compared], picture: str) -> 
         yield from _table(compared, "computed", "as many evaluations computed")
         yield from _table(compared, "seconds", "the same processor time")
         yield from _details(compared, compared.condition.targets[2])
+
+
+def _summary(found: Sequence[Compared]) -> Iterator[str]:
+    """A row a condition: how far planned prediction is ahead at each cost."""
+    steps = found[0].condition
+    heads = [f"{target / steps.steps:.0%}" for target in steps.targets]
+    yield "## All conditions\n"
+    yield f"{PLANNED.capitalize()} by the work in the blocks: mean PSNR, and by how many dB it is"
+    yield "ahead of the published rule, and of the best other way (– where none comes so low):\n"
+    yield f"| | {' | '.join(heads)} |"
+    yield "|---|" + "--:|" * len(heads)
+    for compared in found:
+        cells = []
+        for target in compared.condition.targets:
+            ours = compared.best(PLANNED, "flops", target)
+            leads = [
+                _lead(compared, "flops", target, ways).split(" dB")[0]
+                for ways in ([RULE], compared.others)
+            ]
+            cells.append(f"{ours.mean:.1f} ({', '.join(leads)})" if ours else "–")
+        yield f"| {compared.condition} | {' | '.join(cells)} |"
+    yield ""
 
 
 def _table(compared: Compared, axis: Axis, title: str) -> Iterator[str]:
@@ -159,7 +187,7 @@ def _table(compared: Compared, axis: Axis, title: str) -> Iterator[str]:
         yield f"| {way} | {' | '.join(_cell(result) for result in found)} |"
     for name, others in (
         ("the published rule", [RULE]),
-        ("the best other way", [w for w in compared.ways if w not in (PLANNED, RULE)]),
+        ("the best other way", compared.others),
     ):
         leads = [_lead(compared, axis, target, others) for target in condition.targets]
         yield f"| *ahead of {name}* | {' | '.join(leads)} |"
