@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .bench import uncached_of
+from .bench import FEW, uncached_of
 from .comfyhost import WAYS as COMFYUI
 from .condition import Condition
 from .picture import draw
@@ -120,11 +120,11 @@ host. Machine: {machine}.
   skips attention only, pays for what it computes. Tables by *evaluations computed* count only
   those in which all blocks ran, and take the rest as free. Processor time is noisy: other work ran
   on the machine.
-- **Every way's settings are swept** on other prompts, its best at each cost is shown. Those that
-  decide by what they see may cost up to 3 % of a full run more than asked. – means that no setting
-  comes so low.
+- **Every way's settings are swept** on other prompts (every third one, with fewer than {few} prompts
+  to compare on), its best at each cost is shown. Those that decide by what they see may cost up to
+  3 % of a full run more than asked. – means that no setting comes so low.
 - **{planned}** is calibrated with one prompt at the condition itself; nothing of it is swept. A run
-  whose errors are far above the calibration's computes more than asked, within the same 3 %.
+  whose errors are far above the calibration's computes more than asked: beyond 3 % it is not shown.
 - diffusers' MagCache gets that calibration's ratios. SeaCache is given step, σ and latents, which
   diffusers' pipelines do not tell it. EasyCache and LazyCache, where measured, run in ComfyUI,
   whose uncached run equals diffusers' here; EasyCache adds to its input in place, which spoils a
@@ -141,7 +141,7 @@ dominated by the few prompts whose image falls into another mode.
 
 def lines(model: str, prompts: int, found: Sequence[Compared], picture: str) -> Iterator[str]:
     """The page, line by line."""
-    values = {"model": model, "prompts": prompts, "picture": picture}
+    values = {"model": model, "prompts": prompts, "picture": picture, "few": FEW}
     yield INTRODUCTION.format(machine=machine(), planned=PLANNED.capitalize(), **values)
     yield from _summary(found)
     for compared in found:
