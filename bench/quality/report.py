@@ -120,8 +120,8 @@ host. Machine: {machine}.
   skips attention only, pays for what it computes. Tables by *evaluations computed* count only
   those in which all blocks ran, and take the rest as free. Processor time is noisy: other work ran
   on the machine.
-- **Every way's settings are swept** on other prompts (every third one, with fewer than {few} prompts
-  to compare on), its best at each cost is shown. Those that decide by what they see may cost up to
+- **Every way's settings are swept** on other prompts (every third one, with fewer than {few} to
+  compare on), its best at each cost is shown. Those that decide by what they see may cost up to
   3 % of a full run more than asked. – means that no setting comes so low.
 - **{planned}** is calibrated with one prompt at the condition itself; nothing of it is swept. A run
   whose errors are far above the calibration's computes more than asked: beyond 3 % it is not shown.
