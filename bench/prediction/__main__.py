@@ -221,11 +221,15 @@ def few(subject: Subject, prompts: int, console: Console) -> None:
 
 
 def unipc(subject: Subject, prompts: int, console: Console) -> None:
-    """Mending where the sampler uses its outputs again."""
+    """A sampler that uses its outputs again: weights, mending, and as many plain steps."""
     lab = Lab(subject, CONDITIONS[1], prompts, multistep=True)
-    for cost in COSTS[1:]:
-        left, mended = (np.mean(lab.psnr(Variant(cost, mends=m))[0]) for m in (False, True))
-        console.print(f"UniPC, {cost} computed: {left:.1f} dB as they are, mended {mended:.1f} dB")
+    for cost in COSTS:
+        forms = {name: Variant(cost, remains=name, mends=False) for name in REMAINS}
+        found = {f"planned by {name}": lab.psnr(variant)[0] for name, variant in forms.items()}
+        found["mended"] = lab.psnr(Variant(cost))[0]
+        found["plain"] = lab.plain(cost)
+        told = ", ".join(f"{name} {np.mean(psnr):.1f}" for name, psnr in found.items())
+        console.print(f"UniPC, {cost} of 28, dB: {told}")
 
 
 def error_ratios(subject: Subject, _prompts: int, console: Console) -> None:
