@@ -181,10 +181,13 @@ class GuidedGrams:
         Returns:
             Weights, and the expected error as a share of the residual's norm.
         """
+        weights, error = best_weights(self.between(branches, [*cached, sigma]))
+        return weights.tolist(), float(error)
+
+    def between(self, branches: Sequence[str], sigmas: Sequence[float]) -> np.ndarray:
+        """The Gram matrix (n, n) at `sigmas`, its branches weighed as their errors are."""
         first = next(iter(self.branches))
         known = dict.fromkeys(b if b in self.branches else first for b in branches)
-        at = np.array([*cached, sigma], float)
+        at = np.array(sigmas, float)
         shares = guidance_shares(list(known), self.guidance).items()
-        gram = sum((s * self.branches[b].between(at) for b, s in shares), np.zeros(1))
-        weights, error = best_weights(gram)
-        return weights.tolist(), float(error)
+        return sum((s * self.branches[b].between(at) for b, s in shares), np.zeros(1))

@@ -211,7 +211,7 @@ def run_study(
 
 def few(subject: Subject, prompts: int, console: Console) -> None:
     """So few computed evaluations that as many plain steps may be as good; none is too few here."""
-    for steps, shift in itertools.product((9, 10, 12, 14, 20, 28), (1.0, 3.0)):
+    for steps, shift in itertools.product((9, 10, 11, 12, 14, 20, 28), (1.0, 3.0)):
         lab = Lab(subject, Condition(steps, 3.0, shift), prompts)
         with patch.object(decide, "fewest_worth", return_value=2):
             for cost in (4, 5, 6):

@@ -18,7 +18,7 @@ from bench.quality.condition import Condition
 from bench.quality.counting import one_thread
 from bench.quality.subjects import SUBJECTS
 from magcache.calibration import Calibration
-from magcache.gram import GuidedGrams, guidance_shares
+from magcache.gram import GuidedGrams
 from magcache.planner import best_schedule, costs_of
 
 from .lab import Lab, Measured, arguments
@@ -31,10 +31,9 @@ KEEP = 2
 def error(own: Calibration, used: Calibration, cfg: float, computed: int) -> float:
     """What is expected by a run's own calibration of a schedule and weights from another one."""
     sigmas = levels(own)
-    grams, weigh = own.grams, GuidedGrams(used.grams, cfg)
-    shares = guidance_shares(list(grams), cfg).items()
-    truth = sum((s * grams[b].between(np.array(sigmas)) for b, s in shares), np.zeros(1))
-    costs = costs_of(grams, sigmas, 0.0, cfg)
+    branches, weigh = list(own.grams), GuidedGrams(used.grams, cfg)
+    truth = GuidedGrams(own.grams, cfg).between(branches, sigmas)
+    costs = costs_of(own.grams, sigmas, 0.0, cfg)
     schedule = best_schedule(costs_of(used.grams, sigmas, 0.0, cfg), computed)
     cached: list[int] = []
     total = gap = 0.0
@@ -42,7 +41,7 @@ def error(own: Calibration, used: Calibration, cfg: float, computed: int) -> flo
         if chosen:
             cached, total, gap = [*cached, place][-KEEP:], total + gap**2, 0.0
             continue
-        weights = weigh.predict(list(grams), sigmas[place], [sigmas[c] for c in cached])[0]
+        weights = weigh.predict(branches, sigmas[place], [sigmas[c] for c in cached])[0]
         used_and_wanted, signs = [*cached, place], np.array([*weights, -1.0])
         square = signs @ truth[np.ix_(used_and_wanted, used_and_wanted)] @ signs
         gap += costs.weights[place] * np.sqrt(max(0.0, square) / truth[place, place])

@@ -167,11 +167,12 @@ def _summary(found: Sequence[Compared]) -> Iterator[str]:
         cells = []
         for target in compared.condition.targets:
             ours = compared.best(PLANNED, "flops", target)
-            leads = [
-                _lead(compared, "flops", target, ways).split(" dB")[0]
-                for ways in ([RULE], compared.others)
-            ]
-            cells.append(f"{ours.mean:.1f} ({', '.join(leads)})" if ours else "–")
+            bests = [_best(compared, "flops", target, w) for w in ([RULE], compared.others)]
+            if ours is None:
+                cells.append("–")
+                continue
+            leads = [f"{ours.mean - best.mean:+.1f}" if best else "–" for best in bests]
+            cells.append(f"{ours.mean:.1f} ({', '.join(leads)})")
         yield f"| {compared.condition} | {' | '.join(cells)} |"
     yield ""
 
@@ -201,12 +202,16 @@ def _cell(result: Result | None) -> str:
     return f"{np.mean(psnr):.1f} / {np.median(psnr):.1f} / {np.min(psnr):.1f}"
 
 
+def _best(compared: Compared, axis: Axis, target: int, ways: Sequence[str]) -> Result | None:
+    """The best of some ways' results at a cost."""
+    found = [r for way in ways if (r := compared.best(way, axis, target))]
+    return max(found, key=lambda result: result.mean, default=None)
+
+
 def _lead(compared: Compared, axis: Axis, target: int, others: Sequence[str]) -> str:
-    ours = compared.best(PLANNED, axis, target)
-    found = [r for way in others if (r := compared.best(way, axis, target))]
-    if not ours or not found:
+    ours, best = compared.best(PLANNED, axis, target), _best(compared, axis, target, others)
+    if not ours or not best:
         return "–"
-    best = max(found, key=lambda result: result.mean)
     named = f" ({best.way})" if len(others) > 1 else ""
     return f"{ours.mean - best.mean:+.1f} dB{named}"
 
