@@ -80,7 +80,7 @@ def measure(repeats: int, samplings: int, steps: int) -> Result:
     """Evaluations in turn, then whole samplings in turn."""
     from tiny_models import TINY, count_blocks, sample
 
-    from magcache.hosts.comfyui.nodes import MagCache
+    from magcache.hosts.comfyui.nodes.magcache import MagCache
 
     tiny = TINY["wan_t2v"]
     sizes = {"dim": WIDTH, "num_heads": WIDTH // 128, "ffn_dim": 4 * WIDTH, "num_layers": DEPTH}

@@ -146,7 +146,7 @@ def _compiled(model: Any, way: str, backend: str) -> Any:
     if way == NOT_COMPILED:
         return model
     if way == BY_BLOCKS:
-        from magcache.hosts.comfyui.nodes import CompileModel
+        from magcache.hosts.comfyui.nodes.compile import CompileModel
 
         return CompileModel().apply(model, "default", backend, False, False)[0]
     from comfy_api.torch_helpers import set_torch_compile_wrapper

@@ -24,13 +24,11 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel, W
 from torch import nn
 
 import magcache
-from magcache import presets
-from magcache.calibrator import Calibrator
-from magcache.curve import MagnitudeCurve, Trajectory
-from magcache.families import find_stack
+from magcache.blocks import find_stack
+from magcache.calibrate import Calibrator
+from magcache.curves import MagnitudeCurve, Trajectory, presets
+from magcache.decide import Decider, Reason, Rule
 from magcache.hosts.diffusers.families import FAMILIES
-from magcache.plan import Decider
-from magcache.rule import Reason, Rule
 from magcache.run import Run
 
 OUTPUT = Path("bench-output")

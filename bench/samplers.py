@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from magcache.decide import rule_of
+
 ROOT = Path(__file__).parents[1]
 EMOJI = ROOT / "models" / "emoji"
 SCHEDULERS = ("simple", "normal", "beta", "karras")
@@ -108,12 +110,12 @@ class Bench:
         )
 
     def _cached(self) -> tuple[Any, list[Any]]:
-        from magcache import presets
+        from magcache.curves import presets
         from magcache.hosts.comfyui.sampling import Settings, install
 
         source, wanted = presets.load("emoji"), self.setting
         rule = replace(
-            source.rule(),
+            rule_of(source),
             threshold=wanted.threshold,
             max_skip=wanted.max_skip,
             retention=wanted.retention,

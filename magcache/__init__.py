@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from .calibration import Calibration, CalibrationError
-from .plan import Schedule, plan
+from .curves import Calibration, CalibrationError
+from .decide import Rule, Schedule, plan
 from .report import Report
-from .rule import Rule
 
 __version__ = "0.1.0"
 __all__ = [

@@ -9,12 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import presets
-from .calibration import Calibration
-from .curve import Trajectory
-from .plan import Decider, Schedule, plan
-from .presets import Preset
-from .rule import Reason, Rule
+from .curves import Calibration, Preset, Trajectory, presets
+from .decide import Decider, Reason, Rule, Schedule, plan
 
 COMPUTE = 0.0
 """A ratio that no threshold below 1 lets pass: the step is computed, and all starts anew."""

@@ -10,15 +10,9 @@ from typing import Any
 
 import torch
 
-from .cache import ResidualCache, Store
-from .calibrator import Calibrator
-from .correction import Observer
-from .decide import PlannedDecider
-from .mending import Mender
-from .plan import Decider
-from .predict import combine
-from .rule import Reason
-from .stack import BlockStack, Call, Mend, Residual, StackMismatch
+from .blocks import BlockStack, Call, Mend, Residual, ResidualCache, StackMismatch, Store, combine
+from .calibrate import Calibrator, Observer
+from .decide import Decider, Mender, PlannedDecider, Reason
 
 log = logging.getLogger("magcache")
 

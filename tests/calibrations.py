@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from magcache.calibration import Calibration, Measurement
-from magcache.curve import MagnitudeCurve, shifted_sigmas
-from magcache.gram import GramCurve
+from magcache.curves.calibration import Calibration, Measurement
+from magcache.curves.gram import GramCurve
+from magcache.curves.magnitude import MagnitudeCurve, shifted_sigmas
 
 IDENTITY = {"model": "Toy", "parameters": 7, "shapes": "aaaa", "weights": "bbbb", "patches": ""}
 

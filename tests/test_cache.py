@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from magcache.cache import ResidualCache
+from magcache.blocks.cache import ResidualCache
 from tests.toys import CPU, tokens
 
 FP8 = torch.float8_e4m3fn

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from magcache.calibration import Calibration, CalibrationError, Measurement
-from magcache.identity import Identity
-from magcache.rule import Rule
+from magcache.curves.calibration import Calibration, CalibrationError, Measurement
+from magcache.curves.identity import Identity
+from magcache.decide import rule_of
+from magcache.decide.rule import Rule
 
 
 def calibration(**changes: Any) -> Calibration:
@@ -54,8 +55,10 @@ def test_what_is_saved_is_loaded(saved: Path) -> None:
 def test_settings_of_the_rule_travel_with_it(tmp_path: Path) -> None:
     path = calibration(threshold=0.3, retention=0.1, max_skip=7).save(tmp_path / "a.json")
     loaded = Calibration.load(path)
-    assert loaded.rule() == Rule(0.3, 7, 0.1)
-    assert loaded.rule(max_skip=2, threshold=None, end_step=-2) == Rule(0.3, 2, 0.1, end_step=-2)
+    assert rule_of(loaded) == Rule(0.3, 7, 0.1)
+    assert rule_of(loaded, max_skip=2, threshold=None, end_step=-2) == Rule(
+        0.3, 2, 0.1, end_step=-2
+    )
 
 
 def test_the_curve_is_that_of_the_measured_ratios(saved: Path) -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from magcache.calibration import Calibration, Measurement
-from magcache.calibrator import Calibrator
-from magcache.entries import places
+from magcache.calibrate.calibrator import Calibrator
+from magcache.calibrate.entries import places
+from magcache.curves.calibration import Calibration, Measurement
 
 
 def alike(*channels: float, count: int = 5) -> Tensor:

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from magcache import cli, presets
-from magcache.calibration import Calibration, Measurement
+from magcache import cli
+from magcache.curves import presets
+from magcache.curves.calibration import Calibration, Measurement
 from tests.calibrations import calibration
 
 

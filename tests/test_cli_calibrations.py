@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from magcache import cli
-from magcache.calibration import Calibration, join
-from magcache.cli_calibrations import draw
-from magcache.curve import shifted_sigmas
-from magcache.store import Store
+from magcache.cli.calibrations import draw
+from magcache.curves.calibration import Calibration, join
+from magcache.curves.magnitude import shifted_sigmas
+from magcache.curves.store import Store
 from tests.calibrations import IDENTITY, calibration, measurement
 
 

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from magcache.correction import Correction, Observer
-from magcache.curve import shifted_sigmas
-from magcache.decide import PlannedDecider, Target
-from magcache.rule import Reason
+from magcache.calibrate.observer import Observer
+from magcache.curves.magnitude import shifted_sigmas
+from magcache.decide.correction import Correction
+from magcache.decide.planned import PlannedDecider, Target
+from magcache.decide.rule import Reason
 from magcache.run import Run
 from tests.calibrations import calibration, random_gram
 from tests.toys import CPU, Toy, tokens, toy_stack

@@ -7,8 +7,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from magcache import presets
-from magcache.curve import MagnitudeCurve, Trajectory, resampled_trajectory, shifted_sigmas
+from magcache.curves import presets
+from magcache.curves.magnitude import (
+    MagnitudeCurve,
+    Trajectory,
+    resampled_trajectory,
+    shifted_sigmas,
+)
 
 RATIO = st.floats(0.3, 3.0)
 SIGMA = st.floats(0.0, 1.0).map(lambda value: round(value, 4))

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from magcache.curve import shifted_sigmas
-from magcache.decide import PlannedDecider, Target, fewest_worth
-from magcache.gram import best_weights
-from magcache.planner import best_schedule, costs_of
-from magcache.rule import Reason
+from magcache.curves.gram import best_weights
+from magcache.curves.magnitude import shifted_sigmas
+from magcache.decide.planned import PlannedDecider, Target, fewest_worth
+from magcache.decide.rule import Reason
+from magcache.decide.search import best_schedule, costs_of
 from magcache.run import Run
 from tests.calibrations import calibration, random_gram
 from tests.toys import CPU, Toy, block_calls, tokens, toy_stack

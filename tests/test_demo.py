@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from magcache import cli, demo, emoji
-from magcache.decide import fewest_worth
-from magcache.measure import difference
+from magcache import cli
+from magcache.cli import demo
+from magcache.decide.planned import fewest_worth
+from magcache.emoji import image as emoji
+from magcache.images import difference
 
 STEPS = 12
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from magcache import presets
+from magcache.curves import presets
 from magcache.hosts.comfyui.families import MODEL_TYPES
 
 ROOT = Path(__file__).parents[1]

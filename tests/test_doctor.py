@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from magcache import cli
-from magcache.hosts.comfyui.doctor import installation, render
-from magcache.hosts.comfyui.doctor.advice import problems, status
-from magcache.hosts.comfyui.doctor.findings import (
+from magcache.doctor import installation, render
+from magcache.doctor.advice import problems, status
+from magcache.doctor.findings import (
     FAILS,
     NOTE,
     PROBLEM,

@@ -7,7 +7,8 @@ import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from safetensors import safe_open
 
-from magcache import emoji, keywords
+from magcache.emoji import image as emoji
+from magcache.emoji import keywords
 from tools.train_emoji import model as training
 
 SPLITS = {"calibration": 8, "test": 96, "demo": 8}

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from magcache import emoji_video, keywords
+from magcache.emoji import keywords
+from magcache.emoji import video as emoji_video
 from tools.train_video import model as training
 
 SPLITS = {"calibration": 8, "test": 96, "demo": 8}

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from magcache import cli, presets
+from magcache import cli
+from magcache.curves import presets
+from magcache.decide import rule_of
 from magcache.export import COMPUTE, ENGINES, WRAPPER_ENTRIES, compose, export
 from tests.calibrations import calibration
 
@@ -58,7 +60,7 @@ KNOWN = [
 def exported(engine: str, preset: str, steps: int | None = None, **changes: Any) -> dict[str, Any]:
     source = presets.load(preset)
     shift = changes.pop("shift", None)
-    composed = compose(source, source.rule(**changes), source.trajectory(steps, shift), shift)
+    composed = compose(source, rule_of(source, **changes), source.trajectory(steps, shift), shift)
     return json.loads(json.dumps(export(engine, source, composed)))
 
 

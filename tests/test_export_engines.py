@@ -17,11 +17,12 @@ import pytest
 import torch
 from torch import nn
 
-from magcache import presets
+from magcache.curves import presets
+from magcache.curves.presets import Preset
+from magcache.decide import rule_of
+from magcache.decide.rule import Rule
+from magcache.decide.ruled import plan
 from magcache.export import compose, export
-from magcache.plan import plan
-from magcache.presets import Preset
-from magcache.rule import Rule
 
 STEPS = 20
 
@@ -108,7 +109,7 @@ def lightx2v_schedule(model: Any, steps: range, branch: str) -> str:
 @pytest.mark.parametrize("branch", ["cond", "uncond"])
 def test_lightx2v_skips_what_was_planned(lightx2v: type[Any], branch: str) -> None:
     source = presets.load("wan2.1_t2v_14B")
-    rule = source.rule()
+    rule = rule_of(source)
     composed = compose(source, rule, source.trajectory(STEPS))
     model = lightx2v({**export("lightx2v", source, composed), "cpu_offload": False})
     assert lightx2v_schedule(model, range(STEPS), branch) == planned(source, rule, branch)
@@ -116,7 +117,7 @@ def test_lightx2v_skips_what_was_planned(lightx2v: type[Any], branch: str) -> No
 
 def test_lightx2v_computes_where_the_second_expert_begins(lightx2v: type[Any]) -> None:
     source = presets.load("wan2.2_t2v_14B")
-    rule = source.rule()
+    rule = rule_of(source)
     composed = compose(source, rule, source.trajectory(STEPS))
     config = {**export("lightx2v", source, composed), "cpu_offload": False}
     switch = composed.parts[0].steps
@@ -171,7 +172,7 @@ class _Transformer(nn.Module):
 
 def test_vllm_omni_skips_what_was_planned(vllm_omni: Any) -> None:
     source = presets.load("flux")
-    rule = source.rule()
+    rule = rule_of(source)
     settings = export("vllm-omni", source, compose(source, rule, source.trajectory(STEPS)))
     # As its backend makes one from the cache configuration, see its MagCacheBackend.enable.
     config = vllm_omni.MagCacheConfig(

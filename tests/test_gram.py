@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from magcache.curve import MagnitudeCurve
-from magcache.gram import GramCurve, best_weights
+from magcache.curves.gram import GramCurve, best_weights
+from magcache.curves.magnitude import MagnitudeCurve
 
 RNG = np.random.default_rng(0)
 

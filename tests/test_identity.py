@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from magcache.identity import Identity, identity_of
+from magcache.calibrate.identity import identity_of
+from magcache.curves.identity import Identity
 
 
 class Net(nn.Module):

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from magcache.curve import shifted_sigmas
-from magcache.decide import PlannedDecider, Target
-from magcache.gram import GuidedGrams
-from magcache.mending import Mender
-from magcache.rule import Reason
+from magcache.curves.gram import GuidedGrams
+from magcache.curves.magnitude import shifted_sigmas
+from magcache.decide.mending import Mender
+from magcache.decide.planned import PlannedDecider, Target
+from magcache.decide.rule import Reason
 from magcache.run import Run, Storage
 from tests.calibrations import random_gram
 from tests.toys import CPU, Toy, tokens, toy_stack

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from magcache.calibration import Calibration, CalibrationError, Measurement, join
-from magcache.curve import shifted_sigmas
-from magcache.merge import merge
+from magcache.calibrate.merge import merge
+from magcache.curves.calibration import Calibration, CalibrationError, Measurement, join
+from magcache.curves.magnitude import shifted_sigmas
 from tests.calibrations import IDENTITY, calibration, measurement
 
 EVEN = shifted_sigmas(10)

@@ -13,15 +13,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from magcache import entries, parallel
-from magcache.calibration import Measurement
-from magcache.calibrator import Calibrator
-from magcache.curve import MagnitudeCurve, Trajectory
-from magcache.decide import PlannedDecider, Target
-from magcache.parallel import ParallelError, Peers, described
-from magcache.plan import Decider
-from magcache.pooled import PooledCalibrator
-from magcache.rule import Rule
+from magcache.calibrate import entries
+from magcache.calibrate.calibrator import Calibrator
+from magcache.curves.calibration import Measurement
+from magcache.curves.magnitude import MagnitudeCurve, Trajectory
+from magcache.decide.planned import PlannedDecider, Target
+from magcache.decide.rule import Rule
+from magcache.decide.ruled import Decider
+from magcache.parallel import peers as parallel
+from magcache.parallel.peers import ParallelError, Peers, described
+from magcache.parallel.pooled import PooledCalibrator
 from tests.calibrations import calibration
 
 _groups = count(100)

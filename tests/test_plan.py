@@ -2,9 +2,9 @@
 
 import pytest
 
-from magcache.curve import MagnitudeCurve, Trajectory
-from magcache.plan import Decider, Schedule, plan
-from magcache.rule import Reason, Rule
+from magcache.curves.magnitude import MagnitudeCurve, Trajectory
+from magcache.decide.rule import Reason, Rule
+from magcache.decide.ruled import Decider, Schedule, plan
 from tests.toys import even, flat_curve
 
 FLAT = {"cond": flat_curve()}

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magcache.curve import shifted_sigmas
-from magcache.gram import best_weights
-from magcache.planner import (
+from magcache.curves.gram import best_weights
+from magcache.curves.magnitude import shifted_sigmas
+from magcache.decide.search import (
     LONGEST_GAP,
     Costs,
     best_schedule,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from magcache.curve import MagnitudeCurve
-from magcache.predict import combine, weights
+from magcache.blocks.predict import combine, weights
+from magcache.curves.magnitude import MagnitudeCurve
 from tests.toys import tokens
 
 HALVES = MagnitudeCurve.from_ratios([1, 0.5, 0.5], [1, 0.5, 0])

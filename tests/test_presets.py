@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from magcache import presets
-from magcache.curve import shifted_sigmas
-from magcache.plan import Schedule, plan
-from magcache.presets import Preset
-from magcache.rule import Reason, Rule
+from magcache.curves import presets
+from magcache.curves.magnitude import shifted_sigmas
+from magcache.curves.presets import Preset
+from magcache.decide import rule_of
+from magcache.decide.rule import Reason, Rule
+from magcache.decide.ruled import Schedule, plan
 
 NAMES = presets.names()
 LENGTHS = {
@@ -58,7 +59,7 @@ PUBLISHED = {
 def own_rule(preset: Preset) -> Rule:
     """The published settings, and some where none are published."""
     usual = {"threshold": 0.06, "retention": 0.2, "max_skip": 2}
-    return preset.rule(**{k: v for k, v in usual.items() if getattr(preset, k) is None})
+    return rule_of(preset, **{k: v for k, v in usual.items() if getattr(preset, k) is None})
 
 
 def own_plan(preset: Preset) -> Schedule:
@@ -102,7 +103,7 @@ def test_a_preset_is_complete(name: str) -> None:
 def test_published_settings_and_schedule(name: str) -> None:
     threshold, retention, max_skip, schedule = PUBLISHED[name]
     preset = presets.load(name)
-    assert preset.rule() == Rule(threshold, max_skip, retention)
+    assert rule_of(preset) == Rule(threshold, max_skip, retention)
     assert str(own_plan(preset)) == schedule
 
 
@@ -111,7 +112,7 @@ def test_published_settings_and_schedule(name: str) -> None:
     [("flux", (0.24, 0.1, 5)), ("flux_kontext", (0.05, 0.2, 4))],
 )
 def test_published_settings_of_flux(name: str, settings: tuple[float, float, int]) -> None:
-    rule = presets.load(name).rule()
+    rule = rule_of(presets.load(name))
     assert (rule.threshold, rule.retention, rule.max_skip) == settings
     assert rule.refresh == 11 / 28
 
@@ -203,14 +204,14 @@ def test_a_name_is_no_path() -> None:
 def test_settings_that_nobody_published_have_to_be_given(name: str) -> None:
     preset = presets.load(name)
     with pytest.raises(ValueError, match=f"preset {name} publishes no .*: give them"):
-        preset.rule()
+        rule_of(preset)
     missing = {k: v for k, v in (("retention", 0.3), ("max_skip", 1)) if getattr(preset, k) is None}
-    rule = preset.rule(**missing)
+    rule = rule_of(preset, **missing)
     assert (rule.retention, rule.max_skip) == (0.3, 1)
 
 
 def test_given_settings_replace_published_ones_and_none_keeps_them() -> None:
-    rule = presets.load("flux").rule(threshold=0.1, max_skip=None, end_step=-2)
+    rule = rule_of(presets.load("flux"), threshold=0.1, max_skip=None, end_step=-2)
     assert rule == Rule(0.1, 5, 0.1, end_step=-2, refresh=11 / 28)
 
 

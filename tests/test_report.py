@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from magcache import presets
-from magcache.curve import MagnitudeCurve
-from magcache.plan import Decider, plan
-from magcache.report import Report, draw_comparison, draw_schedule, save, schedule_of
-from magcache.rule import Reason, Rule
+from magcache.curves import presets
+from magcache.curves.magnitude import MagnitudeCurve
+from magcache.decide import rule_of
+from magcache.decide.rule import Reason, Rule
+from magcache.decide.ruled import Decider, plan
+from magcache.pictures.charts import draw_comparison, draw_schedule, save
+from magcache.report import Report, schedule_of
 from magcache.run import Evaluation, Run, Storage
 from tests.toys import CPU, Toy, even, flat_curve, tokens, toy_run, toy_stack
 
@@ -190,7 +192,7 @@ def test_a_picture_of_a_run_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["wan2.2_t2v_14B", FRACTION], ids=["sigma", "fraction"])
 def test_a_picture_of_a_plan_shows_each_evaluation(name: str) -> None:
     preset = presets.load(name)
-    schedule = plan(preset.rule(), preset.curves, preset.trajectory())
+    schedule = plan(rule_of(preset), preset.curves, preset.trajectory())
     axes = draw_schedule(schedule, preset.curves, "a title").axes[0]
     drawn = {line.get_marker(): len(line.get_xdata()) for line in axes.lines[:3]}  # type: ignore[arg-type]
     assert drawn == {"None": preset.steps, "o": schedule.computed, ".": schedule.skipped}

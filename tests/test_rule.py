@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from magcache.rule import Reason, Rule, RuleState
+from magcache.decide.rule import Reason, Rule, RuleState
 
 
 def decisions(rule: Rule, ratios: list[float | None]) -> str:

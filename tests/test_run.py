@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from magcache.calibrator import Calibrator
-from magcache.curve import MagnitudeCurve
-from magcache.plan import Decider
-from magcache.rule import Reason, Rule
+from magcache.calibrate.calibrator import Calibrator
+from magcache.curves.magnitude import MagnitudeCurve
+from magcache.decide.rule import Reason, Rule
+from magcache.decide.ruled import Decider
 from magcache.run import Run, Storage
 from tests.toys import CPU, Double, Tenfold, Toy, block_calls, even, tokens, toy_run, toy_stack
 

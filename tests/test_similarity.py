@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from magcache.similarity import SSIM_WINDOW, psnr, similarity
+from magcache.pictures.similarity import SSIM_WINDOW, psnr, similarity
 
 GRID = Path(__file__).parents[1] / "models" / "emoji" / "grid.png"
 NOISE = np.random.default_rng(0)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from magcache.stack import BlockStack, Call, StackMismatch, StackNotFound
+from magcache.blocks.stack import BlockStack, Call, StackMismatch, StackNotFound
 from tests.toys import (
     Double,
     DoubleInPlace,

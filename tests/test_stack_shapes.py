@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from magcache.families import Family, find_stack
-from magcache.stack import BlockStack, StackMismatch
+from magcache.blocks.families import Family, find_stack
+from magcache.blocks.stack import BlockStack, StackMismatch
 from tests.toys import Tenfold, Toy, toy_stack
 
 

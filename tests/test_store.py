@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from magcache import store as module
-from magcache.calibration import Calibration, CalibrationError
-from magcache.curve import shifted_sigmas
-from magcache.identity import Identity
-from magcache.nearness import at_least_as_good, distance
-from magcache.store import Store, home
+from magcache.curves import store as module
+from magcache.curves.calibration import Calibration, CalibrationError
+from magcache.curves.identity import Identity
+from magcache.curves.magnitude import shifted_sigmas
+from magcache.curves.nearness import at_least_as_good, distance
+from magcache.curves.store import Store, home
 from tests.calibrations import IDENTITY, calibration, measurement, partial
 
 MODEL = Identity(**IDENTITY)
@@ -64,7 +64,7 @@ def test_a_folder_of_ones_own_needs_no_platformdirs(tmp_path):
     """ComfyUI names its folder, and need not have that package."""
     code = (
         "import sys; sys.modules['platformdirs'] = None\n"
-        "from magcache.store import Store\n"
+        "from magcache.curves import Store\n"
         f"assert Store({str(tmp_path)!r}).names() == []"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -367,7 +367,7 @@ def test_another_process_that_never_finishes_is_not_waited_for_for_ever(store, m
 
 WRITER = """
 import sys
-from magcache.store import Store
+from magcache.curves import Store
 from tests.calibrations import partial
 store, levels = Store(sys.argv[1]), int(sys.argv[2])
 for _ in range(10):

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from magcache import cli
-from magcache.store import Store
-from magcache.sweep import sweep
+from magcache.calibrate.sweep import sweep
+from magcache.curves.store import Store
 
 RAY = importlib.util.find_spec("ray") is not None
 on_ray = pytest.mark.skipif(not RAY, reason="Ray is not installed: pip install 'magcache[ray]'")

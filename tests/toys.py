@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from magcache.curve import MagnitudeCurve, Trajectory
-from magcache.plan import Decider
-from magcache.rule import Rule
+from magcache.blocks.stack import BlockStack
+from magcache.curves.magnitude import MagnitudeCurve, Trajectory
+from magcache.decide.rule import Rule
+from magcache.decide.ruled import Decider
 from magcache.run import Run, Storage
-from magcache.stack import BlockStack
 
 CPU = torch.device("cpu")
 

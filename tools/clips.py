@@ -10,8 +10,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import magcache
-from magcache import emoji_video
-from magcache.measure import difference
+from magcache.emoji import video as emoji_video
+from magcache.images import difference
 
 PAGE = Path("docs/clips.gif")
 STEPS, PROMPTS = 28, 6

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from magcache.keywords import DESCRIPTION, FORMAT
+from magcache.emoji.keywords import DESCRIPTION, FORMAT
 
 MODELS = Path(__file__).parents[1] / "models"
 MOST_BYTES = 16_000_000

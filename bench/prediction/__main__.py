@@ -19,9 +19,9 @@ from rich.table import Table
 from bench.quality.condition import Condition
 from bench.quality.counting import one_thread
 from bench.quality.subjects import SUBJECTS, Subject
-from magcache import decide
-from magcache.curve import shifted_sigmas
+from magcache.curves import shifted_sigmas
 from magcache.decide import PlannedDecider, Target
+from magcache.decide import planned as decide
 
 from .lab import FOLDER, REMAINS, Lab, Measured, Results, Variant
 

@@ -17,9 +17,8 @@ from rich.table import Table
 from bench.quality.condition import Condition
 from bench.quality.counting import one_thread
 from bench.quality.subjects import SUBJECTS
-from magcache.calibration import Calibration
-from magcache.gram import GuidedGrams
-from magcache.planner import best_schedule, costs_of
+from magcache.curves import Calibration, GuidedGrams
+from magcache.decide import best_schedule, costs_of
 
 from .lab import Lab, Measured, arguments
 

@@ -18,15 +18,13 @@ from diffusers import UniPCMultistepScheduler
 import magcache
 from bench.quality.condition import Condition
 from bench.quality.subjects import SUBJECTS, Subject
-from magcache import decide, gram, planner
-from magcache.calibration import Calibration
-from magcache.calibrator import SAMPLED, Calibrator
-from magcache.curve import Trajectory, shifted_sigmas
+from magcache.calibrate import SAMPLED, Calibrator, merge
+from magcache.curves import Calibration, Trajectory, gram, shifted_sigmas
+from magcache.decide import Mender, plan, rule_of
+from magcache.decide import planned as decide
+from magcache.decide import search as planner
 from magcache.hosts.diffusers.clock import SchedulerClock
-from magcache.measure import mean_psnr
-from magcache.mending import Mender
-from magcache.merge import merge
-from magcache.plan import plan
+from magcache.images import mean_psnr
 
 parallel = importlib.import_module("magcache.hosts.diffusers.parallel")
 host = importlib.import_module("magcache.hosts.diffusers.apply")  # its package has the function
@@ -202,7 +200,7 @@ class Lab:
         settings: dict[str, Any] = {"max_skip": 6, "retention": 0.1}
         for threshold in np.geomspace(0.002, 3, 200):
             settings["threshold"] = float(threshold)
-            made = plan(calibration.rule(**settings), calibration.curves, at)
+            made = plan(rule_of(calibration, **settings), calibration.curves, at)
             if made.computed <= variant.computed:
                 break
         predict = None if variant.rule == "predicted" else variant.rule

@@ -20,10 +20,9 @@ from rich.table import Table
 from bench.quality.condition import Condition
 from bench.quality.counting import one_thread
 from bench.quality.subjects import SUBJECTS, Subject
-from magcache.families import find_stack
-from magcache.gram import guidance_shares
+from magcache.blocks import Residual, find_stack
+from magcache.curves import guidance_shares
 from magcache.hosts.diffusers.families import FAMILIES
-from magcache.stack import Residual
 
 from .lab import FIRST, arguments
 

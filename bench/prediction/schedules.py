@@ -18,8 +18,9 @@ from rich.table import Table
 from bench.quality.condition import Condition
 from bench.quality.counting import one_thread
 from bench.quality.subjects import SUBJECTS
-from magcache import decide, planner
-from magcache.calibration import Calibration
+from magcache.curves import Calibration
+from magcache.decide import planned as decide
+from magcache.decide import search as planner
 
 from .lab import FOLDER, REMAINS, Lab, Measured, Variant, arguments
 

@@ -33,7 +33,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shift", type=float, nargs="+", default=[1.0, 3.0])
     parser.add_argument("--way", nargs="+", default=[], help="only these, by name")
     parser.add_argument("--again", nargs="+", default=[], help="ways to forget and measure anew")
-    parser.add_argument("--ray", metavar="ADDRESS", help="on a Ray cluster, see magcache.sweep")
+    parser.add_argument("--ray", metavar="ADDRESS", help="on a Ray cluster")
     parser.add_argument("--report", action="store_true", help="only write docs/benchmarks*.md")
     return parser.parse_args()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
-from magcache.sweep import sweep
+from magcache.calibrate import sweep
 
 from .bench import Bench, hosts_of
 from .condition import Condition

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 import magcache
-from magcache.calibration import Calibration
+from magcache.curves import Calibration
 
 from .condition import Condition, Setting
 from .counting import Cost, cost_of, counted

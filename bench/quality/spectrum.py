@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from magcache.families import find_stack
+from magcache.blocks import find_stack
 from magcache.hosts.diffusers.families import FAMILIES
 
 from .condition import Setting

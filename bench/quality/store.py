@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from magcache.measure import difference
+from magcache.images import difference
 
 from .condition import Condition, Setting
 from .counting import Cost

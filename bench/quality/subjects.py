@@ -5,7 +5,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from magcache import emoji, emoji_video
+from magcache.emoji import image as emoji
+from magcache.emoji import video as emoji_video
 
 
 class Subject(Protocol):

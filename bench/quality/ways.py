@@ -9,11 +9,8 @@ from typing import Any
 import numpy as np
 
 import magcache
-from magcache import presets
-from magcache.calibration import Calibration
-from magcache.curve import Trajectory, shifted_sigmas
-from magcache.plan import plan
-from magcache.rule import Reason
+from magcache.curves import Calibration, Trajectory, presets, shifted_sigmas
+from magcache.decide import Reason, plan, rule_of
 
 from . import spectrum
 from .condition import Condition, Setting, grid, reaching
@@ -59,7 +56,7 @@ class Situation:
         subject = self.subject
         source = presets.load(subject.preset) if subject.preset else self.calibration
         sigmas = shifted_sigmas(self.condition.steps, self.condition.shift)
-        made = plan(source.rule(**setting), source.curves, Trajectory(tuple(sigmas)))
+        made = plan(rule_of(source, **setting), source.curves, Trajectory(tuple(sigmas)))
         return [reason is not Reason.SKIPPED for reason in made.reasons]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..measure import mean_psnr, ssim
+from ..images import mean_psnr, ssim
 from .settings import FPS
 
 NO_VMAF = "VMAF is not measured: this ffmpeg has no libvmaf."

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..report import Report, draw_schedule, save, schedule_of
-from ..store import Store, described
+from ..curves import Store, described
+from ..pictures import draw_schedule, save
+from ..report import Report, schedule_of
 from .compare import Quality, quality, side_by_side
 from .files import fitted, read_image, video_size, write_video
 from .models import Model, Models

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .. import presets
-from ..plan import Schedule, plan
+from ..curves import presets
+from ..decide import Schedule, plan, rule_of
 
 FPS = 30
 WINDOW = 9  # latent frames of a section; the models were trained with it
@@ -137,8 +137,8 @@ class Settings:
 
     def _planned(self) -> Schedule:
         preset = presets.load(self.kind.preset)
-        rule = preset.rule(
-            threshold=self.threshold, max_skip=self.max_skip, retention=self.retention
+        rule = rule_of(
+            preset, threshold=self.threshold, max_skip=self.max_skip, retention=self.retention
         )
         return plan(rule, preset.curves, preset.trajectory(self.steps, SHIFT))
 

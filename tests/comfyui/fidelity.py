@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from magcache.families import find_stack
+from magcache.blocks.families import find_stack
+from magcache.blocks.stack import BlockStack
+from magcache.doctor.tiny import Tiny, flat, sample, skip_errors
 from magcache.hosts.comfyui.families import FAMILIES
-from magcache.hosts.comfyui.tiny import Tiny, flat, sample, skip_errors
-from magcache.stack import BlockStack
 
 __all__ = ["fidelity", "flat"]
 

@@ -9,10 +9,10 @@ import torch
 from tiny_models import TINY, sample
 from watch import Cached, watching
 
-from magcache.hosts.comfyui.nodes import MagCache
-from magcache.hosts.comfyui.target import MagCacheTargetSpeed
-from magcache.hosts.comfyui.tiny import FURTHER
-from magcache.rule import Rule
+from magcache.decide.rule import Rule
+from magcache.doctor.tiny import FURTHER
+from magcache.hosts.comfyui.nodes.magcache import MagCache
+from magcache.hosts.comfyui.nodes.target_speed import MagCacheTargetSpeed
 
 WAN, NEW = TINY["wan_t2v"], FURTHER["lumina2"]
 STEPS = 10

@@ -9,7 +9,9 @@ import torch
 from tiny_models import TINY, sample
 
 from magcache.hosts.comfyui.families import MODEL_TYPES, OLD_NAMES
-from magcache.hosts.comfyui.nodes import CompileModel, MagCache, MagCacheCalibration
+from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
+from magcache.hosts.comfyui.nodes.compile import CompileModel
+from magcache.hosts.comfyui.nodes.magcache import MagCache
 
 WAN = TINY["wan_t2v"]
 NODES = {

@@ -11,7 +11,8 @@ import torch
 from tiny_models import TINY, count_blocks, sample
 from watch import STEPS, cached, check, difference, settings_of
 
-from magcache.hosts.comfyui.nodes import MagCache, MagCacheCalibration
+from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
+from magcache.hosts.comfyui.nodes.magcache import MagCache
 
 FLUX, WAN = TINY["flux"], TINY["wan_t2v"]
 

@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from magcache.hosts.comfyui.bridges import NODES
 from magcache.hosts.comfyui.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+from magcache.hosts.comfyui.nodes.bridges import NODES
 
 
 @pytest.mark.parametrize("name", NODES)

@@ -17,11 +17,12 @@ import torch
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from tiny_models import TINY, Tiny, count_blocks, sample
 
-from magcache.calibration import Calibration, CalibrationError
-from magcache.families import family_of
+from magcache.blocks.families import family_of
+from magcache.curves.calibration import Calibration, CalibrationError
 from magcache.hosts.comfyui import calibrations, host
 from magcache.hosts.comfyui.families import FAMILIES
-from magcache.hosts.comfyui.nodes import MagCache, MagCacheCalibration
+from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
+from magcache.hosts.comfyui.nodes.magcache import MagCache
 
 WAN = TINY["wan_t2v"]
 OTHER_NAMES = {"ddim": "euler", "uni_pc": "unipc", "uni_pc_bh2": "unipc_bh2"}

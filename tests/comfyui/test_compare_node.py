@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from magcache.hosts.comfyui import compare as comparing
-from magcache.hosts.comfyui.compare_node import MagCacheCompare
-from magcache.hosts.comfyui.compare_picture import MARGIN, WIDTH, shaded
-from magcache.similarity import psnr, similarity
+from magcache.hosts.comfyui.nodes.compare import MagCacheCompare
+from magcache.pictures.comparison import MARGIN, WIDTH, shaded
+from magcache.pictures.similarity import psnr, similarity
 
 PANEL = (MARGIN, 500)  # about where A ends; all panels are alike
 

@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 from watch import cached, difference
 
 from magcache.hosts.comfyui.compile import BACKENDS, MODES
-from magcache.hosts.comfyui.nodes import CompileModel
+from magcache.hosts.comfyui.nodes.compile import CompileModel
 
 WAN = TINY["wan_t2v"]
 STEPS = 8

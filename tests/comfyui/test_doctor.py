@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from comfyserver import PACK, REPOSITORY, unpacked
 
+from magcache.doctor.tiny import every
 from magcache.hosts.comfyui.families import UNFIT
-from magcache.hosts.comfyui.tiny import every
 
 CHECKOUT = Path(os.environ["COMFYUI_PATH"])
 COMPATIBILITY = REPOSITORY / "docs" / "compatibility.md"

@@ -9,13 +9,14 @@ import folder_paths
 import pytest
 import torch
 
-from magcache.families import Family as Names
+from magcache.blocks.families import Family as Names
+from magcache.blocks.stack import BlockStack, Residual
+from magcache.doctor.families import Pack, check
+from magcache.doctor.findings import FAILS, UNCACHED, UNKNOWN, WORKS, Family
+from magcache.doctor.tiny import TINY
 from magcache.hosts.comfyui import families
-from magcache.hosts.comfyui.doctor.families import Pack, check
-from magcache.hosts.comfyui.doctor.findings import FAILS, UNCACHED, UNKNOWN, WORKS, Family
-from magcache.hosts.comfyui.nodes import NODE_CLASS_MAPPINGS, MagCache
-from magcache.hosts.comfyui.tiny import TINY
-from magcache.stack import BlockStack, Residual
+from magcache.hosts.comfyui.nodes import NODE_CLASS_MAPPINGS
+from magcache.hosts.comfyui.nodes.magcache import MagCache
 
 FLUX = TINY["flux"]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_models import TINY
 
-from magcache.hosts.comfyui.emoji import CLIPS, PICTURES, MagCacheEmojiModel
+from magcache.hosts.comfyui.nodes.emoji import CLIPS, PICTURES, MagCacheEmojiModel
 
 REPOSITORY = Path(__file__).parents[2]
 LATENTS = {PICTURES: (1, 16, 16, 16), CLIPS: (1, 16, 8, 16, 16)}

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from magcache.hosts.comfyui.target import MagCacheTargetSpeed
+from magcache.hosts.comfyui.nodes.target_speed import MagCacheTargetSpeed
 
 FOLDER = Path(__file__).parents[2] / "models" / "emoji-video"
 STEPS = 16

@@ -13,14 +13,16 @@ from fidelity import fidelity
 from tiny_models import TEXT_TOKENS, TINY, Tiny, count_blocks, sample, sample_at
 from torch import nn
 
-from magcache import presets
-from magcache.cache import ResidualCache
-from magcache.curve import MagnitudeCurve, Trajectory
+from magcache.blocks.cache import ResidualCache
+from magcache.curves import presets
+from magcache.curves.magnitude import MagnitudeCurve, Trajectory
+from magcache.curves.presets import Preset
+from magcache.decide import rule_of
+from magcache.decide.ruled import plan
 from magcache.hosts.comfyui import sampling as host
 from magcache.hosts.comfyui.families import FAMILIES, MODEL_TYPES
-from magcache.hosts.comfyui.nodes import MagCache, MagCacheCalibration
-from magcache.plan import plan
-from magcache.presets import Preset
+from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
+from magcache.hosts.comfyui.nodes.magcache import MagCache
 
 FITTING = {
     "flux": "flux",
@@ -121,7 +123,7 @@ def test_at_other_step_counts_the_planned_evaluations_are_skipped(
     model = tiny.build()
     sigmas = own_sigmas(model, steps)
     changes = {"magcache_thresh": 0.2, "retention_ratio": 0.2, "magcache_K": 3}
-    rule = preset.rule(threshold=0.2, retention=0.2, max_skip=3)
+    rule = rule_of(preset, threshold=0.2, retention=0.2, max_skip=3)
     expected = plan(rule, preset.curves, Trajectory(tuple(sigmas[:-1])))
     accelerated = magcache(model, model_type, **changes)
     with count_blocks(accelerated, tiny) as counts:

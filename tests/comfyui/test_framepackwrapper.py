@@ -15,11 +15,13 @@ import pytest
 import torch
 from torch import nn
 
-from magcache import presets, run
-from magcache.cache import ResidualCache
-from magcache.curve import Trajectory, shifted_sigmas
-from magcache.hosts.comfyui.bridges import MagCacheFramePackWrapper
-from magcache.plan import plan
+from magcache import run
+from magcache.blocks.cache import ResidualCache
+from magcache.curves import presets
+from magcache.curves.magnitude import Trajectory, shifted_sigmas
+from magcache.decide import rule_of
+from magcache.decide.ruled import plan
+from magcache.hosts.comfyui.nodes.bridges import MagCacheFramePackWrapper
 
 PACK = packs.needed("FRAMEPACKWRAPPER_PATH")
 TEXT, POOLED, CHANNELS = 32, 24, 16
@@ -122,7 +124,7 @@ def schedule(calls: list[tuple[float, bool]]) -> str:
 def planned(steps: int, shift: float, preset: str = "framepack", **changes: Any) -> str:
     source = presets.load(preset)
     sigmas = shifted_sigmas(steps, shift)
-    return str(plan(source.rule(**changes), source.curves, Trajectory(sigmas)))
+    return str(plan(rule_of(source, **changes), source.curves, Trajectory(sigmas)))
 
 
 def state_of(model: dict[str, Any]) -> dict[str, Any]:

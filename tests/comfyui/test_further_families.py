@@ -12,11 +12,12 @@ from fidelity import fidelity, flat
 from tiny_models import TINY, count_blocks, sample
 from watch import difference, without_residuals
 
-from magcache.calibration import Calibration
+from magcache.curves.calibration import Calibration
+from magcache.doctor.tiny import FURTHER, NETWORKS, RELATIVES, UNFIT, Tiny
 from magcache.hosts.comfyui import detect, families
-from magcache.hosts.comfyui.nodes import MagCache, MagCacheCalibration
-from magcache.hosts.comfyui.target import MagCacheTargetSpeed
-from magcache.hosts.comfyui.tiny import FURTHER, NETWORKS, RELATIVES, UNFIT, Tiny
+from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
+from magcache.hosts.comfyui.nodes.magcache import MagCache
+from magcache.hosts.comfyui.nodes.target_speed import MagCacheTargetSpeed
 
 STEPS = 9
 EVEN = (

@@ -18,8 +18,8 @@ from test_beside_conditions import controlled, with_values
 from tiny_models import TINY, count_blocks, sample
 from watch import difference
 
-from magcache.hosts.comfyui.target import MagCacheTargetSpeed
-from magcache.hosts.comfyui.tiny import FURTHER, Tiny
+from magcache.doctor.tiny import FURTHER, Tiny
+from magcache.hosts.comfyui.nodes.target_speed import MagCacheTargetSpeed
 
 STEPS = 9
 Options = dict[str, Any]

@@ -13,7 +13,8 @@ from tiny_models import TINY, sample
 from magcache.hosts.comfyui import detect
 from magcache.hosts.comfyui import sampling as host
 from magcache.hosts.comfyui.families import MODEL_TYPES, OLD_NAMES
-from magcache.hosts.comfyui.nodes import MagCache, MagCacheCalibration
+from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
+from magcache.hosts.comfyui.nodes.magcache import MagCache
 
 OLD_15 = ("hunyuan_video1.5", "hunyuan_video")  # of one class; older versions have the second only
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from magcache.hosts.comfyui.nodes import NODE_CLASS_MAPPINGS, MagCache
+from magcache.hosts.comfyui.nodes import NODE_CLASS_MAPPINGS
+from magcache.hosts.comfyui.nodes.magcache import MagCache
 
 
 def test_ids_and_inputs_are_those_of_existing_workflows() -> None:

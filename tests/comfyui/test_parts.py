@@ -9,7 +9,7 @@ from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from test_families import indexed_rule, magcache, own_sigmas
 from tiny_models import TINY, Tiny, count_blocks
 
-from magcache import presets
+from magcache.curves import presets
 
 
 def part(

@@ -14,8 +14,9 @@ from watch import settings_of
 
 from magcache.hosts.comfyui import host, watch
 from magcache.hosts.comfyui.families import UNFIT
-from magcache.hosts.comfyui.nodes import MagCache, MagCacheCalibration
-from magcache.hosts.comfyui.target import MagCacheTargetSpeed
+from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
+from magcache.hosts.comfyui.nodes.magcache import MagCache
+from magcache.hosts.comfyui.nodes.target_speed import MagCacheTargetSpeed
 from magcache.run import Run
 
 WAN = TINY["wan_t2v"]

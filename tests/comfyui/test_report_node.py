@@ -16,13 +16,14 @@ from PIL import Image, ImageColor, ImageFont
 from tiny_models import TINY, sample
 from watch import settings_of
 
-from magcache.hosts.comfyui import canvas
-from magcache.hosts.comfyui.nodes import MagCache, MagCacheCalibration
+from magcache.decide.rule import Reason
+from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
+from magcache.hosts.comfyui.nodes.magcache import MagCache
+from magcache.hosts.comfyui.nodes.report import MagCacheReport
+from magcache.hosts.comfyui.nodes.target_speed import MagCacheTargetSpeed
 from magcache.hosts.comfyui.record import Evaluated, Record
-from magcache.hosts.comfyui.report_node import MagCacheReport
-from magcache.hosts.comfyui.report_picture import LEFT, RIGHT, colour_of, draw
-from magcache.hosts.comfyui.target import MagCacheTargetSpeed
-from magcache.rule import Reason
+from magcache.pictures import canvas
+from magcache.pictures.schedule import LEFT, RIGHT, colour_of, draw
 
 WAN = TINY["wan_t2v"]
 STEPS = 12

@@ -11,10 +11,10 @@ import torch
 from tiny_models import TINY, count_blocks, sample, sample_at
 from watch import Cached, difference, watching, without_residuals
 
-from magcache.calibration import Calibration, CalibrationError
-from magcache.decide import PlannedDecider
-from magcache.hosts.comfyui.target import MagCacheTargetSpeed
-from magcache.rule import Reason
+from magcache.curves.calibration import Calibration, CalibrationError
+from magcache.decide.planned import PlannedDecider
+from magcache.decide.rule import Reason
+from magcache.hosts.comfyui.nodes.target_speed import MagCacheTargetSpeed
 
 WAN = TINY["wan_t2v"]
 STEPS = 12

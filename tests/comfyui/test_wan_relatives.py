@@ -14,11 +14,12 @@ from fidelity import fidelity
 from tiny_models import TINY, sample, sample_at
 from watch import difference, without_residuals
 
-from magcache.calibration import Calibration
+from magcache.curves.calibration import Calibration
+from magcache.doctor.tiny import CAUSAL, FLOW_RVS, RELATIVES
 from magcache.hosts.comfyui import families
 from magcache.hosts.comfyui.families import MODEL_TYPES
-from magcache.hosts.comfyui.nodes import MagCache, MagCacheCalibration
-from magcache.hosts.comfyui.tiny import CAUSAL, FLOW_RVS, RELATIVES
+from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
+from magcache.hosts.comfyui.nodes.magcache import MagCache
 
 STEPS = 10
 FOLLOWED = {

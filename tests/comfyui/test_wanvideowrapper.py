@@ -18,14 +18,15 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from magcache import presets
-from magcache.calibration import CalibrationError
-from magcache.curve import Trajectory
+from magcache.curves import presets
+from magcache.curves.calibration import CalibrationError
+from magcache.curves.magnitude import Trajectory
+from magcache.decide import rule_of
+from magcache.decide.rule import Rule
+from magcache.decide.ruled import plan
 from magcache.export import compose, export
 from magcache.hosts.comfyui import calibrations
-from magcache.hosts.comfyui.bridges import MagCacheWanVideoWrapper
-from magcache.plan import plan
-from magcache.rule import Rule
+from magcache.hosts.comfyui.nodes.bridges import MagCacheWanVideoWrapper
 from tests.calibrations import calibration
 
 PACK = packs.needed("WANVIDEOWRAPPER_PATH")
@@ -262,14 +263,14 @@ def test_an_export_makes_the_wrapper_skip_what_was_planned(
 ) -> None:
     source = presets.load("wan2.1_t2v_14B")
     trajectory = source.trajectory(20, shift=5.0)
-    composed = compose(source, source.rule(), trajectory, 5.0)
+    composed = compose(source, rule_of(source), trajectory, 5.0)
     settings = export("wanvideowrapper", source, composed)
     transformer = model.model.diffusion_model
     monkeypatch.setattr(transformer, "magcache_ratios", settings["magcache_ratios"])
     with watched(model) as seen:
         sample(model, {**settings["cache_args"], "cache_device": CPU})
     cond = {"cond": source.curves["cond"]}
-    assert seen.schedule() == str(plan(source.rule(), cond, trajectory))
+    assert seen.schedule() == str(plan(rule_of(source), cond, trajectory))
 
 
 def test_a_calibration_takes_the_place_of_the_published_curve(

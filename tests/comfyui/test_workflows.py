@@ -15,7 +15,7 @@ from comfyserver import PACK, REPOSITORY, Server, folders, running
 from PIL import Image
 from workflows import FOLDER, Box, Workflow, box, inside, overlapping
 
-from magcache import presets
+from magcache.curves import presets
 from tools.workflows.__main__ import EXAMPLES
 from tools.workflows.definitions import Definitions
 from tools.workflows.files import stand_in

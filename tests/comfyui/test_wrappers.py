@@ -14,7 +14,7 @@ from tiny_models import TINY, sample, sample_at
 from torch import nn
 from watch import STEPS, Cached, cached, difference, settings_of
 
-from magcache.hosts.comfyui.nodes import MagCache
+from magcache.hosts.comfyui.nodes.magcache import MagCache
 from magcache.hosts.comfyui.sampling import STATE
 
 WAN = TINY["wan_t2v"]

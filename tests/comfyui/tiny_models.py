@@ -1,4 +1,4 @@
-"""Sampling the tiny models of `magcache.hosts.comfyui.tiny`, and counting which blocks run."""
+"""Sampling the tiny models of `magcache.doctor.tiny`, and counting which blocks run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import comfy.sample
 import comfy.samplers
 import torch
 
-from magcache.hosts.comfyui.tiny import DIM, TEXT_TOKENS, TINY, Conds, Tiny, sample
+from magcache.doctor.tiny import DIM, TEXT_TOKENS, TINY, Conds, Tiny, sample
 
 __all__ = [
     "DIM", "TEXT_TOKENS", "TINY", "Conds", "Counted", "Counts", "Tiny", "count_blocks", "sample",

@@ -8,10 +8,10 @@ from unittest.mock import patch
 import torch
 from tiny_models import Tiny, sample
 
-from magcache.hosts.comfyui.nodes import MagCache
+from magcache.blocks.stack import Residual
+from magcache.hosts.comfyui.nodes.magcache import MagCache
 from magcache.hosts.comfyui.sampling import SETTINGS, Sampling, Settings
 from magcache.run import Run
-from magcache.stack import Residual
 
 MODEL_TYPES = {
     "flux": "flux",

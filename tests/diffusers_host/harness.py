@@ -13,8 +13,8 @@ import pytest
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from magcache import presets
-from magcache.presets import Preset
+from magcache.curves import presets
+from magcache.curves.presets import Preset
 from tiny import TINY, Tiny, experts, run, step_sigma, watch_calls, with_scheduler
 
 PRESETS = {

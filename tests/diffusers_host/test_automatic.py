@@ -13,8 +13,8 @@ from diffusers import FlowMatchHeunDiscreteScheduler
 
 import magcache
 from harness import FAMILIES, distance, reference, sample
-from magcache.calibration import Calibration, CalibrationError
-from magcache.decide import PlannedDecider
+from magcache.curves.calibration import Calibration, CalibrationError
+from magcache.decide.planned import PlannedDecider
 from tiny import TINY, Tiny
 
 FLUX, WAN22 = TINY["flux"], TINY["wan2.2_t2v"]

@@ -11,7 +11,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from magcache import cli
-from magcache.store import Store
+from magcache.curves.store import Store
 from tiny import TINY
 
 

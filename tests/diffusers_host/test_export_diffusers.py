@@ -7,9 +7,10 @@ from diffusers import MagCacheConfig
 from torch import nn
 
 from harness import PRESETS
-from magcache import presets
+from magcache.curves import presets
+from magcache.decide import rule_of
+from magcache.decide.ruled import plan
 from magcache.export import ENGINES, compose, export
-from magcache.plan import plan
 from tiny import TINY, Tiny, experts, run
 
 STEPS = 20
@@ -37,10 +38,10 @@ def computed_by_diffusers(tiny: Tiny, configs: list[MagCacheConfig]) -> str:
 def test_diffusers_skips_what_was_planned(tiny: Tiny) -> None:
     source = presets.load(PRESETS[tiny.name])
     trajectory = source.trajectory(STEPS)
-    composed = compose(source, source.rule(), trajectory)
+    composed = compose(source, rule_of(source), trajectory)
     config = MagCacheConfig(**export("diffusers", source, composed))
     # It has one list for all branches, and no negative prompt here.
-    planned = plan(source.rule(), {"cond": source.curves["cond"]}, trajectory)
+    planned = plan(rule_of(source), {"cond": source.curves["cond"]}, trajectory)
     assert computed_by_diffusers(tiny, [config]) == str(planned)
     assert "." in str(planned)
 
@@ -48,10 +49,10 @@ def test_diffusers_skips_what_was_planned(tiny: Tiny) -> None:
 def test_both_experts_of_wan22_get_their_own_part() -> None:
     source, tiny = presets.load("wan2.2_t2v_14B"), TINY["wan2.2_t2v"]
     trajectory = source.trajectory(STEPS, shift=5.0)  # the tiny pipeline's
-    composed = compose(source, source.rule(), trajectory, 5.0)
+    composed = compose(source, rule_of(source), trajectory, 5.0)
     parts = export("diffusers", source, composed)
     configs = [MagCacheConfig(**parts[name]) for name in ("transformer", "transformer_2")]
-    planned = plan(source.rule(), {"cond": source.curves["cond"]}, trajectory)
+    planned = plan(rule_of(source), {"cond": source.curves["cond"]}, trajectory)
     assert computed_by_diffusers(tiny, configs) == str(planned)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import magcache
 from harness import EAGER, distance, reference, sample
-from magcache import presets
+from magcache.curves import presets
 from magcache.hosts.diffusers.clock import SchedulerClock
 from tiny import TINY, run
 

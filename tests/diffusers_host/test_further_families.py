@@ -15,9 +15,9 @@ import magcache
 from further import FURTHER
 from further_transformers import TRANSFORMERS
 from harness import counted, distance
-from magcache.families import family_of, find_stack
+from magcache.blocks.families import family_of, find_stack
+from magcache.blocks.stack import BlockStack, StackNotFound
 from magcache.hosts.diffusers.families import FAMILIES, GUESSES
-from magcache.stack import BlockStack, StackNotFound
 from tiny import Tiny
 
 STEPS = 9

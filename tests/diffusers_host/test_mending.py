@@ -11,9 +11,9 @@ import pytest
 
 import magcache
 from harness import build, sample
-from magcache import emoji
-from magcache.measure import difference
-from magcache.mending import Mender
+from magcache.decide.mending import Mender
+from magcache.emoji import image as emoji
+from magcache.images import difference
 from magcache.report import Report
 from tiny import TINY, Tiny
 

@@ -14,9 +14,9 @@ from torch import Tensor, distributed
 from torch.distributed.device_mesh import init_device_mesh
 
 import magcache
-import magcache.parallel
+import magcache.parallel.peers
 from harness import PRESETS, counted, distance
-from magcache.calibration import Calibration
+from magcache.curves.calibration import Calibration
 from processes import scenarios, together
 from tiny import TINY, Tiny, run
 
@@ -98,7 +98,7 @@ def planned(calibration: dict[str, Any], **degrees: Any) -> Callable[[int], dict
 
 
 def _measurement(values: Any) -> Any:
-    return magcache.calibration.Measurement(**values)
+    return magcache.curves.Measurement(**values)
 
 
 class Loop:

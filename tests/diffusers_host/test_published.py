@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import magcache
-from magcache import emoji, presets
+from magcache.curves import presets
+from magcache.emoji import image as emoji
 
 STEPS = 28
 SETTINGS = [

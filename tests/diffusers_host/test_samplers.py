@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 import magcache
 from harness import EAGER, PRESETS, build, counted, distance, reference, sample
-from magcache import presets
-from magcache.curve import Trajectory
-from magcache.plan import plan
-from magcache.rule import Reason
+from magcache.curves import presets
+from magcache.curves.magnitude import Trajectory
+from magcache.decide import rule_of
+from magcache.decide.rule import Reason
+from magcache.decide.ruled import plan
 from tiny import SCHEDULERS, TINY, UNSUPPORTED, run
 
 OWN = {name: "unipc" if name.startswith("wan") else "euler" for name in TINY}  # tested elsewhere
@@ -35,7 +36,7 @@ def test_each_evaluation_of_each_sampler_is_decided(name: str, scheduler: str) -
     evaluations = 15 if scheduler == "heun" else 8  # Heun: two a step, but one in the last
     assert len(schedule) == applied.report().evaluations == evaluations
     trajectory = Trajectory(uncached.sigmas)
-    expected = plan(preset.rule(**MILD), preset.curves, trajectory, uncached.sigmas)
+    expected = plan(rule_of(preset, **MILD), preset.curves, trajectory, uncached.sigmas)
     assert schedule == str(expected) and schedule.count(".") >= 2
     steps = [e.step for r in applied.report().runs for e in r.evaluations]
     assert steps == [i // 2 if scheduler == "heun" else i for i in range(evaluations)]
@@ -215,7 +216,7 @@ def test_a_loop_written_by_hand(name: str, call: Callable, shape: tuple, step: b
         first = last(loop(model, scheduler, call, shape, step=step))
     expected = str(
         plan(
-            presets.load(PRESETS[name]).rule(**EAGER),
+            rule_of(presets.load(PRESETS[name]), **EAGER),
             presets.load(PRESETS[name]).curves,
             Trajectory(tuple(scheduler.sigmas[:10].tolist())),
         )

@@ -9,11 +9,12 @@ import pytest
 
 import magcache
 from harness import EAGER, FAMILIES, PRESETS, own_preset, reference, sample
-from magcache import presets
-from magcache.curve import Trajectory
-from magcache.plan import Schedule, plan
-from magcache.presets import Preset
-from magcache.rule import Rule
+from magcache.curves import presets
+from magcache.curves.magnitude import Trajectory
+from magcache.curves.presets import Preset
+from magcache.decide import rule_of
+from magcache.decide.rule import Rule
+from magcache.decide.ruled import Schedule, plan
 from tiny import TINY, Tiny
 
 FRAMEPACK, WAN22 = TINY["framepack"], TINY["wan2.2_t2v"]
@@ -75,7 +76,7 @@ def test_the_plan_at_another_step_count(
     preset = presets.load(PRESETS[tiny.name])
     expected = planned(
         preset,
-        preset.rule(**settings),
+        rule_of(preset, **settings),
         reference(tiny, **{**options, "cfg": False}).sigmas,
         options.get("cfg", True),
     )
@@ -126,5 +127,5 @@ def test_a_preset_follows_the_shift_of_the_scheduler() -> None:
         with magcache.apply(pipe, preset=preset, **settings):
             schedules.append(sample(pipe, tiny, steps=30)[1])
         sigmas = tuple(pipe.scheduler.sigmas[:30].tolist())
-        assert schedules[-1] == str(planned(preset, preset.rule(**settings), sigmas, cfg=True))
+        assert schedules[-1] == str(planned(preset, rule_of(preset, **settings), sigmas, cfg=True))
     assert schedules[0] != schedules[1]

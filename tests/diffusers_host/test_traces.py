@@ -13,7 +13,7 @@ from torch import nn
 
 import magcache
 from harness import EAGER, FAMILIES, PRESETS
-from magcache.cache import ResidualCache
+from magcache.blocks.cache import ResidualCache
 from test_restart import break_in_block, break_in_callback, break_in_scheduler, interrupt
 from tiny import TINY, Tiny, experts, run
 

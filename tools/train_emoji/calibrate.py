@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 import magcache
-from magcache import emoji, presets
+from magcache.curves import presets
+from magcache.emoji import image as emoji
 
 STEPS = 28
 CFG = 3.0

@@ -15,7 +15,7 @@ import matplotlib
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from magcache import emoji as library
+from magcache.emoji import image as library
 from tools import exporting
 from tools.exporting import read_log, replace
 from tools.train_emoji import data

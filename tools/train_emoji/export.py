@@ -14,7 +14,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from safetensors.torch import save
 
-from magcache.emoji import WEIGHTS
+from magcache.emoji.image import WEIGHTS
 from tools import exporting
 from tools.train_emoji import data
 from tools.train_emoji.model import CONFIG

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from magcache import emoji_video
+from magcache.emoji import video as emoji_video
 from tools import exporting
 from tools.exporting import read_log, replace
 from tools.train_emoji.evaluate import loss_curve

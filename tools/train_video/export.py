@@ -13,7 +13,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import save
 
-from magcache.emoji_video import WEIGHTS
+from magcache.emoji.video import WEIGHTS
 from tools import exporting
 from tools.train_video import data
 from tools.train_video.model import CONFIG

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from magcache import presets
+from magcache.curves import presets
 
 from .files import File
 from .graph import BLUE, GREEN, GREY, YELLOW, Group, Node, Output, Workflow

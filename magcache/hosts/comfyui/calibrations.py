@@ -8,11 +8,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ...calibration import Calibration, CalibrationError, Measurement
-from ...families import plain_module
-from ...identity import Identity, identity_of
-from ...rule import Rule
-from ...store import Found, Store
+from ...blocks import plain_module
+from ...calibrate import identity_of
+from ...curves import Calibration, CalibrationError, Found, Identity, Measurement, Store
+from ...decide import Rule
 from . import host
 from .families import class_name
 from .sampling import Sampling

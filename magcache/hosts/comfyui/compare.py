@@ -7,7 +7,7 @@ from statistics import fmean
 
 import torch
 
-from ...similarity import SSIM_WINDOW, psnr, similarity
+from ...pictures import SSIM_WINDOW, psnr, similarity
 
 
 @dataclass(frozen=True)

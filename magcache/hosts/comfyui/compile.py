@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...families import family_of
+from ...blocks import family_of
 from . import host
 from .families import FAMILIES, class_name
 

@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 
-from ... import presets
-from ...cache import Store
-from ...presets import Preset
+from ...blocks import Store
+from ...curves import Preset, presets
 from .families import AUTO, MODEL_TYPES, OLD_NAMES, RELATIVES, class_name, kind_of
 
 _LARGE_FRAME = 9000  # latent pixels a frame: 480p has 6240 at most, 720p at least 12,800

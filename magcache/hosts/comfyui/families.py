@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ...families import Family, plain_module
+from ...blocks import Family, plain_module
 
 _DOUBLE_SINGLE = ("double_blocks", "single_blocks")
 

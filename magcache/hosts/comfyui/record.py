@@ -7,11 +7,9 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, Literal
 
-from ...calibration import Measurement
-from ...decide import PlannedDecider
-from ...plan import Decider
+from ...curves import Measurement
+from ...decide import Decider, PlannedDecider, Reason
 from ...report import Report
-from ...rule import Reason
 from ...run import Run
 
 

@@ -14,17 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...calibration import Calibration, Measurement
-from ...calibrator import Calibrator
-from ...curve import MagnitudeCurve
-from ...decide import PlannedDecider, Target
-from ...families import find_stack, plain_module
-from ...gram import GuidedGrams
-from ...mending import Mender
-from ...plan import Decider
+from ...blocks import BlockStack, Call, StackNotFound, find_stack, plain_module
+from ...calibrate import Calibrator
+from ...curves import Calibration, GuidedGrams, MagnitudeCurve, Measurement
+from ...decide import Decider, Mender, PlannedDecider, Target
 from ...report import Report
 from ...run import Run, Storage
-from ...stack import BlockStack, Call, StackNotFound
 from . import compile, host, trajectory
 from .detect import Start
 from .families import FAMILIES

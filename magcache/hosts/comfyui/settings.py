@@ -4,11 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...cache import Store
-from ...calibration import Calibration
-from ...decide import Target
-from ...presets import Preset
-from ...rule import Rule
+from ...blocks import Store
+from ...curves import Calibration, Preset
+from ...decide import Rule, Target
 from .detect import Start
 from .watch import Watch
 

@@ -4,8 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from ...curve import MagnitudeCurve, Trajectory
-from ...gram import GramCurve
+from ...curves import GramCurve, MagnitudeCurve, Trajectory
 
 Curve = TypeVar("Curve", MagnitudeCurve, GramCurve)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from ...rule import Reason
+from ...decide import Reason
 from ...run import Run
 from . import host
 from .record import Record

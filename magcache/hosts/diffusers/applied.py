@@ -7,8 +7,8 @@ from typing import Any
 
 import diffusers
 
-from ...calibration import Calibration, CalibrationError, Measurement, join
-from ...identity import identity_of
+from ...calibrate import identity_of
+from ...curves import Calibration, CalibrationError, Measurement, join
 from ...report import Report
 from .session import Expert, Session
 

@@ -7,20 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ... import presets
-from ...cache import ResidualCache
-from ...cache import Store as Place
-from ...calibration import Calibration
-from ...decide import PlannedDecider, Target
-from ...families import plain_module
-from ...gram import GuidedGrams
-from ...mending import Mender
-from ...plan import Decider
-from ...predict import Method
-from ...presets import Preset
-from ...rule import Rule
+from ...blocks import Method, ResidualCache, plain_module
+from ...blocks import Store as Place
+from ...curves import Calibration, GuidedGrams, Preset, Store, presets
+from ...decide import Decider, Mender, PlannedDecider, Rule, Target, rule_of
 from ...run import Run, Storage
-from ...store import Store
 from .applied import Applied
 from .automatic import Automatic
 from .clock import SchedulerClock, Tick
@@ -64,7 +55,7 @@ def apply(
         calibration: A calibration of this model, as a file or an object, instead of a preset.
         calibrate: Compute everything and measure; `Applied.calibration()` has the result.
         threshold, max_skip, retention, start_step, end_step: Settings of the rule, see
-            `magcache.rule.Rule`; None takes the preset's or the calibration's own.
+            `magcache.Rule`; None takes the preset's or the calibration's own.
         speedup: In place of the rule: plan the best schedule with so many evaluations for each
             computed one, 2 for instance, and predict residuals.
         error: In place of the rule: skip while a predicted residual's expected error, as a share
@@ -78,7 +69,7 @@ def apply(
             "scaled" to the curve's magnitude; None predicts from the last two where a
             calibration allows it, else reuses.
         store, dtype, budget: Where, as what and in how many bytes residuals are kept, see
-            `magcache.cache.ResidualCache`.
+            `magcache.blocks.ResidualCache`.
         scheduler: The scheduler that a bare transformer is sampled with.
         branch: Where CFG is split over processes, the one that this process samples: "cond",
             "uncond" or "ref". They decide together, as do those among which diffusers has split
@@ -107,7 +98,7 @@ def apply(
     for model in models:
         check_fits(source, plain_module(model), len(models))
     settings |= {"start_step": start_step, "end_step": end_step}
-    rule = source.rule(**settings) if source else Rule(0, 0, 0)
+    rule = rule_of(source, **settings) if source else Rule(0, 0, 0)
     bare = isinstance(target, nn.Module) or not callable(target)
     company = Company([plain_module(model) for model in models], branch, group)
     automatic = Automatic(Store()) if aim and source is None else None

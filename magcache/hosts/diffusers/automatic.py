@@ -2,9 +2,8 @@
 
 import logging
 
-from ...calibration import CalibrationError
-from ...identity import identity_of
-from ...store import Found, Store
+from ...calibrate import identity_of
+from ...curves import CalibrationError, Found, Store
 from .applied import measured_by, settings_of
 from .clock import SchedulerClock
 from .session import Session

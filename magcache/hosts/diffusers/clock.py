@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...curve import Trajectory
+from ...curves import Trajectory
 
 _EULER = "FlowMatchEulerDiscreteScheduler"
 _CLOSE = 5e-3  # two timesteps are one within this share: bfloat16 rounds by 0.4 %

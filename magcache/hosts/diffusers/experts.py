@@ -6,12 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from ... import presets
-from ...calibration import Calibration, CalibrationError
-from ...curve import MagnitudeCurve
-from ...families import family_of, find_stack, plain_module
-from ...presets import Preset
-from ...stack import StackNotFound
+from ...blocks import StackNotFound, family_of, find_stack, plain_module
+from ...curves import Calibration, CalibrationError, MagnitudeCurve, Preset, presets
 from .families import FAMILIES, GUESSES
 from .session import Expert, whole_compile
 

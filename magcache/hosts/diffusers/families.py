@@ -1,6 +1,6 @@
 """Which modules of diffusers' transformers are blocks, and which one is behind them."""
 
-from ...families import Family
+from ...blocks import Family
 
 _DOUBLE_SINGLE = ("transformer_blocks", "single_transformer_blocks")
 _TRANSFORMER = ("transformer_blocks",)

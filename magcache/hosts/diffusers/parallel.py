@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from ...calibrator import Calibrator
-from ...decide import PlannedDecider
-from ...parallel import Peers, default_store, described
-from ...plan import Decider
-from ...pooled import PooledCalibrator
-from ...stack import BlockStack
+from ...blocks import BlockStack
+from ...calibrate import Calibrator
+from ...decide import Decider, PlannedDecider
+from ...parallel import Peers, PooledCalibrator, default_store, described
 from .clock import SchedulerClock, Tick
 
 try:

@@ -13,12 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...curve import MagnitudeCurve
-from ...families import plain_module
-from ...gram import GramCurve
+from ...blocks import BlockStack, plain_module
+from ...curves import GramCurve, MagnitudeCurve
 from ...report import Report
 from ...run import Run
-from ...stack import BlockStack
 from .clock import SchedulerClock, Tick
 
 log = logging.getLogger("magcache")

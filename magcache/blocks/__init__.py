@@ -1,0 +1,28 @@
+"""Running a model with or without its blocks, and keeping what the blocks add.
+
+The stack computes or skips through the model's own forward; the cache keeps residuals, and
+alone knows which.
+"""
+
+from .cache import ResidualCache, Store
+from .families import Family, family_of, find_stack, plain_module
+from .predict import Method, combine, weights
+from .stack import BlockStack, Call, Mend, Residual, StackMismatch, StackNotFound
+
+__all__ = [
+    "BlockStack",
+    "Call",
+    "Family",
+    "Mend",
+    "Method",
+    "Residual",
+    "ResidualCache",
+    "StackMismatch",
+    "StackNotFound",
+    "Store",
+    "combine",
+    "family_of",
+    "find_stack",
+    "plain_module",
+    "weights",
+]

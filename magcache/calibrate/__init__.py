@@ -1,0 +1,19 @@
+"""Measuring a model: its curves in one run, several runs merged, and what tells it from others.
+
+What a run computes is measured on a small sample of entries, on the side.
+"""
+
+from .calibrator import SAMPLED, Calibrator
+from .identity import identity_of
+from .merge import merge
+from .observer import Observer
+from .sweep import sweep
+
+__all__ = [
+    "SAMPLED",
+    "Calibrator",
+    "Observer",
+    "identity_of",
+    "merge",
+    "sweep",
+]

@@ -1,0 +1,98 @@
+"""Measuring a run that skips nothing.
+
+The published calibration: between consecutive evaluations of a branch, over tokens, the mean
+ratio of the residuals' norms, its spread and their cosine distance. All in float32: bf16
+quantises ratios near 1. Beyond it, a small random sample of each residual's entries gives the
+inner products of all pairs of evaluations.
+"""
+
+from collections.abc import Hashable
+
+import torch
+
+from ..blocks import Residual
+from ..curves import Measurement
+from .entries import Entries
+
+SAMPLED = 1 << 16  # entries of a residual
+
+
+class Calibrator:
+    """Collects the measurements of one run. Keeps one residual a branch, and samples of all.
+
+    Args:
+        sampled: How many entries of each residual the samples hold.
+    """
+
+    def __init__(self, sampled: int = SAMPLED) -> None:
+        self._entries = Entries(sampled)
+        self._samples: dict[Hashable, list[torch.Tensor]] = {}
+        self._last: dict[Hashable, Residual] = {}
+        self._sigmas: dict[Hashable, list[float]] = {}
+        self._figures: dict[Hashable, list[torch.Tensor]] = {}
+        self._curve: dict[Hashable, str] = {}
+
+    def add(
+        self, branch: Hashable, curves: tuple[str, ...], sigma: float, residual: Residual
+    ) -> None:
+        """Compares `residual` (B, tokens, channels; a stream each) with the branch's last one.
+
+        A batch that holds several branches is measured a part each.
+        """
+        parts = zip(*(tensor.chunk(len(curves)) for tensor in residual), strict=True)
+        for place, (curve, part) in enumerate(zip(curves, parts, strict=True)):
+            self._add_part((branch, place), curve, sigma, part)
+
+    def _add_part(self, key: Hashable, curve: str, sigma: float, residual: Residual) -> None:
+        previous = self._last.get(key)
+        first = torch.tensor([1.0, 0.0, 0.0], device=residual[0].device)
+        figures = first if previous is None else _compare(previous, residual)
+        self._last[key] = residual
+        self._curve[key] = curve
+        self._sigmas.setdefault(key, []).append(sigma)
+        self._figures.setdefault(key, []).append(figures)
+        self._samples.setdefault(key, []).append(self._entries.of(key, residual))
+
+    def release(self) -> None:
+        """Frees the residuals kept for comparing; what was measured stays."""
+        self._last.clear()
+
+    def finish(self) -> dict[str, Measurement]:
+        """The measurement of each curve; of several branches of one curve, the first."""
+        self.release()
+        measured: dict[str, Measurement] = {}
+        for branch, figures in self._figures.items():
+            ratios, spreads, distances = torch.stack(figures).double().cpu().T.tolist()
+            norms, correlations = _inner_products(self._samples[branch])
+            measurement = Measurement(
+                self._sigmas[branch], ratios, spreads, distances, norms, correlations
+            )
+            measured.setdefault(self._curve[branch], measurement)
+        return measured
+
+
+def _compare(before: Residual, after: Residual) -> torch.Tensor:
+    """Ratio, spread and cosine distance over all tokens of all streams, shape (3,), float32."""
+    ratios, distances = [], []
+    for old, new in zip(before, after, strict=True):
+        old, new = old.float(), new.float()
+        ratios.append((new.norm(dim=-1) / old.norm(dim=-1).clamp_min(1e-12)).flatten())
+        distances.append((1 - torch.cosine_similarity(new, old, dim=-1)).flatten())
+    ratio = torch.cat(ratios)
+    return torch.stack([ratio.mean(), ratio.std(correction=0), torch.cat(distances).mean()])
+
+
+def _inner_products(samples: list[torch.Tensor]) -> tuple[list[float], list[list[float]]]:
+    """Root mean squares of the samples, and each one's correlations with the earlier ones.
+
+    Both are empty where a sample holds NaN or Inf.
+    """
+    entries = torch.stack(samples).double().cpu()
+    norms = entries.square().mean(1).sqrt()
+    if not (norms.isfinite().all() and norms.min() > 0):
+        return [], []
+    unit = torch.nn.functional.normalize(entries, dim=1)
+    rows = (unit @ unit.T).clamp(-1, 1).tolist()
+    return norms.tolist(), [
+        [round(value, 7) for value in row[:place]] for place, row in enumerate(rows)
+    ]

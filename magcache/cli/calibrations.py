@@ -1,0 +1,222 @@
+"""The commands `magcache calibrations list | show | merge | remove | import`."""
+
+import argparse
+import json
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..calibrate import merge
+from ..curves import Calibration, CalibrationError, Store, described
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def add_to(commands: Any) -> None:
+    """Adds `calibrations` to the commands of the command line's parser."""
+    text = "list, show, merge, remove and import measured curves"
+    parser = commands.add_parser("calibrations", help=text)
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    shared = argparse.ArgumentParser(add_help=False)
+    place = "default: $MAGCACHE_HOME, else the platform's data folder"
+    shared.add_argument("--home", type=Path, metavar="FOLDER", help=place)
+    shared.add_argument("--json", action="store_true")
+    shared.set_defaults(extra="plot")
+
+    listed = actions.add_parser("list", parents=[shared], help="what there is, the newest first")
+    listed.set_defaults(run=_list)
+
+    shown = actions.add_parser("show", parents=[shared], help="what one holds")
+    shown.add_argument("name", help="a stored calibration, or a file")
+    shown.add_argument("--picture", type=Path, metavar="FILE", help="draw its curves to this file")
+    shown.set_defaults(run=_show)
+
+    merged = actions.add_parser(
+        "merge", parents=[shared], help="average several of one model, made on several prompts"
+    )
+    merged.add_argument("names", nargs="+", metavar="NAME", help="stored ones, or files")
+    merged.add_argument("-o", "--output", required=True, metavar="NAME", help="name of the new one")
+    merged.set_defaults(run=_merge)
+
+    removed = actions.add_parser("remove", parents=[shared], help="delete one")
+    removed.add_argument("name")
+    removed.set_defaults(run=_remove)
+
+    imported = actions.add_parser("import", parents=[shared], help="check a file and copy it in")
+    imported.add_argument("file", type=Path)
+    imported.set_defaults(run=_import)
+
+
+def stored_or_file(name: str, home: Path | None = None) -> Calibration:
+    """A calibration by its path or, where there is no such file, by its name in the store.
+
+    Raises:
+        CalibrationError: There is neither, or it cannot be used.
+    """
+    looks_like_path = Path(name).name != name or name.endswith(".json")
+    if Path(name).is_file() or (looks_like_path and home is None):
+        return Calibration.load(name)
+    return Store(home).load(name)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    store = Store(arguments.home)
+    rows = [_row(store, name) for name in store.names()]
+    if arguments.json:
+        return _write(json.dumps(rows, indent=1))
+    if not rows:
+        return _write(f"no calibrations in {store.folder}")
+    wide = max(len(row["name"]) for row in rows)
+    lines = [
+        f"{row['name']:{wide}}  {row['model']}, {row['made_with']}"
+        if "model" in row
+        else f"{row['name']:{wide}}  cannot be used: {row['problem']}"
+        for row in rows
+    ]
+    return _write("\n".join(lines))
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    calibration = stored_or_file(arguments.name, arguments.home)
+    notes = [f"wrote {_save_picture(calibration, arguments.picture)}"] if arguments.picture else []
+    if arguments.json:
+        return _write(json.dumps(_figures(calibration), indent=1))
+    return _write("\n".join([_text(calibration), *notes]))
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    store = Store(arguments.home)
+    merged = merge([stored_or_file(name, arguments.home) for name in arguments.names])
+    return _wrote(store.save(merged, arguments.output), arguments)
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    return _wrote(Store(arguments.home).import_file(arguments.file), arguments)
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    path = Store(arguments.home).remove(arguments.name)
+    return _write(json.dumps({"removed": str(path)}) if arguments.json else f"removed {path}")
+
+
+def _wrote(path: Path, arguments: argparse.Namespace) -> int:
+    calibration = Calibration.load(path)
+    if arguments.json:
+        return _write(json.dumps({"path": str(path), **_figures(calibration)}, indent=1))
+    return _write(f"stored as {path}\n{_text(calibration)}")
+
+
+def _row(store: Store, name: str) -> dict[str, Any]:
+    try:
+        calibration = store.load(name)
+    except CalibrationError as error:
+        return {"name": name, "problem": str(error)}
+    return {
+        "name": name,
+        "model": calibration.model,
+        "made_with": described(calibration),
+        "identity": calibration.identity,
+    }
+
+
+def _figures(calibration: Calibration) -> dict[str, Any]:
+    branches = {
+        branch: {
+            "noise_levels": len(curve.positions),
+            "sigmas": [curve.positions[0], curve.positions[-1]],
+            "ratios": _range(calibration.branches[branch].ratios[1:]),
+            "spread_at_most": max(calibration.branches[branch].spreads),
+            "cosine_distance_at_most": max(calibration.branches[branch].cosine_distances),
+            "gram_curve": branch in calibration.grams,
+        }
+        for branch, curve in calibration.curves.items()
+    }
+    return {
+        "name": calibration.name,
+        "model": calibration.model,
+        "made_with": described(calibration),
+        "identity": calibration.identity,
+        "settings": calibration.settings,
+        "switch_at": calibration.switch_at,
+        "branches": branches,
+    }
+
+
+def _range(values: list[float]) -> list[float]:
+    """Least and greatest; of nothing, the ratio of a residual to itself."""
+    return [min(values, default=1.0), max(values, default=1.0)]
+
+
+def _text(calibration: Calibration) -> str:
+    known = calibration.known_as()
+    model = f"model: {calibration.model}"
+    if known:
+        weights = f"weights {known.weights or 'not read'}"
+        model += f", {known.parameters:,} parameters, shapes {known.shapes}, {weights}"
+        model += f", {known.patches}" if known.patches else ""
+    else:
+        model += ", of unknown weights: it is used only where it is named"
+    settings = {k: v for k, v in calibration.settings.items() if k != "sigmas" and v is not None}
+    lines = [
+        f"{calibration.name}: {described(calibration)}",
+        model,
+        "made with: " + (", ".join(f"{k} {v}" for k, v in settings.items()) or "not known"),
+    ]
+    if calibration.switch_at is not None:
+        lines.append(f"the second expert takes over at noise level {calibration.switch_at:.4g}")
+    for branch, row in _figures(calibration)["branches"].items():
+        (high, low), (least, most) = row["sigmas"], row["ratios"]
+        gram = "" if row["gram_curve"] else ", no Gram curve"
+        lines.append(
+            f"{branch}: {row['noise_levels']} noise levels from {high:.4g} to {low:.4g}, ratio "
+            f"{least:.4f} to {most:.4f}, spread at most {row['spread_at_most']:.4f}, cosine "
+            f"distance at most {row['cosine_distance_at_most']:.4f}{gram}"
+        )
+    return "\n".join(lines)
+
+
+def _save_picture(calibration: Calibration, path: Path) -> Path:
+    from ..pictures import save
+
+    return save(draw(calibration), path)
+
+
+def draw(calibration: Calibration) -> "Figure":
+    """The magnitude curves, and the correlations of the residuals of each branch."""
+    from matplotlib.figure import Figure
+
+    grams = calibration.grams
+    figure = Figure(figsize=(4.8 + 3.9 * len(grams), 4.1), layout="constrained")
+    left, *squares = figure.subplots(1, 1 + len(grams), squeeze=False)[0]
+    for branch, curve in calibration.curves.items():
+        for start, stop in (curve.span(part) for part in range(curve.parts)):
+            label = branch if not start else None
+            color = left.lines[-1].get_color() if start else None
+            points = curve.positions[start:stop], curve.log_norms[start:stop]
+            left.plot(*points, ".-", linewidth=1, markersize=4, label=label, color=color)
+    left.set_xlabel("noise level σ")
+    left.set_ylabel("log ‖residual‖ (first = 0)")
+    left.invert_xaxis()
+    left.legend(frameon=False, fontsize=9)
+    left.spines[["top", "right"]].set_visible(False)
+    left.set_title("magnitude", fontsize=9, loc="left")
+    title = f"{calibration.name} ({calibration.model}): {described(calibration)}"
+    figure.suptitle(textwrap.fill(title, 24 + 60 * len(grams)), fontsize=10, x=0.01, ha="left")
+    lowest = min((gram.correlations.min() for gram in grams.values()), default=0)
+    for axes, (branch, gram) in zip(squares, grams.items(), strict=True):
+        at = gram.norms.positions
+        image = axes.pcolormesh(at, at, gram.correlations, vmin=lowest, vmax=1, shading="nearest")
+        axes.set_aspect("equal")
+        axes.invert_xaxis()
+        axes.set_xlabel("noise level σ")
+        axes.set_ylabel("noise level σ")
+        axes.set_title(f"{branch}: correlation of the residuals", fontsize=9, loc="left")
+        figure.colorbar(image, ax=axes, shrink=0.9)
+    return figure
+
+
+def _write(text: str) -> int:
+    sys.stdout.write(text + "\n")
+    return 0

@@ -1,0 +1,37 @@
+"""The command `magcache export`: a curve in the format of another program that has MagCache."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..export import ENGINES, compose, export
+from .plan import add_curve_and_rule, chosen_rule, curve_of
+
+
+def add_to(commands: Any) -> None:
+    """Adds `export` to the commands of the command line's parser."""
+    parser = commands.add_parser("export", help="write a curve for another program's MagCache")
+    text = "which program; docs/engines.md says what each is for"
+    parser.add_argument("--to", required=True, choices=ENGINES, help=text)
+    add_curve_and_rule(parser)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: print it")
+    parser.set_defaults(run=_export, extra="demo")
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    source = curve_of(arguments)
+    trajectory = source.trajectory(arguments.steps, arguments.shift)
+    composed = compose(source, chosen_rule(arguments, source), trajectory, arguments.shift)
+    text = json.dumps(export(arguments.to, source, composed), indent=1) + "\n"
+    if arguments.output is None:
+        sys.stdout.write(text)
+    else:
+        arguments.output.write_text(text, encoding="utf-8")
+    shift = "" if composed.shift is None else f", shift {composed.shift:g}"
+    sys.stderr.write(
+        f"{source.name} for {ENGINES[arguments.to].title}, {trajectory.steps} steps{shift}: "
+        f"{composed.schedule}\n{ENGINES[arguments.to].place}\n"
+    )
+    return 0

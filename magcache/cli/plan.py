@@ -1,0 +1,151 @@
+"""The command `magcache plan`: a schedule, without running anything."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from ..curves import Calibration, CalibrationError, Preset, Trajectory, presets
+from ..decide import FEW_STEPS, PlannedDecider, Rule, Schedule, Target, plan, rule_of
+from .calibrations import stored_or_file
+
+_OF_THE_RULE = ("threshold", "max_skip", "retention")
+
+
+def add_to(commands: Any) -> None:
+    """Adds `plan` to the commands of the command line's parser."""
+    parser = commands.add_parser("plan", help="print a schedule without running anything")
+    add_curve_and_rule(parser)
+    text = "plan for this factor instead, 2 for instance; needs a calibration"
+    parser.add_argument("--speedup", type=float, help=text)
+    text = "skip while the expected error stays within this, 0.05 for instance"
+    parser.add_argument("--error", type=float, help=text)
+    parser.add_argument("--cfg", type=float, help="guidance scale; default the calibration's")
+    parser.add_argument("--json", action="store_true")
+    parser.set_defaults(run=_plan, extra="demo")
+
+
+def add_curve_and_rule(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that name a curve, a run's noise levels and the rule's settings."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--preset", help="see `magcache presets`")
+    source.add_argument("--calibration", help="a stored calibration, or a file")
+    parser.add_argument("--steps", type=int, help="steps of the run; default the curve's own")
+    parser.add_argument("--shift", type=float, help="flow-matching shift; default the curve's own")
+    parser.add_argument("--threshold", type=float, help="default: the recommended one")
+    parser.add_argument("--max-skip", type=int, metavar="K", help="default: the recommended one")
+    parser.add_argument("--retention", type=float, help="default: the recommended one")
+    parser.add_argument("--start-step", type=int, default=0)
+    parser.add_argument("--end-step", type=int, default=-1)
+
+
+def curve_of(arguments: argparse.Namespace) -> Preset | Calibration:
+    """The curve that the options name."""
+    if arguments.preset:
+        return presets.load(arguments.preset)
+    return stored_or_file(arguments.calibration)
+
+
+def chosen_rule(arguments: argparse.Namespace, source: Preset | Calibration) -> Rule:
+    """The rule's settings, the recommended ones where none are given."""
+    return rule_of(
+        source,
+        threshold=arguments.threshold,
+        max_skip=arguments.max_skip,
+        retention=arguments.retention,
+        start_step=arguments.start_step,
+        end_step=arguments.end_step,
+    )
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    source = curve_of(arguments)
+    trajectory = source.trajectory(arguments.steps, arguments.shift)
+    if arguments.speedup is None and arguments.error is None:
+        settings, schedule, notes = _by_rule(arguments, source, trajectory)
+    else:
+        settings, schedule, notes = _by_target(arguments, source, trajectory)
+    if isinstance(source, Preset) and source.note:
+        notes.insert(0, source.note)
+    if arguments.json:
+        figures = {
+            "name": source.name,
+            "steps": len(schedule.sigmas),
+            **settings,
+            "schedule": str(schedule),
+            "computed": schedule.computed,
+            "skipped": schedule.skipped,
+            "speedup_at_most": round(schedule.speedup(), 3),
+            "sigmas": [round(sigma, 6) for sigma in schedule.sigmas],
+            "reasons": [reason.value for reason in schedule.reasons],
+            "notes": notes,
+        }
+        sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+        return 0
+    told = ", ".join(
+        f"{_TITLES[name]} {value:g}" for name, value in settings.items() if value is not None
+    )
+    lines = [
+        f"{source.name}, {len(schedule.sigmas)} steps: {told}",
+        str(schedule),
+        f"{schedule.computed} computed (#), {schedule.skipped} skipped (.): "
+        f"{schedule.speedup():.2f}x where a skipped evaluation costs nothing, "
+        f"{schedule.speedup(0.03):.2f}x where it costs 3 %",
+    ]
+    sys.stdout.write("\n".join(lines + [f"note: {note}" for note in notes]) + "\n")
+    return 0
+
+
+_TITLES = {
+    "threshold": "threshold",
+    "max_skip": "K",
+    "retention": "retention",
+    "speedup": "speed-up",
+    "error": "expected error up to",
+    "cfg": "CFG",
+}
+
+
+def _by_rule(
+    arguments: argparse.Namespace, source: Preset | Calibration, trajectory: Trajectory
+) -> tuple[dict[str, Any], Schedule, list[str]]:
+    rule = chosen_rule(arguments, source)
+    schedule = plan(rule, source.curves, trajectory)
+    notes = []
+    if any(curve.over == "fraction" for curve in source.curves.values()):
+        notes.append("the list's schedule is unknown: it is used by fraction of the trajectory")
+    if len(schedule.sigmas) < FEW_STEPS:
+        notes.append(f"below {FEW_STEPS} steps there is little to gain")
+    return {name: getattr(rule, name) for name in _OF_THE_RULE}, schedule, notes
+
+
+def _by_target(
+    arguments: argparse.Namespace, source: Preset | Calibration, trajectory: Trajectory
+) -> tuple[dict[str, Any], Schedule, list[str]]:
+    given = [name for name in _OF_THE_RULE if getattr(arguments, name) is not None]
+    if given:
+        raise ValueError(f"--speedup and --error take the place of {', '.join(given)}")
+    grams = source.grams if isinstance(source, Calibration) else {}
+    if not grams:
+        raise CalibrationError(f"{source.name} has no Gram curve to plan with: calibrate the model")
+    if any(gram.norms.parts > 1 for gram in grams.values()):
+        raise CalibrationError(
+            f"{source.name} has two experts, each of which is planned as it runs"
+        )
+    cfg = arguments.cfg
+    if cfg is None:
+        cfg = (source.settings if isinstance(source, Calibration) else {}).get("cfg") or 1.0
+    target = Target(
+        arguments.speedup,
+        arguments.error,
+        start_step=arguments.start_step,
+        end_step=arguments.end_step,
+    )
+    sigmas, steps = trajectory.sigmas, trajectory.steps
+    decider = PlannedDecider(target, grams, sigmas, range(steps), 0.0, steps, cfg)
+    reasons = tuple(decider.decide(sigma, step, grams) for step, sigma in enumerate(sigmas))
+    notes = list(decider.notes)
+    if decider.outside_curve:
+        notes.append("some noise levels lie outside the calibrated range")
+    settings = {"speedup": arguments.speedup, "error": arguments.error, "cfg": cfg}
+    return settings, Schedule(sigmas, reasons), notes

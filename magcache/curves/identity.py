@@ -1,0 +1,42 @@
+"""What a model is known by, so that its calibration is found again."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells one model from another; its fields are JSON.
+
+    Attributes:
+        model: Class name of the transformer.
+        parameters: How many numbers it has learned.
+        shapes: Hash over its parameters' names and shapes: the architecture.
+        weights: Hash over a few of its weights, None where they cannot be read.
+        patches: What the host has laid over the weights, LoRAs for instance, in its own words.
+
+    Raises:
+        TypeError: A field is not of its type.
+    """
+
+    model: str
+    parameters: int
+    shapes: str
+    weights: str | None = None
+    patches: str = ""
+
+    def __post_init__(self) -> None:
+        texts = (self.model, self.shapes, self.patches, self.weights or "")
+        if not all(isinstance(text, str) for text in texts) or type(self.parameters) is not int:
+            raise TypeError(f"this is no identity of a model: {self}")
+
+    def same_architecture(self, other: "Identity") -> bool:
+        """Whether both are of one class and have parameters of the same names and shapes."""
+        return (self.model, self.shapes) == (other.model, other.shapes)
+
+    def same_weights(self, other: "Identity") -> bool:
+        """Whether both are known to be one model, with the same patches."""
+        return (
+            self.same_architecture(other)
+            and self.weights is not None
+            and (self.weights, self.patches) == (other.weights, other.patches)
+        )

@@ -1,0 +1,168 @@
+"""The published rule: skip while the accumulated drift of the residual's magnitude is small.
+
+Source: MagCache, arXiv 2506.09045. Pure Python: the decision needs magnitude ratios and
+positions on the trajectory, never activations.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+
+class Published(Protocol):
+    """A curve with its recommended settings; None where none are published."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def threshold(self) -> float | None: ...
+    @property
+    def retention(self) -> float | None: ...
+    @property
+    def max_skip(self) -> int | None: ...
+
+
+class Reason(str, Enum):
+    """Why an evaluation was computed or skipped."""
+
+    SKIPPED = "skipped"
+    FIRST = "first evaluation"
+    WINDOW = "outside start_step..end_step"
+    RETENTION = "retention"
+    REFRESH = "fixed refresh"
+    NO_RATIO = "no magnitude ratio"
+    NO_RESIDUAL = "no usable residual"
+    THRESHOLD = "threshold"
+    MAX_SKIP = "max_skip"
+    OFF = "skipping is off"
+    PLANNED = "planned"
+    ERROR = "expected error"
+    LITTLE_GAIN = "little to gain"
+    CALIBRATION = "calibration"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Settings of the rule.
+
+    Attributes:
+        threshold: Largest accumulated |1 - product of magnitude ratios| of a skipped evaluation.
+            0 skips nothing.
+        max_skip: Most evaluations skipped in a row (K). 0 skips nothing.
+        retention: Fraction of the whole trajectory, from its noisiest end, that is always
+            computed.
+        start_step: First step of the run in which skipping is allowed; negative counts from
+            the end.
+        end_step: Last step of the run in which skipping is allowed; -1 is the last step.
+        refresh: Fraction of the whole trajectory at which one evaluation is always computed
+            (FLUX: 11/28), or None.
+
+    Raises:
+        ValueError: A setting is out of its range.
+    """
+
+    threshold: float
+    max_skip: int
+    retention: float
+    start_step: int = 0
+    end_step: int = -1
+    refresh: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.threshold) and self.threshold >= 0):
+            raise ValueError(f"threshold must be 0 or more, got {self.threshold}")
+        if not (self.max_skip >= 0 and self.max_skip % 1 == 0):
+            raise ValueError(f"max_skip must be a whole number, 0 or more, got {self.max_skip}")
+        if not 0 <= self.retention <= 1:
+            raise ValueError(f"retention is a fraction from 0 to 1, got {self.retention}")
+        if self.refresh is not None and not 0 <= self.refresh <= 1:
+            raise ValueError(f"refresh is a fraction from 0 to 1, got {self.refresh}")
+        same_end = (self.start_step < 0) == (self.end_step < 0)
+        if same_end and self.end_step < self.start_step:
+            raise ValueError(
+                f"end_step {self.end_step} lies before start_step {self.start_step}: "
+                "no step would be left in which skipping is allowed"
+            )
+
+    @property
+    def skips_nothing(self) -> bool:
+        """Whether no evaluation can ever be skipped."""
+        return self.threshold == 0 or self.max_skip == 0
+
+    def allows_step(self, step: int, steps: int) -> bool:
+        """Whether `step` of a run of `steps` lies in start_step..end_step, both included."""
+        first = self.start_step + steps if self.start_step < 0 else self.start_step
+        last = self.end_step + steps if self.end_step < 0 else self.end_step
+        return first <= step <= last
+
+
+def rule_of(source: "Published", **changes: Any) -> Rule:
+    """The settings recommended with a curve, with `changes`; None keeps the recommended value.
+
+    Raises:
+        ValueError: A setting is neither published nor given, or is out of its range.
+    """
+    names = ("threshold", "max_skip", "retention", "refresh")
+    settings: dict[str, Any] = {name: getattr(source, name, None) for name in names}
+    settings.update({name: value for name, value in changes.items() if value is not None})
+    missing = [name for name in names[:3] if settings[name] is None]
+    if missing:
+        raise ValueError(f"preset {source.name} publishes no {', '.join(missing)}: give them")
+    return Rule(**settings)
+
+
+@dataclass
+class _Drift:
+    """What one branch has accumulated since its last computed evaluation."""
+
+    product: float = 1.0
+    skipped: int = 0
+    error: float = 0.0
+
+
+@dataclass
+class RuleState:
+    """The rule's memory over one run: one accumulator a branch, one decision for all."""
+
+    rule: Rule
+    _drift: dict[str, _Drift] = field(default_factory=dict)
+
+    def decide(self, ratios: Mapping[str, float | None]) -> Reason:
+        """Decides an evaluation at which skipping is allowed.
+
+        Args:
+            ratios: For each branch the magnitude ratio between this evaluation and the one
+                before, or None where none is known.
+
+        Returns:
+            `Reason.SKIPPED` if every branch allows it, else the first branch's objection. A
+            computed evaluation restarts every branch's accumulator.
+        """
+        objection = None
+        for branch, ratio in ratios.items():
+            objection = objection or self._advance(branch, ratio)
+        if objection is None and ratios:
+            return Reason.SKIPPED
+        self.restart()
+        return objection or Reason.NO_RATIO
+
+    def restart(self) -> None:
+        """Forgets what was accumulated: an evaluation was computed."""
+        self._drift.clear()
+
+    def _advance(self, branch: str, ratio: float | None) -> Reason | None:
+        if self.rule.skips_nothing:
+            return Reason.OFF
+        if ratio is None or not math.isfinite(ratio):
+            return Reason.NO_RATIO
+        drift = self._drift.setdefault(branch, _Drift())
+        drift.product *= ratio
+        drift.skipped += 1
+        drift.error += abs(1 - drift.product)
+        if drift.error > self.rule.threshold:
+            return Reason.THRESHOLD
+        if drift.skipped > self.rule.max_skip:
+            return Reason.MAX_SKIP
+        return None

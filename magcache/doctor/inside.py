@@ -1,0 +1,153 @@
+"""The part of `magcache doctor` that runs inside ComfyUI, in its own Python, as a script.
+
+It starts ComfyUI the way its main.py does, custom nodes included, and stops before the server
+opens a port. Nothing but the standard library is imported before ComfyUI is: it and the packs set
+things up that torch reads on import. What it finds goes as lines of JSON into a file, since packs
+print what they like.
+"""
+
+import importlib
+import importlib.util
+import json
+import logging
+import os
+import platform
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+_HERE = Path(__file__).resolve().parent
+
+
+class Channel:
+    """Sends what was found; each line is one event."""
+
+    def __init__(self, path: str) -> None:
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def send(self, event: str, **data: Any) -> None:
+        self._file.write(json.dumps({"event": event, **data}) + "\n")
+        self._file.flush()
+
+    def step(self, text: str) -> None:
+        self.send("step", text=text)
+
+    def end(self, event: str, **data: Any) -> NoReturn:
+        """Sends a last event and ends the process; threads of ComfyUI and of packs may run on."""
+        self.send(event, **data)
+        sys.stderr.flush()
+        os._exit(0)
+
+
+class Registrations(dict):
+    """ComfyUI's table of nodes, which keeps what is replaced.
+
+    Attributes:
+        all: Each registration, in order: id and class.
+    """
+
+    def __init__(self, mappings: dict[str, type]) -> None:
+        super().__init__(mappings)
+        self.all: list[tuple[str, type]] = list(mappings.items())
+
+    def __setitem__(self, name: str, node: type) -> None:
+        self.all.append((name, node))
+        super().__setitem__(name, node)
+
+    def update(self, *others: Any, **more: Any) -> None:
+        for name, node in dict(*others, **more).items():
+            self[name] = node
+
+
+class _Warnings(logging.Handler):
+    """Keeps the last warning: ComfyUI logs why a pack cannot be loaded."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.last = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.last = record.getMessage().strip()
+
+
+def main() -> None:
+    """Checks what the JSON file named on the command line asks for; see `session`."""
+    asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    channel = Channel(asked["events"])
+    # This file's own folder gives way: its names must not hide those of ComfyUI and the packs.
+    sys.path[:] = [asked["comfyui"], *(each for each in sys.path if Path(each).resolve() != _HERE)]
+    sys.argv = ["main.py", *asked["arguments"]]
+    try:
+        registrations, packs = _start(channel, Path(asked["package"]))
+        check = importlib.import_module("magcache.doctor.families").check_all
+        channel.step("looking at what was loaded")
+        check(channel, registrations, packs, asked)
+        channel.end("done")
+    except BaseException as error:  # a pack may call sys.exit
+        traceback.print_exc()
+        channel.end("error", text=_said(error))
+
+
+def _start(channel: Channel, package: Path) -> tuple[Registrations, list[dict[str, Any]]]:
+    """Starts ComfyUI; its nodes, and what became of each custom node."""
+    channel.send("found", versions={"Python": platform.python_version()})
+    channel.step("starting ComfyUI")
+    comfyui = importlib.import_module("main")  # loads torch, after the packs' own preparations
+    import nodes
+    import torch
+
+    version = importlib.import_module("comfyui_version").__version__
+    channel.send("found", versions={"ComfyUI": version, "torch": str(torch.__version__)})
+    _own_package(package)
+    try:
+        importlib.import_module("magcache.hosts.comfyui.host").check_version()
+    except RuntimeError as too_old:
+        channel.end("refused", text=str(too_old))
+    registrations = Registrations(nodes.NODE_CLASS_MAPPINGS)
+    nodes.NODE_CLASS_MAPPINGS = registrations
+    packs = _watch_loading(nodes, channel)
+    comfyui.start_comfyui()
+    channel.send("found", custom_nodes=packs)
+    return registrations, packs
+
+
+def _watch_loading(nodes: Any, channel: Channel) -> list[dict[str, Any]]:
+    """From here on, each custom node that is loaded is told of, and put on the list returned."""
+    load, packs, warnings = nodes.load_custom_node, [], _Warnings()
+    logging.getLogger().addHandler(warnings)
+
+    async def load_custom_node(module_path: str, *args: Any, **kwargs: Any) -> bool:
+        if kwargs.get("module_parent", "custom_nodes") != "custom_nodes":
+            return await load(module_path, *args, **kwargs)
+        pack = {"name": Path(module_path).name, "path": str(module_path)}
+        channel.step(f"loading the custom node {pack['name']}")
+        warnings.last = ""
+        loaded = await load(module_path, *args, **kwargs)
+        reason = "" if loaded else warnings.last.rpartition("module for custom nodes: ")[2]
+        packs.append({**pack, "loaded": loaded, "reason": reason})
+        return loaded
+
+    nodes.load_custom_node = load_custom_node
+    return packs
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"ComfyUI or a custom node called sys.exit({error.code!r})"
+    return f"{type(error).__name__}: {error}"
+
+
+def _own_package(folder: Path) -> None:
+    """Makes the command's own `magcache` importable, and nothing that lies beside it."""
+    spec = importlib.util.spec_from_file_location(
+        "magcache", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None and spec.loader is not None
+    package = importlib.util.module_from_spec(spec)
+    sys.modules["magcache"] = package
+    spec.loader.exec_module(package)
+
+
+if __name__ == "__main__":
+    main()

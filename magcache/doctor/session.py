@@ -1,0 +1,168 @@
+"""Running `inside` in ComfyUI's own Python, and listening to it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from .findings import Findings
+from .installation import Installation
+
+_INSIDE = Path(__file__).with_name("inside.py")
+_PACKAGE = Path(__file__).resolve().parents[1]
+_FOLDERS = ("custom_nodes", "models", "input", "output", "temp", "user")
+_ENVIRONMENT = {
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONUNBUFFERED": "1",  # what is printed and what is logged go into one file
+    # What ComfyUI sets as it starts.
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    # Packs that install or download while they are loaded do so at the next real start.
+    "PIP_NO_INDEX": "1",
+    "UV_OFFLINE": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+_LOG_LINES = 30
+_POLL = 0.1  # seconds
+
+OnStep = Callable[[str, int, int], None]
+"""Called with a step's text, its number and how many there are; 0 of 0 while that is not known."""
+
+
+def examine(
+    installation: Installation,
+    findings: Findings,
+    on_step: OnStep,
+    families: Sequence[str] = (),
+    timeout: float = 600.0,
+    cpu: bool = False,
+) -> None:
+    """Starts a ComfyUI and tries MagCache in it; fills `findings`.
+
+    The installation stays as it is: models, output, user folder and so on are temporary ones, and
+    only its custom nodes are loaded from where they are.
+
+    Args:
+        installation: What to check.
+        findings: What is found goes here, also where it ends early; `unfinished` then says why.
+        on_step: Told of each step.
+        families: Names of those to try; all if empty.
+        timeout: Seconds after which it is ended.
+        cpu: Compute on the CPU only.
+    """
+    findings.memory["disk"] = _disk(installation.user_folder)
+    with tempfile.TemporaryDirectory(prefix="magcache-doctor-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        asked = _asked(installation, folder, families, cpu)
+        isolated = ["-s"] if installation.embedded else []
+        command = [str(installation.python), "-B", *isolated, str(_INSIDE), str(asked)]
+        log = folder / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=installation.folder,
+                env={**os.environ, **_ENVIRONMENT},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            _listen(process, folder / "events", findings, on_step, time.monotonic() + timeout)
+        finally:
+            _end(process)
+        if findings.unfinished and not findings.refused:
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            findings.log = [line for line in lines if line.strip()][-_LOG_LINES:]
+
+
+def _disk(folder: Path) -> dict[str, Any]:
+    """Room where calibrations are kept; the folder may be made only when the first one is."""
+    place = next(each for each in (folder, *folder.parents) if each.exists())
+    usage = shutil.disk_usage(place)
+    writable = os.access(place, os.W_OK)
+    return {"device": str(folder), "free": usage.free, "whole": usage.total, "writable": writable}
+
+
+def _asked(installation: Installation, folder: Path, families: Sequence[str], cpu: bool) -> Path:
+    """Writes what the child is to do, and makes the folders that it does it in."""
+    base = folder / "base"
+    for name in _FOLDERS:
+        (base / name).mkdir(parents=True)
+    custom_nodes = installation.base / "custom_nodes"
+    places = {"custom_nodes": str(custom_nodes)} if custom_nodes.is_dir() else {}
+    paths = folder / "paths.yaml"
+    paths.write_text(json.dumps({"magcache_doctor": places}), encoding="utf-8")  # JSON is YAML too
+    arguments = [
+        "--base-directory", str(base), "--extra-model-paths-config", str(paths),
+        "--database-url", "sqlite:///:memory:", "--disable-api-nodes", "--disable-auto-launch",
+        *(["--cpu"] if cpu else []),
+    ]  # fmt: skip
+    asked = {
+        "comfyui": str(installation.folder),
+        "package": str(_PACKAGE),
+        "events": str(folder / "events"),
+        "arguments": arguments,
+        "families": list(families),
+    }
+    path = folder / "asked.json"
+    path.write_text(json.dumps(asked), encoding="utf-8")
+    return path
+
+
+def _listen(
+    process: subprocess.Popen[bytes], path: Path, findings: Findings, on_step: OnStep, end: float
+) -> None:
+    """Takes in events until the child is done, has ended or is out of time."""
+    step = "starting its Python"
+    start = time.monotonic()
+    for event in _events(process, path, end):
+        kind = event["event"]
+        if kind == "done":
+            return
+        if kind in ("error", "refused"):
+            findings.refused = kind == "refused"
+            findings.unfinished = event["text"] + ("" if findings.refused else f", while {step}")
+            return
+        if kind == "step":
+            step = event["text"]
+            on_step(step, event.get("number", 0), event.get("total", 0))
+        else:
+            findings.add(event)
+    if process.poll() is None:
+        seconds = time.monotonic() - start
+        findings.unfinished = f"not done after {seconds:.0f} s, while {step}"
+    else:
+        findings.unfinished = f"ComfyUI ended with status {process.returncode}, while {step}"
+
+
+def _events(process: subprocess.Popen[bytes], path: Path, end: float) -> Iterator[dict[str, Any]]:
+    """The lines of a file as they are written; ends with the process, or when time is up."""
+    path.touch()
+    with path.open("rb") as file:
+        rest = b""
+        while True:
+            ended = process.poll() is not None  # looked at before reading: no line is lost
+            *lines, rest = (rest + file.read()).split(b"\n")
+            yield from map(json.loads, lines)
+            if ended or time.monotonic() > end:
+                return
+            time.sleep(_POLL)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends the child, and what it has started."""
+    if sys.platform == "win32":
+        process.kill()
+    else:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

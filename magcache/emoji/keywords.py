@@ -1,0 +1,111 @@
+"""What the two small trained models have in common: their files, and prompts of a few keywords.
+
+In place of a text encoder there is a table of word embeddings. A prompt is a bag of up to eight
+words; word 0 is the padding, and a prompt of nothing else is the unconditional one.
+"""
+
+import base64
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+FORMAT = 1
+TEXT_TOKENS = 8
+DESCRIPTION = "emoji.json"
+
+
+@dataclass(frozen=True)
+class Keywords:
+    """The words of a model.
+
+    Attributes:
+        vocabulary: Its words.
+        table: Their embeddings, (words, 128).
+        splits: Fixed sets of prompts.
+        training: Steps, loss and date of the run.
+    """
+
+    vocabulary: list[str]
+    table: torch.Tensor
+    splits: dict[str, list[str]]
+    training: dict[str, Any]
+
+    def prompts(self, split: str) -> list[str]:
+        """The prompts of "calibration", "test", "demo" or "other"; no prompt is in two.
+
+        Raises ValueError for any other split.
+        """
+        if split not in self.splits:
+            raise ValueError(f"unknown split {split!r}: choose one of {', '.join(self.splits)}")
+        return list(self.splits[split])
+
+    def embed(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Token embeddings (B, 8, 128).
+
+        Raises ValueError for a word that the model has not learnt, and for more than eight words.
+        """
+        return self.table[torch.tensor([self._word_indices(prompt) for prompt in prompts])]
+
+    def _word_indices(self, prompt: str) -> list[int]:
+        words = prompt.lower().split()
+        if len(words) > TEXT_TOKENS:
+            raise ValueError(
+                f"{prompt!r} has {len(words)} words, the model reads at most {TEXT_TOKENS}"
+            )
+        for word in words:
+            if word not in self.vocabulary:
+                near = difflib.get_close_matches(word, self.vocabulary)
+                hint = f"did you mean {' or '.join(near)}?" if near else "none is near it"
+                raise ValueError(f"the emoji model does not know the word {word!r}: {hint}")
+        indices = [self.vocabulary.index(word) for word in words]
+        return indices + [0] * (TEXT_TOKENS - len(indices))
+
+
+def find_folder(name: str, weights: str) -> Path:
+    """A model's folder in an installed package or in a checkout; `weights` is a file in it.
+
+    Raises FileNotFoundError with the places that were looked at.
+    """
+    package = Path(__file__).parents[1]
+    places = [package / "models" / name, package.parent / "models" / name]
+    for place in places:
+        if (place / DESCRIPTION).exists() and (place / weights).exists():
+            return place
+    looked = " nor ".join(str(place) for place in places)
+    raise FileNotFoundError(
+        f"the model {name} is neither in {looked}; reinstall magcache, or in a checkout "
+        f"run `git checkout models/{name}`"
+    )
+
+
+def read(folder: Path) -> Keywords:
+    """Reads the description of a model; raises ValueError if it is of a newer format."""
+    description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    if description["format"] != FORMAT:
+        raise ValueError(
+            f"{folder / DESCRIPTION} has format {description['format']}, this version of "
+            f"MagCache reads {FORMAT}: update MagCache"
+        )
+    return Keywords(
+        vocabulary=description["vocabulary"],
+        table=_table_of(description["embedding"]),
+        splits=_splits_of(description),
+        training=description["training"],
+    )
+
+
+def _table_of(embedding: dict[str, Any]) -> torch.Tensor:
+    values = np.frombuffer(base64.b64decode(embedding["base64"]), dtype="<f2")
+    return torch.from_numpy(values.reshape(embedding["shape"]).astype(np.float32))
+
+
+def _splits_of(description: dict[str, Any]) -> dict[str, list[str]]:
+    splits = description["splits"]
+    listed = {prompt for prompts in splits.values() for prompt in prompts}
+    return {**splits, "other": [p for p in description["prompts"] if p not in listed]}

@@ -1,0 +1,232 @@
+"""FramePackWrapper: its transformer, accelerated section by section.
+
+Its sampler is given a stand-in for the transformer, which passes everything on. The transformer
+itself is not touched, except by `BlockStack` during a call.
+"""
+
+import logging
+import weakref
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from .....blocks import BlockStack, Store
+from .....curves import MagnitudeCurve, Preset, Trajectory, shifted_sigmas
+from .....curves.presets import load
+from .....decide import Decider, Rule
+from .....report import Report
+from .....run import Run, Storage
+from ..widgets import STORES, number, store_of
+
+log = logging.getLogger("magcache")
+_PRESETS = ("framepack", "framepack_f1")
+_LISTS, _HEADS = ("transformer_blocks", "single_transformer_blocks"), ("norm_out",)
+_TIMESTEPS = 1000
+_BRANCHES = ("cond", "uncond")
+
+
+class MagCacheFramePackWrapper:
+    """Puts MagCache on a model of FramePackWrapper."""
+
+    CATEGORY = "MagCache"
+    FUNCTION = "apply"
+    RETURN_TYPES = ("FramePackMODEL",)
+    RETURN_NAMES = ("model",)
+    OUTPUT_TOOLTIPS = ("For FramePackWrapper's samplers; the model that went in stays as it is.",)
+    DESCRIPTION = (
+        "MagCache for FramePackWrapper's samplers, in the place of their TeaCache. It starts anew "
+        "with each section of the video. Leave use_teacache on: it tells the number of steps."
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": ("FramePackMODEL", {"tooltip": "The model of FramePackWrapper's loader."}),
+                "model_type": (
+                    list(_PRESETS),
+                    {"tooltip": "Whose published curve to use: FramePack's, or that of F1."},
+                ),
+                "magcache_thresh": number(
+                    (0.1, 0.0, 1.0, 0.01),
+                    "Largest accumulated error of a skipped evaluation. Lower is nearer to the "
+                    "original; 0 skips nothing.",
+                ),
+                "retention_ratio": number(
+                    (0.2, 0.0, 1.0, 0.01),
+                    "Fraction of each section's steps, from its start, that is always computed.",
+                ),
+                "magcache_K": number(
+                    (3, 0, 10, 1), "Evaluations skipped in a row at most; 0 skips nothing."
+                ),
+                "residuals": (
+                    list(STORES),
+                    {"tooltip": "Where residuals are kept between evaluations."},
+                ),
+            },
+        }
+
+    def apply(
+        self,
+        model: Any,
+        model_type: str,
+        magcache_thresh: float,
+        retention_ratio: float,
+        magcache_K: int,
+        residuals: str = STORES[0],
+    ) -> tuple[dict[str, Any]]:
+        transformer = model.get("transformer") if isinstance(model, dict) else None
+        if not callable(getattr(transformer, "initialize_teacache", None)):
+            raise TypeError(
+                "the input `model` must be a FramePackMODEL, from FramePackWrapper's loader, not "
+                f"{type(transformer or model).__name__}"
+            )
+        settings = _Settings(
+            load(model_type),
+            Rule(magcache_thresh, magcache_K, retention_ratio),
+            store_of(residuals),
+        )
+        if isinstance(transformer, Accelerated):  # a second node takes the place of the first
+            transformer = transformer.plain()
+        return ({**model, "transformer": Accelerated(transformer, settings)},)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    preset: Preset
+    rule: Rule
+    store: Store
+
+
+class Accelerated:
+    """Stands in for the transformer in a sampler: passes everything on, and skips evaluations."""
+
+    def __init__(self, transformer: Any, settings: _Settings) -> None:
+        own = vars(self)  # what is set on this object goes to the transformer
+        own["_transformer"] = transformer
+        own["_settings"] = settings
+        own["_stack"] = BlockStack(transformer, _LISTS, _HEADS)
+        own["_section"] = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what Python itself looks for, before anything is set
+            raise AttributeError(name)
+        return getattr(vars(self)["_transformer"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._transformer, name, value)
+
+    def plain(self) -> Any:
+        """The transformer itself."""
+        return self._transformer
+
+    def initialize_teacache(
+        self, enable_teacache: bool = True, num_steps: int = 25, **others: Any
+    ) -> None:
+        """FramePackWrapper's signal that a section begins, with its number of steps."""
+        self._end()
+        self._transformer.initialize_teacache(enable_teacache=False, num_steps=num_steps, **others)
+        if enable_teacache:
+            vars(self)["_section"] = Section(self._stack, self._settings, num_steps)
+        else:
+            log.warning(
+                "MagCache: FramePack runs uncached: turn use_teacache on, it tells the number of "
+                "steps, and MagCache takes its place"
+            )
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Moves the transformer, as the sampler does after its last section."""
+        self._end()
+        self._transformer.to(*args, **kwargs)
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        forward = partial(self._transformer, *args, **kwargs)
+        if self._section is None:
+            return self._stack.plain(forward)
+        try:
+            return self._section.call(kwargs, forward)
+        except BaseException:
+            self._section.close()
+            vars(self)["_section"] = None
+            raise
+
+    def _end(self) -> None:
+        section, vars(self)["_section"] = self._section, None
+        if section:
+            section.close()
+            log.info("%s", section.report().headline())
+
+
+class Section:
+    """The sampling of one section of a video.
+
+    Its noise levels become known as it goes; they are those of an evenly spaced flow-matching
+    schedule with a shift, by which an evaluation's place in the section is its number.
+
+    Args:
+        stack: The transformer's blocks.
+        settings: Curve and rule.
+        steps: Evaluations of the section.
+    """
+
+    def __init__(self, stack: BlockStack, settings: _Settings, steps: int) -> None:
+        self._curves = settings.preset.curves
+        self._steps = steps
+        trajectory = Trajectory(tuple(1 - step / steps for step in range(steps)))
+        self._decider = Decider(settings.rule, self._curves, trajectory, steps)
+        storage = Storage(settings.store)
+        self._run = Run(self._decider, stack, storage, label=settings.preset.name)
+        self._step = -1
+        self._calls = 0
+        self._top = 1.0
+        self._first: Any = None
+
+    def report(self) -> Report:
+        """What it has done so far."""
+        return Report([self._run])
+
+    def call(self, kwargs: dict[str, Any], forward: Any) -> Any:
+        """Runs one model call. The prompt's call is the first of each evaluation."""
+        prompt = kwargs["encoder_hidden_states"]
+        if self._first is None:
+            self._first = prompt
+            self._free_with(kwargs)
+        if prompt is self._first:
+            self._begin(float(kwargs["timestep"].max()) / _TIMESTEPS)
+        shapes = (tuple(v.shape) for v in kwargs.values() if isinstance(v, torch.Tensor))
+        branch = (self._calls, *shapes)
+        curve = _BRANCHES[min(self._calls, len(_BRANCHES) - 1)]
+        self._calls += 1
+        return self._run.call(branch, curve, prompt.device, forward)
+
+    def close(self) -> None:
+        """Frees every residual."""
+        self._run.close()
+
+    def _begin(self, sigma: float) -> None:
+        self._step, self._calls = self._step + 1, 0
+        left = 1 - self._step / self._steps  # of the section
+        if self._step == 0:
+            self._top = sigma
+        elif 0 < sigma < self._top:
+            shift = (1 / left - 1) / (self._top / sigma - 1)
+            self._decider.curves = self._at(shift)
+        self._run.begin(left, self._step, last=self._step == self._steps - 1)
+
+    def _at(self, shift: float) -> dict[str, MagnitudeCurve]:
+        """The curves over the section's steps."""
+        sigmas = [self._top * sigma for sigma in shifted_sigmas(self._steps, shift)]
+        places = tuple(step / self._steps for step in range(self._steps))
+        return {
+            branch: MagnitudeCurve(places, tuple(map(curve.log_norm, sigmas)), "fraction")
+            for branch, curve in self._curves.items()
+        }
+
+    def _free_with(self, kwargs: dict[str, Any]) -> None:
+        """Frees the residuals with the sampler's own tensors, also where it was interrupted."""
+        made_for_section = kwargs.get("guidance")
+        if isinstance(made_for_section, torch.Tensor):
+            weakref.finalize(made_for_section, self._run.close).atexit = False

@@ -1,0 +1,233 @@
+"""WanVideoWrapper: its own MagCache, with ratios that are right at each step's noise level.
+
+The wrapper multiplies ratios up in the state of each prediction. It looks them up by the step's
+number in a list that is as long as its calibration was, whatever the run's steps are. Here a
+hook on the transformer's forward gives each product its right value before the wrapper uses it.
+Nothing of the model is changed, so there is nothing to restore: the products live in the state
+of the run, which the wrapper itself clears. The hook acts in samplings with this node's settings
+only, and goes with these.
+"""
+
+import logging
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from .....blocks import plain_module
+from .....curves import Calibration, CalibrationError, MagnitudeCurve, Preset
+from .....curves.presets import load
+from .....export import COMPUTE, ENGINES
+from ... import calibrations
+from ...families import MODEL_TYPES
+
+log = logging.getLogger("magcache")
+_PUBLISHED = "published"
+_FAMILIES = ENGINES["wanvideowrapper"].families
+_TYPES = [name for name, kind in MODEL_TYPES.items() if load(kind.preset).family in _FAMILIES]
+_TIMESTEPS = 1000
+_NEEDED = ("magcache_state", "enable_magcache", "cache_device")
+
+
+class CacheArgs(dict[str, Any]):
+    """WanVideoWrapper's `CACHEARGS`: a dictionary that can be referred to weakly."""
+
+
+class MagCacheWanVideoWrapper:
+    """Settings for WanVideoWrapper's sampler, and a curve for its model."""
+
+    CATEGORY = "MagCache"
+    FUNCTION = "apply"
+    RETURN_TYPES = ("CACHEARGS",)
+    RETURN_NAMES = ("cache_args",)
+    OUTPUT_TOOLTIPS = ("For the input cache_args of WanVideoWrapper's sampler.",)
+    DESCRIPTION = (
+        "WanVideoWrapper's MagCache. With the model connected, its ratios are those of the "
+        "run's own steps, scheduler and shift."
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        def whole(default: int, low: int, high: int, tooltip: str) -> tuple[str, dict[str, Any]]:
+            return "INT", {"default": default, "min": low, "max": high, "tooltip": tooltip}
+
+        threshold = (
+            "Largest accumulated error of a skipped evaluation. Lower is nearer to the original; 0 "
+            "skips nothing."
+        )
+        first = (
+            "First step in which skipping is allowed, a fifth of the steps for instance; the "
+            "sampler computes it in any case."
+        )
+        return {
+            "required": {
+                "model_type": (
+                    _TYPES,
+                    {
+                        "default": "wan2.1_t2v_14B",
+                        "tooltip": "Whose published curve to use, with the model connected.",
+                    },
+                ),
+                "magcache_thresh": (
+                    "FLOAT",
+                    {"default": 0.12, "min": 0.0, "max": 0.3, "step": 0.001, "tooltip": threshold},
+                ),
+                "magcache_K": whole(
+                    4, 0, 6, "Evaluations skipped in a row at most; 0 skips nothing."
+                ),
+                "start_step": whole(6, 0, 9999, first),
+                "end_step": whole(
+                    -1, -1, 9999, "Last step in which skipping is allowed; -1 is the last step."
+                ),
+                "cache_device": (
+                    ["main_device", "offload_device"],
+                    {
+                        "default": "offload_device",
+                        "tooltip": "Where residuals are kept between evaluations.",
+                    },
+                ),
+            },
+            "optional": {
+                "model": (
+                    "WANVIDEOMODEL",
+                    {
+                        "tooltip": "The model that is sampled. Without it WanVideoWrapper takes "
+                        "the ratios that it knows itself, of 50 steps."
+                    },
+                ),
+                "calibration": (
+                    [_PUBLISHED, *calibrations.names()],
+                    {"tooltip": "A file of MagCache Calibration, or the published curve."},
+                ),
+            },
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, calibration: str = _PUBLISHED) -> bool | str:
+        """Accepts files that are newer than the list."""
+        return calibration == _PUBLISHED or calibrations.is_there(calibration)
+
+    @classmethod
+    def IS_CHANGED(cls, calibration: str | None = _PUBLISHED, **_: Any) -> float:
+        return calibrations.changed(calibration)
+
+    def apply(
+        self,
+        model_type: str,
+        magcache_thresh: float,
+        magcache_K: int,
+        start_step: int,
+        end_step: int,
+        cache_device: str,
+        model: Any = None,
+        calibration: str = _PUBLISHED,
+    ) -> tuple[CacheArgs]:
+        from comfy import model_management
+
+        main = cache_device == "main_device"
+        name = "get_torch_device" if main else "unet_offload_device"
+        cache_args = CacheArgs(
+            cache_type="MagCache",
+            magcache_thresh=magcache_thresh,
+            magcache_K=magcache_K,
+            start_step=start_step,
+            end_step=end_step,
+            cache_device=torch.device(str(getattr(model_management, name)())),
+        )
+        if model is not None:
+            curve = _curve(_source(model_type, calibration))
+            connect(_transformer(model), cache_args, curve)
+        return (cache_args,)
+
+
+def connect(transformer: nn.Module, cache_args: CacheArgs, curve: MagnitudeCurve) -> None:
+    """Has samplings of a transformer with these settings take their ratios from a curve."""
+    hook = _Ratios(cache_args["cache_device"], curve)
+    handle = transformer.register_forward_pre_hook(hook, with_kwargs=True)
+    weakref.finalize(cache_args, handle.remove).atexit = False
+
+
+class _Product(float):
+    """A product of ratios that is complete: what it is multiplied by is left out."""
+
+    def __mul__(self, _ratio: float) -> float:
+        return float(self)
+
+
+@dataclass
+class _Ratios:
+    """Follows the noise levels of a sampling, and completes the products of its ratios.
+
+    Attributes:
+        device: The sampling that sets this object as the transformer's cache device is the one.
+        curve: The magnitude curve of the conditional branch, which decides for all.
+        before, now: Noise levels of the last evaluation and of the one under way.
+        step: Number of the step under way.
+    """
+
+    device: torch.device
+    curve: MagnitudeCurve
+    before: float | None = None
+    now: float | None = None
+    step: int = 0
+
+    def __call__(
+        self, transformer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        if not (transformer.enable_magcache and transformer.cache_device is self.device):
+            return
+        timestep = kwargs["t"] if "t" in kwargs else args[1]
+        self._follow(float(timestep.max()) / _TIMESTEPS, int(kwargs.get("current_step", 0)))
+        state: Any = transformer.magcache_state
+        entry = state.get(kwargs.get("pred_id"))
+        if entry:
+            ratio = None if self.before is None else self.curve.ratio(self.before, self._now())
+            complete = COMPUTE if ratio is None else entry["accumulated_ratio"] * ratio
+            entry["accumulated_ratio"] = _Product(complete)
+
+    def _follow(self, sigma: float, step: int) -> None:
+        if self.now is None or step < self.step or sigma > self.now:
+            self.before, self.now = None, sigma  # another run
+        elif sigma < self.now:
+            self.before, self.now = self.now, sigma
+        self.step = step
+
+    def _now(self) -> float:
+        assert self.now is not None
+        return self.now
+
+
+def _source(model_type: str, calibration: str) -> Preset | Calibration:
+    if calibration == _PUBLISHED:
+        return load(MODEL_TYPES[model_type].preset)
+    measured = Calibration.load(calibrations.find(calibration))
+    if not ENGINES["wanvideowrapper"].fits(measured):
+        raise CalibrationError(
+            f"{calibration} was measured on {measured.model}, which WanVideoWrapper does not "
+            "sample: take one of a Wan model"
+        )
+    return measured
+
+
+def _curve(source: Preset | Calibration) -> MagnitudeCurve:
+    return source.curves.get("cond") or next(iter(source.curves.values()))
+
+
+def _transformer(model: Any) -> nn.Module:
+    """The transformer of a WANVIDEOMODEL.
+
+    Raises:
+        TypeError: The model is none, or of a WanVideoWrapper that works differently.
+    """
+    network = getattr(getattr(model, "model", None), "diffusion_model", None)
+    network = plain_module(network) if isinstance(network, nn.Module) else None
+    missing = [name for name in _NEEDED if not hasattr(network, name)]
+    if network is None or missing:
+        raise TypeError(
+            f"the input `model` must be a WANVIDEOMODEL of a WanVideoWrapper with MagCache; "
+            f"{type(network or model).__name__} has no {', '.join(missing)}"
+        )
+    return network

@@ -1,0 +1,62 @@
+"""The nodes. Ids, titles and the order of inputs are those that existing workflows hold."""
+
+import logging
+from typing import Any
+
+from ....decide import Rule
+from .. import calibrations, detect, host
+from ..families import AUTO, OLD_NAMES, class_name, misfit
+from ..sampling import Sampling, install
+from ..settings import Settings
+from ..watch import Watch
+from .widgets import model_type_input
+
+log = logging.getLogger("magcache")
+_CATEGORY = "MagCache"
+_AUTOMATIC, _PUBLISHED = "automatic", "published"
+
+
+class MagCacheCalibration:
+    """Measures a model's magnitude curve during one ordinary sampling."""
+
+    CATEGORY = _CATEGORY
+    FUNCTION = "apply"
+    RETURN_TYPES = ("MODEL",)
+    OUTPUT_TOOLTIPS = ("The model, which is measured while it is sampled.",)
+    DESCRIPTION = "Measures the magnitude curve of a model during a sampling that skips nothing."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": ("MODEL", {"tooltip": "The diffusion model, behind its LoRAs."}),
+                "model_type": model_type_input(
+                    AUTO, "What the model is; the file is named after it. auto takes its class."
+                ),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model_type: str = AUTO) -> bool | str:
+        """Accepts the values of older workflows, which the list does not hold."""
+        return detect.known_type(model_type)
+
+    def apply(self, model: Any, model_type: str, node_id: str | None = None) -> tuple[Any]:
+        host.check_version()
+        host.check_model(model)
+        if reason := misfit(model):
+            return (host.uncached(model, reason, node_id),)
+        kind = OLD_NAMES.get(model_type, model_type)
+        if kind != AUTO:
+            detect.check_type(model, kind)
+        name = class_name(model) if kind == AUTO else kind
+
+        def finished(sampling: Sampling) -> None:
+            summary = calibrations.save(sampling, name)
+            log.info("%s", summary)
+            host.show(summary, node_id)
+
+        label, watch = f"{name} calibration", Watch(node_id, f"model_type {model_type}")
+        settings = Settings(None, Rule(0, 0, 0), label=label, finished=finished)
+        return (install(model, settings, watch),)

@@ -1,0 +1,50 @@
+"""The nodes. Ids, titles and the order of inputs are those that existing workflows hold."""
+
+import logging
+from typing import Any
+
+from .. import compile, host
+
+log = logging.getLogger("magcache")
+_CATEGORY = "MagCache"
+_AUTOMATIC, _PUBLISHED = "automatic", "published"
+
+
+class CompileModel:
+    """Compiles a model block by block."""
+
+    CATEGORY = _CATEGORY
+    FUNCTION = "apply"
+    RETURN_TYPES = ("MODEL",)
+    OUTPUT_TOOLTIPS = ("The model, compiled while it is sampled first.",)
+    DESCRIPTION = "Compiles the model's blocks with torch.compile, once for each kind of block."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": ("MODEL", {"tooltip": "The diffusion model; before or after MagCache."}),
+                "mode": (
+                    list(compile.MODES),
+                    {"tooltip": "What torch.compile optimises for; used by inductor only."},
+                ),
+                "backend": (list(compile.BACKENDS), {"tooltip": "torch.compile's backend."}),
+                "fullgraph": (
+                    "BOOLEAN",
+                    {"default": False, "tooltip": "Fail where a block is not one graph."},
+                ),
+                "dynamic": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "One graph for all sizes, instead of one a size.",
+                    },
+                ),
+            }
+        }
+
+    def apply(
+        self, model: Any, mode: str, backend: str, fullgraph: bool, dynamic: bool
+    ) -> tuple[Any]:
+        host.check_model(model)
+        return (compile.compile_blocks(model, mode, backend, fullgraph, dynamic),)

@@ -1,0 +1,110 @@
+"""The two small trained models of MagCache as one node: nothing to download, any CPU."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from ....emoji import keywords
+from .. import host
+
+PICTURES, CLIPS = "pictures (FLUX)", "clips (Wan 2.1)"
+_FILES = {
+    PICTURES: ("emoji", "diffusion_pytorch_model.safetensors"),
+    CLIPS: ("emoji-video", "wan2.1_emoji_video.safetensors"),
+}
+_WAN_TEXT_WIDTH = 4096  # a word's 128 numbers come first, the others are zero
+
+
+class MagCacheEmojiModel:
+    """Loads one of the small models, with what stands in for text encoder and autoencoder."""
+
+    CATEGORY = "MagCache/demo"
+    FUNCTION = "load"
+    RETURN_TYPES = ("MODEL", "CLIP", "VAE")
+    OUTPUT_TOOLTIPS = (
+        "The small model, for any sampler.",
+        "In the place of a text encoder: a table of words.",
+        "In the place of an autoencoder: takes the pixels out of the latent.",
+    )
+    DESCRIPTION = (
+        "The small trained models that come with MagCache, to try the nodes without a download. "
+        "They draw emoji of 32x32 pixels from up to eight keywords, in seconds on any CPU."
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        tooltip = (
+            f"{PICTURES}: from an empty latent of 128x128. {CLIPS}: eight frames, from an empty "
+            "video latent of 128x128 and length 29."
+        )
+        return {"required": {"makes": (list(_FILES), {"tooltip": tooltip})}}
+
+    def load(self, makes: str) -> tuple[Any, "Words", "Pixels"]:
+        host.check_version()
+        name, weights = _FILES[makes]
+        folder = keywords.find_folder(name, weights)
+        model = (_flux if makes == PICTURES else _wan)(folder / weights)
+        words = Words(keywords.read(folder), makes == CLIPS)
+        return model, words, Pixels(model.get_model_object("latent_format"))
+
+
+class Words:
+    """In the place of a text encoder: a table of embeddings, with what CLIPTextEncode asks for."""
+
+    def __init__(self, table: keywords.Keywords, for_wan: bool) -> None:
+        self._table, self._for_wan = table, for_wan
+
+    def tokenize(self, text: str, **_: Any) -> str:
+        return text
+
+    def encode_from_tokens_scheduled(self, tokens: str, **_: Any) -> list[list[Any]]:
+        """The conditioning of a prompt of keywords; raises ValueError for an unknown word."""
+        embeds = self._table.embed([tokens])
+        if self._for_wan:
+            return [[F.pad(embeds, (0, _WAN_TEXT_WIDTH - embeds.shape[-1])), {}]]
+        return [[embeds, {"pooled_output": embeds.mean(1)}]]
+
+
+class Pixels:
+    """In the place of an autoencoder: the latent's channels are the pixels of 2x2 blocks."""
+
+    def __init__(self, latent_format: Any) -> None:
+        self._format = latent_format  # ComfyUI applies it, though these models have none
+
+    def decode(self, samples: torch.Tensor) -> torch.Tensor:
+        """Latents (B, 16, H, W) or (B, 16, frames, H, W) to RGB (B, [frames,] 2H, 2W, 3)."""
+        latents = self._format.process_in(samples.float())
+        frames = latents.transpose(1, 2) if latents.ndim == 5 else latents
+        images = F.pixel_shuffle(frames[..., :12, :, :], 2) / 2 + 0.5
+        return images.movedim(-3, -1).clamp(0, 1).cpu()
+
+
+def _flux(path: Path) -> Any:
+    """A ModelPatcher. Older ComfyUI take every FLUX for one of 3072 channels, so not its loader."""
+    from comfy import model_detection, model_management, model_patcher, supported_models, utils
+
+    weights = model_detection.convert_diffusers_mmdit(utils.load_torch_file(str(path)), "")
+    sizes = model_detection.detect_unet_config(weights, "")
+    width = weights["img_in.weight"].shape[0]
+    sizes |= {
+        "hidden_size": width,
+        "num_heads": width // sum(sizes["axes_dim"]),
+        "context_in_dim": weights["txt_in.weight"].shape[1],
+        "vec_in_dim": weights["vector_in.in_layer.weight"].shape[1],
+    }
+    config = supported_models.Flux(sizes)
+    config.sampling_settings = {"shift": 0.0}  # as it was trained: evenly spaced noise levels
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model(weights, "")
+    model.load_model_weights(weights, "")
+    return model_patcher.ModelPatcher(
+        model, model_management.get_torch_device(), model_management.unet_offload_device()
+    )
+
+
+def _wan(path: Path) -> Any:
+    from comfy import sd
+
+    return sd.load_diffusion_model(str(path), model_options={"dtype": torch.float32})

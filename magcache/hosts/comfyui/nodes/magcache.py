@@ -1,0 +1,157 @@
+"""The nodes. Ids, titles and the order of inputs are those that existing workflows hold."""
+
+import logging
+from typing import Any
+
+from ....curves import Calibration, Preset
+from ....decide import Rule, rule_of
+from .. import calibrations, detect, host
+from ..families import AUTO, OLD_NAMES, class_name, misfit
+from ..sampling import install
+from ..settings import Settings
+from ..watch import Watch
+from .widgets import STORES, model_type_input, number, store_of
+
+log = logging.getLogger("magcache")
+_CATEGORY = "MagCache"
+_AUTOMATIC, _PUBLISHED = "automatic", "published"
+
+
+class MagCache:
+    """Puts MagCache on a model."""
+
+    CATEGORY = _CATEGORY
+    FUNCTION = "apply"
+    RETURN_TYPES = ("MODEL",)
+    OUTPUT_TOOLTIPS = ("The model with MagCache; the one that went in stays as it is.",)
+    DESCRIPTION = "Skips most evaluations of a diffusion transformer: 2 to 3 times faster."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": ("MODEL", {"tooltip": "The diffusion model, behind its LoRAs."}),
+                "model_type": model_type_input(
+                    AUTO, "Whose published curve to use; auto finds it from the model."
+                ),
+                "magcache_thresh": number(
+                    (0.24, 0.0, 0.3, 0.001),
+                    "Largest accumulated error of a skipped evaluation. Lower is nearer to the "
+                    "original; 0 skips nothing.",
+                ),
+                "retention_ratio": number(
+                    (0.1, 0.1, 0.3, 0.01),
+                    "Fraction of the trajectory, from its noisy end, in which nothing is skipped.",
+                ),
+                "magcache_K": number(
+                    (5, 0, 6, 1), "Evaluations skipped in a row at most; 0 skips nothing."
+                ),
+                "start_step": number(
+                    (0, -10000, 10000, 1),
+                    "First step in which skipping is allowed; negative counts from the end.",
+                ),
+                "end_step": number(
+                    (-1, -10000, 10000, 1),
+                    "Last step in which skipping is allowed; -1 is the last step.",
+                ),
+            },
+            "optional": {
+                "residuals": (
+                    [_AUTOMATIC, *STORES],
+                    {
+                        "tooltip": "Where residuals are kept between evaluations. automatic: on "
+                        "the compute device, in a low-memory mode on the offload device."
+                    },
+                ),
+                "recommended": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Off: the widgets magcache_thresh, retention_ratio and "
+                        "magcache_K are in force. On: the recommended values of the model type "
+                        "are in force instead, and the three widgets are not looked at.",
+                    },
+                ),
+                "calibration": (
+                    [_AUTOMATIC, _PUBLISHED, *calibrations.names()],
+                    {
+                        "tooltip": "automatic: with model_type auto, the stored calibration of "
+                        "this very model that is nearest to the settings, else the published "
+                        "curve; a model that has neither is measured during its first sampling. "
+                        "published: the published curve only. Or a file of MagCache Calibration."
+                    },
+                ),
+                "verbose": ("BOOLEAN", {"default": False, "tooltip": "Log each evaluation."}),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model_type: str = AUTO, calibration: str = _AUTOMATIC) -> bool | str:
+        """Accepts what the lists do not hold: older model types, and files that are newer.
+
+        ComfyUI leaves out an input that another node gives.
+        """
+        named = calibration not in (_AUTOMATIC, _PUBLISHED)
+        if named and isinstance(why := calibrations.is_there(calibration), str):
+            return why
+        return detect.known_type(model_type)
+
+    @classmethod
+    def IS_CHANGED(cls, calibration: str | None = _AUTOMATIC, **_: Any) -> float:
+        return calibrations.changed(calibration)
+
+    def apply(
+        self,
+        model: Any,
+        model_type: str,
+        magcache_thresh: float,
+        retention_ratio: float,
+        magcache_K: int,
+        start_step: int,
+        end_step: int,
+        residuals: str = _AUTOMATIC,
+        recommended: bool = False,
+        calibration: str = _AUTOMATIC,
+        verbose: bool = False,
+        node_id: str | None = None,
+    ) -> tuple[Any]:
+        host.check_version()
+        host.check_model(model)
+        if reason := misfit(model):
+            return (host.uncached(model, reason, node_id),)
+        measured = None
+        if calibration not in (_AUTOMATIC, _PUBLISHED):
+            measured = calibrations.load(calibration, class_name(model))
+        source, note = (measured, "") if measured else detect.published(model, model_type)
+        by_itself = calibration == _AUTOMATIC and OLD_NAMES.get(model_type, model_type) == AUTO
+        if source is None and not by_itself:
+            return (host.uncached(model, note, node_id),)
+        widgets = (magcache_thresh, retention_ratio, magcache_K)
+        threshold, retention, max_skip = (None,) * 3 if recommended else widgets
+        store = detect.store() if residuals == _AUTOMATIC else store_of(residuals)
+        asked = f"model_type {model_type}, calibration {calibration}"
+        watch = Watch(node_id, f"{asked}, recommended settings" if recommended else asked)
+
+        def settings(curve: Preset | Calibration, note: str, values_of: Any = None) -> Settings:
+            rule = rule_of(
+                values_of or curve,
+                threshold=threshold,
+                retention=retention,
+                max_skip=max_skip,
+                start_step=start_step,
+                end_step=end_step,
+            )
+            again = None if measured else choose
+            return Settings(curve, rule, store, verbose, curve.name, choose=again, note=note)
+
+        def choose(patcher: Any, start: detect.Start) -> Settings:
+            curve, note = detect.published(patcher, model_type, start)
+            curve = curve or source
+            found = calibrations.nearest(patcher, start.made_with) if by_itself else None
+            if found and (found.same_weights or curve is None):
+                return settings(found.calibration, str(found), values_of=curve)
+            return settings(curve, note) if curve else calibrations.measuring(node_id)
+
+        first = settings(source, note) if source else Settings(None, Rule(0, 0, 0), choose=choose)
+        return (install(model, first, watch),)

@@ -1,0 +1,101 @@
+"""MagCache Report: what the last sampling of a model did, as a picture and as text."""
+
+import re
+from typing import Any
+
+from ....pictures import as_batch
+from ....pictures.schedule import draw
+from .. import host
+from ..record import Record
+from ..settings import settings_on
+
+
+class Anything(str):
+    """The type of an input or output that takes any connection: no other type differs from it."""
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __eq__ = str.__eq__
+    __hash__ = str.__hash__
+
+
+ANY = Anything("*")
+
+
+class MagCacheReport:
+    """Runs behind the sampler, and asks the model what its MagCache node has seen.
+
+    Nothing but a new sampling changes what it shows, and that changes `after`: so ComfyUI's
+    cache is right about it, and there is no IS_CHANGED that would run what comes after it again.
+    """
+
+    CATEGORY = "MagCache"
+    FUNCTION = "report"
+    OUTPUT_NODE = True
+    RETURN_TYPES = ("IMAGE", "STRING", ANY)
+    RETURN_NAMES = ("picture", "text", "after")
+    OUTPUT_TOOLTIPS = (
+        "Curve and schedule, with time and expected error of each evaluation.",
+        "Settings in force, what was computed and skipped and why, speed-up, memory, warnings.",
+        "What came in as `after`: further nodes connected here run after the report.",
+    )
+    DESCRIPTION = (
+        "Shows what MagCache did in the last sampling of a model: what was computed, what was "
+        "skipped and why, and what that gained."
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (
+                    "MODEL",
+                    {"tooltip": "The MODEL that is sampled: the output of the MagCache node."},
+                ),
+                "after": (
+                    ANY,
+                    {
+                        "tooltip": "The sampler's result, or what was made of it, so that the "
+                        "report comes after the sampling."
+                    },
+                ),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    def report(self, model: Any, after: Any, node_id: str | None = None) -> dict[str, Any]:
+        host.check_model(model)
+        record = _last(model)
+        picture = as_batch(draw(record))
+        host.show(re.sub(r"(?m)^  (\w+) +", r"\1: ", record.text), node_id)  # no columns there
+        ui = {**host.preview(picture), "text": [record.text]}
+        return {"ui": ui, "result": (picture, record.text, after)}
+
+
+def _last(model: Any) -> Record:
+    """The record of a model's last sampling, or one that says why there is none."""
+    settings = settings_on(model)
+    watch = settings.watch if settings else None
+    if watch is None:
+        return _told(
+            "MagCache is not on this model",
+            "Connect the MODEL output of a MagCache node. A model that MagCache does not fit, or "
+            "a speed-up of 1, leaves the model as it is: then that node says so.",
+        )
+    if watch.last is None:
+        return _told(
+            "MagCache: no run yet",
+            "This model has not been sampled since its MagCache node last ran. Connect `after` "
+            "to the result of the sampler that uses it; where ComfyUI took that result from its "
+            "cache, change the seed.",
+        )
+    if watch.ended == 1:
+        return watch.last
+    return watch.last.with_line(
+        f"  runs       {watch.ended} with the MagCache node as it is, this is the last"
+    )
+
+
+def _told(headline: str, advice: str) -> Record:
+    return Record(headline, f"{headline}\n{advice}")

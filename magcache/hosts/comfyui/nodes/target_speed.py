@@ -1,0 +1,89 @@
+"""MagCache (Target Speed): a speed-up is all that it asks for."""
+
+from typing import Any
+
+from ....decide import Rule, Target, rule_of
+from .. import calibrations, detect, host
+from ..families import class_name, misfit
+from ..sampling import install
+from ..settings import Settings
+from ..watch import Watch
+
+_AUTOMATIC = "automatic"
+
+
+class MagCacheTargetSpeed:
+    """Plans the best schedule for a speed-up, from a calibration that makes itself."""
+
+    CATEGORY = "MagCache"
+    FUNCTION = "apply"
+    RETURN_TYPES = ("MODEL",)
+    OUTPUT_TOOLTIPS = ("The model with MagCache; the one that went in stays as it is.",)
+    DESCRIPTION = (
+        "Makes sampling faster by the factor asked for. The first sampling of a model runs at "
+        "full length and is measured; from the second one on it is accelerated."
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": ("MODEL", {"tooltip": "The diffusion model, behind its LoRAs."}),
+                "speedup": (
+                    "FLOAT",
+                    {
+                        "default": 2.0,
+                        "min": 1.0,
+                        "max": 4.0,
+                        "step": 0.1,
+                        "tooltip": "How many evaluations there are for each computed one. More is "
+                        "faster and further from the original; 1 is the original.",
+                    },
+                ),
+                "calibration": (
+                    [_AUTOMATIC, *calibrations.names()],
+                    {
+                        "tooltip": "automatic: the stored calibration that is nearest to the "
+                        "model and the settings; where there is none, this sampling makes one."
+                    },
+                ),
+            },
+            "hidden": {"node_id": "UNIQUE_ID"},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, calibration: str = _AUTOMATIC) -> bool | str:
+        """Accepts files that are newer than the list."""
+        return calibration == _AUTOMATIC or calibrations.is_there(calibration)
+
+    @classmethod
+    def IS_CHANGED(cls, calibration: str | None = _AUTOMATIC, **_: Any) -> float:
+        return calibrations.changed(calibration)
+
+    def apply(
+        self, model: Any, speedup: float, calibration: str, node_id: str | None = None
+    ) -> tuple[Any]:
+        host.check_version()
+        host.check_model(model)
+        if reason := misfit(model):
+            return (host.uncached(model, reason, node_id),)
+        target, store = Target(speedup), detect.store()
+        if target.skips_nothing:
+            return (model,)
+        watch = Watch(node_id, f"speed-up {speedup:g}, calibration {calibration}")
+        if calibration != _AUTOMATIC:
+            source = calibrations.load(calibration, class_name(model))
+            source.check_grams()
+            settings = Settings(source, rule_of(source), store, label=source.name, target=target)
+            return (install(model, settings, watch),)
+
+        def choose(patcher: Any, start: detect.Start) -> Settings:
+            found = calibrations.nearest(patcher, start.made_with)
+            if found is None:
+                return calibrations.measuring(node_id)
+            source = found.calibration
+            return Settings(
+                source, rule_of(source), store, label=source.name, target=target, note=str(found)
+            )
+
+        return (install(model, Settings(None, Rule(0, 0, 0), choose=choose), watch),)

@@ -1,0 +1,96 @@
+"""The picture of a comparison: A, B, where they differ, and every frame's figures."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..hosts.comfyui.compare import Compared
+from .canvas import BLUE, FAINT, ORANGE, RED, Canvas, Plot
+
+WIDTH, MARGIN, GAP = 1536, 30, 18
+_SIZE = 40  # of text: a quarter of the width on the node
+_TALLEST = 640
+_SCALES = (0.05, 0.1, 0.25, 0.5, 1.0)  # ends of the colour scale
+_SHADES = np.array(  # dark to light, rising evenly in lightness
+    [(6, 5, 20), (74, 18, 108), (165, 44, 96), (237, 105, 37), (252, 208, 80), (252, 255, 200)]
+)
+
+
+def draw(a: torch.Tensor, b: torch.Tensor, compared: Compared) -> Image.Image:
+    """Draws the frames (H, W, C) that differ most, their FLIP errors, and curves of all frames."""
+    canvas = Canvas(WIDTH, 2400, _SIZE)
+    frames = len(compared.flips)
+    y = canvas.lines(MARGIN, 28, compared.figures)
+    if compared.equal:
+        y = canvas.lines(MARGIN, y, "A and B are equal", FAINT)
+    elif frames > 1:
+        shown = f"frame {compared.worst + 1} of {frames}, which differs most"
+        y = canvas.lines(MARGIN, y, shown, FAINT)
+    errors = compared.errors.numpy()
+    scale = next(s for s in _SCALES if s >= min(1.0, float(np.nan_to_num(errors).max())))
+    pictures = (_picture(a), _picture(b), shaded(errors / scale))
+    width = (WIDTH - 2 * MARGIN - 2 * GAP) // 3
+    height = min(_TALLEST, round(width * pictures[0].height / pictures[0].width))
+    for place, (title, picture) in enumerate(zip(("A", "B", "FLIP"), pictures, strict=True)):
+        x = MARGIN + place * (width + GAP)
+        behind = canvas.text(x, y + 30, title, FAINT)
+        canvas.paste(_fitted(picture, width, height), x, round(y + 60))
+        if title == "FLIP":
+            _scale(canvas, behind + 30, y + 30, x + width, scale)
+    y += 60 + height
+    if frames > 1 and not compared.equal:
+        y = _curve(canvas, y + 90, compared.flips, "FLIP, by frame", ORANGE, compared.worst)
+        y = _curve(canvas, y + 130, compared.psnrs, "PSNR in dB, by frame", BLUE, compared.worst)
+        y += 50
+    return canvas.image(y + MARGIN)
+
+
+def shaded(values: np.ndarray) -> Image.Image:
+    """Values (H, W) from 0 to 1 as shades."""
+    places = np.clip(np.nan_to_num(values), 0, 1) * (len(_SHADES) - 1)
+    grid = np.arange(len(_SHADES))
+    channels = [np.interp(places, grid, _SHADES[:, channel]) for channel in range(3)]
+    return Image.fromarray(np.stack(channels, -1).round().astype(np.uint8))
+
+
+def _picture(image: torch.Tensor) -> Image.Image:
+    values = np.nan_to_num(image[..., :3].expand(*image.shape[:2], 3).float().cpu().numpy())
+    return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
+
+
+def _fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """As large as fits; few pixels stay visible as such."""
+    factor = min(width / picture.width, height / picture.height)
+    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+    how = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS
+    return picture.resize(size, how)
+
+
+def _scale(canvas: Canvas, left: float, y: float, right: float, end: float) -> None:
+    """The shades, from no difference to the largest."""
+    left = canvas.text(left, y, "0", FAINT) + 12
+    right = canvas.text(right, y, f"{end:g}", FAINT, "rm") - 12
+    bar = shaded(np.linspace(0, 1, round(right - left))[None].repeat(24, 0))
+    canvas.paste(bar, round(left), round(y - 12))
+
+
+def _curve(
+    canvas: Canvas, top: float, values: Sequence[float], title: str, colour: str, worst: int
+) -> float:
+    """A value a frame, without those that are infinite; where the axes end."""
+    known = [(at + 1, value) for at, value in enumerate(values) if math.isfinite(value)]
+    heights = [value for _, value in known] or [0.0]
+    margin = 0.08 * (max(heights) - min(heights)) or 0.5 * abs(heights[0]) or 1.0
+    ys = (min(heights) - margin, max(heights) + margin)
+    plot = Plot(canvas, 170, top, WIDTH - MARGIN, top + 170, (1, len(values)), ys)
+    plot.frame(title, across=min(6, len(values) - 1), up=3)
+    canvas.line([(plot.x(worst + 1), plot.top), (plot.x(worst + 1), plot.bottom)], RED, 3)
+    points = [(plot.x(at), plot.y(value)) for at, value in known]
+    if len(points) > 1:
+        canvas.line(points, colour, 4)
+    for point in points if len(points) < 60 else ():
+        canvas.dot(*point, 6, colour)
+    return plot.bottom

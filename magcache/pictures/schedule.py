@@ -1,0 +1,142 @@
+"""The picture of one sampling: its curve, and time, expected error and fate of each evaluation."""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from PIL import Image
+
+from ..decide import Reason
+from ..hosts.comfyui.record import Evaluated, Record
+from .canvas import (
+    BLUE,
+    FAINT,
+    GREEN,
+    GREY,
+    ORANGE,
+    PINK,
+    RED,
+    SIZE,
+    TEXT,
+    VIOLET,
+    YELLOW,
+    Canvas,
+    Plot,
+)
+
+WIDTH, LEFT, RIGHT = 800, 92, 776
+_ALWAYS = BLUE  # computed, whatever the curve says
+_COLOURS = {
+    Reason.SKIPPED: GREY,
+    Reason.THRESHOLD: ORANGE,
+    Reason.ERROR: ORANGE,
+    Reason.MAX_SKIP: YELLOW,
+    Reason.PLANNED: GREEN,
+    Reason.CALIBRATION: PINK,
+    Reason.NO_RESIDUAL: RED,
+    Reason.NO_RATIO: RED,
+}
+_LINES = (TEXT, FAINT, GREEN, PINK)
+
+
+def colour_of(reason: Reason) -> str:
+    """The colour of an evaluation in every part of the picture."""
+    return _COLOURS.get(reason, _ALWAYS)
+
+
+def draw(record: Record) -> Image.Image:
+    """Draws a sampling; one without evaluations is its text alone."""
+    canvas, evaluations = Canvas(WIDTH, 1400), record.evaluations
+    y = canvas.lines(24, 22, record.headline)
+    if not evaluations:
+        return canvas.image(canvas.lines(24, y + 8, record.text.partition("\n")[2], FAINT) + 14)
+    if record.curves:
+        y = _curves(canvas, y + 48, record) + 40
+    times = [each.seconds for each in evaluations]
+    unit, scale = ("s", 1.0) if fmean(times) >= 0.5 else ("ms", 1e3)
+    heights = [seconds * scale for seconds in times]
+    y = _bars(canvas, y + 48, evaluations, heights, f"time of each evaluation, in {unit}", "")
+    errors = [100 * (each.error or 0) for each in evaluations]
+    if any(each.error is not None for each in evaluations):
+        title = "expected error of each predicted residual, in %"
+        y = _bars(canvas, y + 56, evaluations, errors, title, VIOLET)
+    y = _schedule(canvas, y + 56, evaluations)
+    return canvas.image(_legend(canvas, y + 56, evaluations) + 14)
+
+
+def _curves(canvas: Canvas, top: float, record: Record) -> float:
+    """Magnitude over the noise level, with a mark an evaluation; where the axes end."""
+    places = [each.place for each in record.evaluations]
+    heights = [height for curve in record.curves.values() for height in curve]
+    low, high = min(heights), max(heights)
+    margin = 0.08 * (high - low) or 0.5
+    ends = (max(places), min(places)) if record.over == "sigma" else (0.0, 1.0)
+    ys = (low - margin, high + margin)
+    plot = Plot(canvas, LEFT, top, RIGHT, top + 230, ends, ys)
+    over = "the noise level sigma" if record.over == "sigma" else "the trajectory"
+    plot.frame(f"log of the residual's norm, over {over}")
+    x = float(RIGHT)
+    for (branch, curve), colour in zip(record.curves.items(), _LINES, strict=False):
+        points = sorted(zip(map(plot.x, places), map(plot.y, curve), strict=True))
+        canvas.line(points, colour)
+        if len(record.curves) > 1:
+            x = canvas.text(x, top - 22, branch, colour, anchor="rm") - 20
+    for curve in record.curves.values():
+        for each, place, height in zip(record.evaluations, places, curve, strict=True):
+            colour, radius = colour_of(each.reason), 4 if each.skipped else 7
+            canvas.dot(plot.x(place), plot.y(height), radius, colour, filled=not each.skipped)
+    return plot.bottom
+
+
+def _bars(
+    canvas: Canvas,
+    top: float,
+    evaluations: Sequence[Evaluated],
+    heights: Sequence[float],
+    title: str,
+    colour: str,
+) -> float:
+    """A bar an evaluation, of a colour or of its reason's; where the axes end."""
+    highest = max(heights) or 1.0
+    plot = Plot(canvas, LEFT, top, RIGHT, top + 130, _ends(evaluations), (0.0, 1.08 * highest))
+    plot.frame(title, across=0)
+    for (left, right), each, height in zip(
+        _cells(plot, evaluations), evaluations, heights, strict=True
+    ):
+        if height > 0:
+            canvas.box(left, plot.y(height), right, plot.bottom, colour or colour_of(each.reason))
+    return plot.bottom
+
+
+def _schedule(canvas: Canvas, top: float, evaluations: Sequence[Evaluated]) -> float:
+    """A cell an evaluation, coloured by its reason; where the cells end."""
+    plot = Plot(canvas, LEFT, top, RIGHT, top + 30, _ends(evaluations), (0.0, 1.0))
+    plot.frame("schedule, by evaluation", across=min(6, len(evaluations)), up=0)
+    for (left, right), each in zip(_cells(plot, evaluations), evaluations, strict=True):
+        canvas.box(left, plot.top, right, plot.bottom, colour_of(each.reason))
+    return plot.bottom
+
+
+def _ends(evaluations: Sequence[Evaluated]) -> tuple[float, float]:
+    return 0.5, len(evaluations) + 0.5
+
+
+def _cells(plot: Plot, evaluations: Sequence[Evaluated]) -> list[tuple[float, float]]:
+    """From where to where each evaluation reaches; counted from 1."""
+    gap = min(2.0, 0.2 * (plot.x(1) - plot.x(0)))
+    numbers = range(1, len(evaluations) + 1)
+    return [(plot.x(at - 0.5) + gap / 2, plot.x(at + 0.5) - gap / 2) for at in numbers]
+
+
+def _legend(canvas: Canvas, y: float, evaluations: Sequence[Evaluated]) -> float:
+    """What the colours mean, and how often each was; where the next line would be."""
+    counts: dict[Reason, int] = {}
+    for each in evaluations:
+        counts[each.reason] = counts.get(each.reason, 0) + 1
+    x = float(LEFT)
+    for reason, count in counts.items():
+        text = f"{reason.value} {count}"
+        if x > LEFT and x + 26 + canvas.width_of(text) > RIGHT:
+            x, y = float(LEFT), y + 1.5 * SIZE
+        canvas.box(x, y - 9, x + 18, y + 9, colour_of(reason))
+        x = canvas.text(x + 26, y, text) + 28
+    return y + SIZE
