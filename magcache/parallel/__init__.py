@@ -3,10 +3,11 @@
 `peers` are the processes and their notes, `pooled` is a measurement of all of them.
 """
 
-from .peers import Peers, default_store, described
+from .peers import ParallelError, Peers, default_store, described
 from .pooled import PooledCalibrator
 
 __all__ = [
+    "ParallelError",
     "Peers",
     "PooledCalibrator",
     "default_store",

@@ -368,7 +368,7 @@ def test_no_process_waits_for_one_that_has_failed_in_a_model_call() -> None:
 
 def test_no_process_waits_for_one_that_has_failed_between_two_samplings() -> None:
     def work(rank: int) -> str:
-        magcache.parallel.GRACE = 0.1
+        magcache.parallel.peers.GRACE = 0.1
         loop, branch = Loop(), ("cond", "uncond")[rank]
         settings = {"preset": "wan2.1_t2v_14B", "scheduler": loop.scheduler, **EAGER}
         with magcache.apply(loop.model, branch=branch, **settings):
@@ -386,7 +386,7 @@ def test_no_process_waits_for_one_that_has_failed_between_two_samplings() -> Non
 
 def test_a_process_without_magcache_is_an_error_and_not_a_wait() -> None:
     def work(rank: int) -> str:
-        magcache.parallel.PATIENCE = 0.5
+        magcache.parallel.peers.PATIENCE = 0.5
         loop, branch = Loop(), ("cond", "uncond")[rank]
         if rank == 1:
             return "no MagCache"
