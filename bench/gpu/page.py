@@ -1,0 +1,179 @@
+"""The page docs/gpu.md, made from the figures alone."""
+
+import textwrap
+from typing import Any
+
+Row = dict[str, Any]
+_GIB, _MIB = 2**30, 2**20
+_LABELS = {
+    "computed, reused": "computed, one residual kept",
+    "computed, predicted from two, kept": "computed, two residuals kept",
+    "computed, predicted from two": "computed, two residuals kept",
+    "skipped, reused": "skipped, residual reused",
+}
+INTRODUCTION = """\
+# Speed and memory on a GPU
+
+How much faster does a full-size model sample with MagCache on a GPU, and how much memory does that
+take? `python -m bench.gpu` measures both and generates this page from `gpu.json`; do not edit it by
+hand.
+
+{measured}
+
+- The models have their real size and random weights. Time and memory hardly depend on the weights;
+  quality does, and [benchmarks.md](benchmarks.md) measures it.
+- Only the transformer and the scheduler run. Text encoders and the VAE take the same time with and
+  without MagCache, so the speed-up of a whole pipeline is somewhat lower.
+"""
+READING = """\
+## How to read the tables
+
+- **One call.** MagCache either computes a call, which runs the whole model and keeps the residual,
+  or skips it, which runs everything but the blocks. Each call is timed by the wall clock, from an
+  idle GPU to an idle GPU; the table shows the median.
+- **A whole sampling** is timed once, without waiting for the GPU between calls. In a schedule, `#`
+  is a computed evaluation and `.` a skipped one. "Ideal" is evaluations divided by computed
+  evaluations: the speed-up if MagCache and skipped evaluations cost nothing. "Reached" is the
+  measured speed-up as a share of the ideal one. "Report" is the speed-up that MagCache's own report
+  gives.
+- **Peak** is the most memory that PyTorch has allocated, weights included. "Added" is the peak less
+  that of the plain call or sampling.
+- **Rule as published** uses the published settings of the model's preset. **Planned for 2x**
+  computes half of the evaluations and predicts the other residuals from the last two. **Threshold
+  0** turns skipping off. **Calibrating** computes everything and measures the model's curves.
+- **In host memory** is `store="offload"`, **as fp8** is `dtype=torch.float8_e4m3fn`.
+"""
+
+
+def page(figures: Row) -> str:
+    """The whole page."""
+    where = f"Measured on {figures['date']} in {figures['dtype']}: {figures['machine']}."
+    measured = textwrap.fill(where, 100, break_on_hyphens=False)
+    text = [INTRODUCTION.format(measured=measured), overview(figures["cases"]), READING]
+    for case in figures["cases"]:
+        text.append(f"## {case['name']}\n\n{_about(case)}\n\n{calls(case)}\n")
+        if case["samplings"]:
+            steps = case["samplings"][0]["evaluations"]
+            text.append(f"{steps} steps:\n\n{samplings(case)}\n")
+            text += _remarks(case)
+    if figures["left_out"]:
+        reasons = [f"{name} ({reason})" for name, reason in figures["left_out"].items()]
+        text.append(f"Not measured, or not in full: {', '.join(reasons)}.\n")
+    return "\n".join(text)
+
+
+def overview(cases: list[Row]) -> str:
+    """The whole samplings of all cases, and the memory they add."""
+    rows = [
+        (case["name"], s["name"], *_speed(case, s), _more(s["peak"], case["samplings"][0]["peak"]))
+        for case in cases
+        for s in case["samplings"][1:]
+        if s["computed"] < s["evaluations"] and ", kept" not in s["name"]
+    ]
+    head = ("model", "schedule", "speed-up", "ideal", "reached", "memory added")
+    return f"## In short\n\n{_table(head, rows)}\n"
+
+
+def calls(case: Row) -> str:
+    """Single calls as a Markdown table."""
+    plain = case["calls"][0]
+    rows = [
+        (
+            _label(c["name"]),
+            f"{1000 * c['seconds']:.1f} ms",
+            f"{c['seconds'] / plain['seconds']:.4f}",
+            _gib(c["peak"]),
+            f"{c['peak'] / plain['peak']:.3f}" if plain["peak"] else "–",
+            _more(c["peak"], plain["peak"]),
+            f"{c['held'] / _MIB:.1f} MiB",
+            c["count"],
+        )
+        for c in case["calls"]
+    ]
+    head = ("call", "time", "/ plain", "peak", "/ plain", "added", "residuals kept", "calls timed")
+    return _table(head, rows)
+
+
+def samplings(case: Row) -> str:
+    """Whole samplings as a Markdown table."""
+    rows = [
+        (
+            s["name"],
+            f"{s['seconds']:.2f} s",
+            *_speed(case, s),
+            f"{s['told']:.2f}x",
+            f"{s['computed']} of {s['evaluations']}",
+            _gib(s["peak"]),
+            f"{s['held'] / _MIB:.1f} MiB",
+            f"`{s['schedule']}`",
+        )
+        for s in case["samplings"]
+    ]
+    head = (
+        "sampling", "time", "speed-up", "ideal", "reached", "report", "computed", "peak",
+        "residuals kept", "schedule",
+    )  # fmt: skip
+    return _table(head, rows)
+
+
+def _about(case: Row) -> str:
+    parts = [
+        f"{case['parameters'] / 1e9:.1f} billion parameters, {_gib(case['weights'])} of weights, "
+        f"{'two calls' if case['branches'] == 2 else 'one call'} per evaluation."
+    ]
+    if case["prepare"] == "compile":
+        parts.append(
+            "`transformer.compile_repeated_blocks(fullgraph=True)`. The first call compiles and "
+            f"took {case['first_call']:.0f} s."
+        )
+    if case["prepare"] == "offload":
+        parts.append(
+            "diffusers' group offloading keeps the blocks in host memory and copies each one\n"
+            "to the GPU just before it runs (one block a group, with a CUDA stream). It\n"
+            "prefetches the first block at every call, at skipped ones too."
+        )
+    if case["spread"]:
+        parts.append(
+            f"Plain calls timed first and last differ by {100 * case['spread']:.2f} %; smaller "
+            "differences are noise."
+        )
+    return "\n".join(parts)
+
+
+def _remarks(case: Row) -> list[str]:
+    lines = []
+    for s in case["samplings"]:
+        if s["difference"] == 0:
+            lines.append(f'- "{s["name"]}" gives exactly the result of "{s["equal_to"]}".')
+        elif s["difference"] is not None:
+            apart = f"{s['difference']:.2g}"
+            lines.append(f'- "{s["name"]}" is off the result of "{s["equal_to"]}" by {apart}.')
+        if not s["finite"]:
+            lines.append(f'- The result of "{s["name"]}" holds NaN or Inf.')
+    return ["\n".join(lines) + "\n"] if lines else []
+
+
+def _label(name: str) -> str:
+    for start, label in _LABELS.items():
+        if name.startswith(start):
+            return label + name.removeprefix(start)
+    return name
+
+
+def _speed(case: Row, sampling: Row) -> tuple[str, str, str]:
+    speedup = case["samplings"][0]["seconds"] / sampling["seconds"]
+    ideal = sampling["evaluations"] / sampling["computed"]
+    return f"{speedup:.2f}x", f"{ideal:.2f}x", f"{100 * speedup / ideal:.1f} %"
+
+
+def _more(peak: int, plain: int) -> str:
+    return f"{(peak - plain) / _MIB:+.0f} MiB" if plain else "–"
+
+
+def _gib(count: int) -> str:
+    return f"{count / _GIB:.2f} GiB" if count else "–"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+    lines = [f"| {' | '.join(map(str, row))} |" for row in (head, ("---",) * len(head), *rows)]
+    return "\n".join(lines)
