@@ -28,7 +28,7 @@ from magcache.blocks import find_stack
 from magcache.calibrate import Calibrator
 from magcache.curves import MagnitudeCurve, Trajectory, presets
 from magcache.decide import Decider, Reason, Rule
-from magcache.hosts.diffusers.families import FAMILIES
+from magcache.hosts.diffusers.models import FAMILIES
 from magcache.run import Run
 
 OUTPUT = Path("bench-output")

@@ -5,7 +5,7 @@ made here are composed for one number of steps and one shift, so that nothing is
 to interpolate.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,20 +19,6 @@ WRAPPER_ENTRIES = 100
 
 _DIGITS = 6
 _NO_RATIO = (Reason.WINDOW, Reason.REFRESH, Reason.NO_RATIO)  # beyond threshold, K and retention
-_FAMILIES_OF_CLASS = {
-    "Flux": ("flux",),
-    "FluxTransformer2DModel": ("flux",),
-    "Flux2Transformer2DModel": ("flux2",),
-    "HunyuanVideo": ("hunyuan_video", "hunyuan_video_1.5"),
-    "HunyuanVideoTransformer3DModel": ("hunyuan_video",),
-    "HunyuanVideo15Transformer3DModel": ("hunyuan_video_1.5",),
-    "QwenImageTransformer2DModel": ("qwen_image",),
-    "VaceWanModel": ("wan_vace",),
-    "WanVACETransformer3DModel": ("wan_vace",),
-    "WanModel": ("wan",),
-    "WanTransformer3DModel": ("wan",),
-}
-"""What a calibration was measured on, by its class in ComfyUI or diffusers."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +80,11 @@ class Engine:
     settings: Callable[[Composed], dict[str, Any]]
     unknown: tuple[str, ...] = ()
 
-    def fits(self, source: Preset | Calibration) -> bool:
-        """Whether it knows the model of a curve."""
+    def fits(self, source: Preset | Calibration, families: Iterable[str] = ()) -> bool:
+        """Whether it knows the model of a curve; a calibration's is of the families named."""
         if isinstance(source, Preset):
             return source.family in self.families and source.name not in self.unknown
-        known = _FAMILIES_OF_CLASS.get(source.model, ())
-        return any(family in self.families for family in known)
+        return not {*families}.isdisjoint(self.families)
 
 
 def compose(
@@ -140,19 +125,22 @@ def compose(
     return Composed(rule, schedule, whole, parts, _shift(source) if shift is None else shift)
 
 
-def export(engine: str, source: Preset | Calibration, composed: Composed) -> dict[str, Any]:
+def export(
+    engine: str, source: Preset | Calibration, composed: Composed, families: Iterable[str] = ()
+) -> dict[str, Any]:
     """The settings of one program, in JSON's types.
 
     Args:
         engine: A key of `ENGINES`.
         source: The curve.
         composed: The same at the noise levels of the run.
+        families: Names of the families that the model of a calibration is of.
 
     Raises:
         ValueError: The program does not know the model; the message says which it knows.
     """
     program = ENGINES[engine]
-    if not program.fits(source):
+    if not program.fits(source, families):
         known = [n for n in presets.names() if program.fits(presets.load(n))]
         model = source.family if isinstance(source, Preset) else source.model
         raise ValueError(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from magcache.curves import presets
-from magcache.hosts.comfyui.families import MODEL_TYPES
+from magcache.hosts.comfyui.models import MODEL_TYPES
 
 ROOT = Path(__file__).parents[1]
 PRESETS = (ROOT / "docs" / "presets.md").read_text(encoding="utf-8")

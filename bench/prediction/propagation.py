@@ -22,7 +22,7 @@ from bench.quality.counting import one_thread
 from bench.quality.subjects import SUBJECTS, Subject
 from magcache.blocks import Residual, find_stack
 from magcache.curves import guidance_shares
-from magcache.hosts.diffusers.families import FAMILIES
+from magcache.hosts.diffusers.models import FAMILIES
 
 from .lab import FIRST, arguments
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from magcache.blocks import find_stack
-from magcache.hosts.diffusers.families import FAMILIES
+from magcache.hosts.diffusers.models import FAMILIES
 
 from .condition import Setting
 

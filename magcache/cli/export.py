@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..curves import Calibration
 from ..export import ENGINES, compose, export
+from ..hosts import families_of
 from .plan import add_curve_and_rule, chosen_rule, curve_of
 
 
@@ -24,7 +26,8 @@ def _export(arguments: argparse.Namespace) -> int:
     source = curve_of(arguments)
     trajectory = source.trajectory(arguments.steps, arguments.shift)
     composed = compose(source, chosen_rule(arguments, source), trajectory, arguments.shift)
-    text = json.dumps(export(arguments.to, source, composed), indent=1) + "\n"
+    families = families_of(source.model) if isinstance(source, Calibration) else ()
+    text = json.dumps(export(arguments.to, source, composed, families), indent=1) + "\n"
     if arguments.output is None:
         sys.stdout.write(text)
     else:

@@ -19,7 +19,7 @@ from .findings import FAILS, UNCACHED, UNKNOWN, WORKS, Family
 from .tiny import Tiny, flat, sample, skip_errors
 
 STEPS = 8
-_TABLE = "hosts.comfyui.families"
+_TABLE = "hosts.comfyui.models"
 _EXACT = 1e-4
 """Most that a skipped evaluation with the true residual may differ: rounding, in float32."""
 
@@ -202,7 +202,7 @@ def _watch_blocks(model: Any, tiny: Tiny) -> Iterator[list[bool]]:
 def _skip_error(tiny: Tiny, model: Any, pack: Pack) -> float:
     """How far skipped evaluations are from computed ones, given the true residual, at most."""
     network, table = model.model.diffusion_model, pack.module(_TABLE).FAMILIES
-    stack = pack.module("families").find_stack(network, table)
+    stack = pack.module("blocks").find_stack(network, table)
     return max(skip_errors(model, tiny, stack, 2).errors)
 
 
@@ -239,8 +239,8 @@ def _said(error: Exception) -> str:
 def _find_pack(registered: list[tuple[str, type]], packs: list[dict[str, Any]]) -> Pack:
     """The MagCache of the installation; the command's own where it has none that loads."""
     for pack in packs:
-        marker = Path(pack["path"]) / "magcache" / "hosts" / "comfyui" / "nodes.py"
-        if not (pack["loaded"] and marker.is_file()):
+        marker = Path(pack["path"]) / "magcache" / "hosts" / "comfyui" / "nodes"
+        if not (pack["loaded"] and marker.is_dir()):
             continue
         own = {
             name: node

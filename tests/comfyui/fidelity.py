@@ -7,7 +7,7 @@ import torch
 from magcache.blocks.families import find_stack
 from magcache.blocks.stack import BlockStack
 from magcache.doctor.tiny import Tiny, flat, sample, skip_errors
-from magcache.hosts.comfyui.families import FAMILIES
+from magcache.hosts.comfyui.models import FAMILIES
 
 __all__ = ["fidelity", "flat"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_models import TINY, sample
 
-from magcache.hosts.comfyui.families import MODEL_TYPES, OLD_NAMES
+from magcache.hosts.comfyui.models import MODEL_TYPES, OLD_NAMES
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.compile import CompileModel
 from magcache.hosts.comfyui.nodes.magcache import MagCache

@@ -20,7 +20,7 @@ from tiny_models import TINY, Tiny, count_blocks, sample
 from magcache.blocks.families import family_of
 from magcache.curves.calibration import Calibration, CalibrationError
 from magcache.hosts.comfyui import calibrations, host
-from magcache.hosts.comfyui.families import FAMILIES
+from magcache.hosts.comfyui.models import FAMILIES
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache
 

@@ -13,7 +13,7 @@ import pytest
 from comfyserver import PACK, REPOSITORY, unpacked
 
 from magcache.doctor.tiny import every
-from magcache.hosts.comfyui.families import UNFIT
+from magcache.hosts.comfyui.models import UNFIT
 
 CHECKOUT = Path(os.environ["COMFYUI_PATH"])
 COMPATIBILITY = REPOSITORY / "docs" / "compatibility.md"

@@ -14,7 +14,7 @@ from magcache.blocks.stack import BlockStack, Residual
 from magcache.doctor.families import Pack, check
 from magcache.doctor.findings import FAILS, UNCACHED, UNKNOWN, WORKS, Family
 from magcache.doctor.tiny import TINY
-from magcache.hosts.comfyui import families
+from magcache.hosts.comfyui import models
 from magcache.hosts.comfyui.nodes import NODE_CLASS_MAPPINGS
 from magcache.hosts.comfyui.nodes.magcache import MagCache
 
@@ -110,7 +110,7 @@ def test_another_result_without_skipping_fails() -> None:
 
 
 def test_a_model_that_is_known_not_to_fit_runs_uncached(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(families.UNFIT, "Flux", "it is the example")
+    monkeypatch.setitem(models.UNFIT, "Flux", "it is the example")
     found = checked()
     assert (found.result, found.known) == (UNCACHED, True)
     assert found.reason == "Flux does not fit: it is the example"
@@ -120,7 +120,7 @@ def test_a_model_that_is_known_not_to_fit_runs_uncached(monkeypatch: pytest.Monk
 def test_a_model_that_is_built_in_another_way_runs_uncached(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(families.FAMILIES, "Flux", Names("flux", ("layers",), ("final_layer",)))
+    monkeypatch.setitem(models.FAMILIES, "Flux", Names("flux", ("layers",), ("final_layer",)))
     found = checked()
     assert (found.result, found.known) == (UNCACHED, False)
     assert found.reason == "Flux has no list of blocks named layers"

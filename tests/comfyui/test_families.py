@@ -20,7 +20,7 @@ from magcache.curves.presets import Preset
 from magcache.decide import rule_of
 from magcache.decide.ruled import plan
 from magcache.hosts.comfyui import sampling as host
-from magcache.hosts.comfyui.families import FAMILIES, MODEL_TYPES
+from magcache.hosts.comfyui.models import FAMILIES, MODEL_TYPES
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache
 
@@ -276,9 +276,9 @@ def test_after_a_sampling_the_model_is_as_before(name: str, residuals: list[Any]
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_a_wrong_model_type_is_an_error_at_the_node(model_type: str) -> None:
-    fitting = MODEL_TYPES[model_type].classes
+    fitting = MODEL_TYPES[model_type].network
     for network in dict.fromkeys(tiny.network for tiny in TINY.values()):
-        if network in fitting:
+        if network == fitting:
             continue
         model = next(tiny for tiny in TINY.values() if tiny.network == network).build()
         for node in (

@@ -21,7 +21,7 @@ from magcache.curves import presets
 from magcache.curves.magnitude import Trajectory, shifted_sigmas
 from magcache.decide import rule_of
 from magcache.decide.ruled import plan
-from magcache.hosts.comfyui.nodes.bridges import MagCacheFramePackWrapper
+from magcache.hosts.comfyui.nodes import MagCacheFramePackWrapper
 
 PACK = packs.needed("FRAMEPACKWRAPPER_PATH")
 TEXT, POOLED, CHANNELS = 32, 24, 16

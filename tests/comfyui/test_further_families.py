@@ -14,7 +14,7 @@ from watch import difference, without_residuals
 
 from magcache.curves.calibration import Calibration
 from magcache.doctor.tiny import FURTHER, NETWORKS, RELATIVES, UNFIT, Tiny
-from magcache.hosts.comfyui import detect, families
+from magcache.hosts.comfyui import detect, models
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache
 from magcache.hosts.comfyui.nodes.target_speed import MagCacheTargetSpeed
@@ -60,7 +60,7 @@ def off_size(tiny: Tiny) -> Tiny:
 
 def test_every_family_of_the_table_is_tried() -> None:
     tried = {each.network for each in (*TINY.values(), *RELATIVES.values())} | NETWORKS
-    assert {*families.FAMILIES} <= tried
+    assert {*models.FAMILIES} <= tried
 
 
 @pytest.mark.parametrize("name", ["flux2", "longcat", "hunyuan_image"])
@@ -147,5 +147,5 @@ def test_what_does_not_fit_runs_uncached_and_says_why(
     (same,) = node().apply(model, *widgets[node])
     assert torch.equal(sample(same, tiny, 2), sample(model, tiny, 2))
     (warning,) = warnings(caplog)
-    assert f"runs uncached: {tiny.network} does not fit: {families.UNFIT[tiny.network]}" in warning
+    assert f"runs uncached: {tiny.network} does not fit: {models.UNFIT[tiny.network]}" in warning
     assert not list(folder.glob("*.json"))

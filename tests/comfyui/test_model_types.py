@@ -12,7 +12,7 @@ from tiny_models import TINY, sample
 
 from magcache.hosts.comfyui import detect
 from magcache.hosts.comfyui import sampling as host
-from magcache.hosts.comfyui.families import MODEL_TYPES, OLD_NAMES
+from magcache.hosts.comfyui.models import MODEL_TYPES, OLD_NAMES
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache
 

@@ -13,7 +13,7 @@ from tiny_models import TINY, sample
 from watch import settings_of
 
 from magcache.hosts.comfyui import host, watch
-from magcache.hosts.comfyui.families import UNFIT
+from magcache.hosts.comfyui.models import UNFIT
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache
 from magcache.hosts.comfyui.nodes.target_speed import MagCacheTargetSpeed

@@ -16,8 +16,7 @@ from watch import difference, without_residuals
 
 from magcache.curves.calibration import Calibration
 from magcache.doctor.tiny import CAUSAL, FLOW_RVS, RELATIVES
-from magcache.hosts.comfyui import families
-from magcache.hosts.comfyui.families import MODEL_TYPES
+from magcache.hosts.comfyui.models import MODEL_TYPES, MODELS
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache
 
@@ -35,7 +34,7 @@ FOLLOWED = {
     "WAN21_FunControl2V": "wan2.1_i2v_480p_14B",
 }
 """What auto takes for a narrow model and a small frame."""
-WAN_TYPES = [name for name, each in MODEL_TYPES.items() if "WanModel" in each.classes]
+WAN_TYPES = [name for name, each in MODEL_TYPES.items() if each.network == "WanModel"]
 
 
 def magcache(model: Any, model_type: str = "auto", threshold: float = 0.3, **options: Any) -> Any:
@@ -59,8 +58,8 @@ def curve_in_use(caplog: pytest.LogCaptureFixture) -> str:
 
 
 def test_every_relative_of_this_comfyui_is_in_the_table() -> None:
-    known = {name for name in families.RELATIVES if name.startswith("WAN")}
-    assert {each.network for each in RELATIVES.values()} - {"WanModel"} <= {*families.RELATIVES}
+    known = {row.kind for row in MODELS if row.follows}
+    assert {each.network for each in RELATIVES.values()} - {"WanModel"} <= known
     assert {n for n, each in RELATIVES.items() if each.network == "WanModel"} <= known
     assert {*RELATIVES} <= {*FOLLOWED}
 

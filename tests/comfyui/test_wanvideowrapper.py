@@ -26,7 +26,7 @@ from magcache.decide.rule import Rule
 from magcache.decide.ruled import plan
 from magcache.export import compose, export
 from magcache.hosts.comfyui import calibrations
-from magcache.hosts.comfyui.nodes.bridges import MagCacheWanVideoWrapper
+from magcache.hosts.comfyui.nodes import MagCacheWanVideoWrapper
 from tests.calibrations import calibration
 
 PACK = packs.needed("WANVIDEOWRAPPER_PATH")

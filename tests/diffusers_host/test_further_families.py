@@ -17,7 +17,7 @@ from further_transformers import TRANSFORMERS
 from harness import counted, distance
 from magcache.blocks.families import family_of, find_stack
 from magcache.blocks.stack import BlockStack, StackNotFound
-from magcache.hosts.diffusers.families import FAMILIES, GUESSES
+from magcache.hosts.diffusers.models import FAMILIES, GUESSES
 from tiny import Tiny
 
 STEPS = 9

@@ -17,7 +17,7 @@ import comfy.supported_models
 import torch
 from torch import nn
 
-from ...hosts.comfyui.families import class_name
+from ...hosts.comfyui.models import class_name
 
 CPU = torch.device("cpu")
 DIM = 128  # one attention head, the narrowest that ComfyUI's detection allows

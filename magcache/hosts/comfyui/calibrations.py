@@ -13,7 +13,7 @@ from ...calibrate import identity_of
 from ...curves import Calibration, CalibrationError, Found, Identity, Measurement, Store
 from ...decide import Rule
 from . import host
-from .families import class_name
+from .models import class_name
 from .sampling import Sampling
 from .settings import Settings
 

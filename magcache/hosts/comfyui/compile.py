@@ -19,7 +19,7 @@ from torch import nn
 
 from ...blocks import family_of
 from . import host
-from .families import FAMILIES, class_name
+from .models import FAMILIES, class_name
 
 MODES = ("default", "max-autotune", "max-autotune-no-cudagraphs", "reduce-overhead")
 BACKENDS = ("inductor", "cudagraphs", "eager", "aot_eager")

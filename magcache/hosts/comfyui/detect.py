@@ -1,56 +1,24 @@
 """Finding a model's type from the model itself, its published curve, and its residuals' place."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from ...blocks import Store
 from ...curves import Preset, presets
-from .families import AUTO, MODEL_TYPES, OLD_NAMES, RELATIVES, class_name, kind_of
-
-_LARGE_FRAME = 9000  # latent pixels a frame: 480p has 6240 at most, 720p at least 12,800
-
-
-@dataclass(frozen=True)
-class Start:
-    """What is known once a sampling starts.
-
-    Attributes:
-        conds: The guider's conditions.
-        latent: Shape of the latent.
-        mask: What of the latent is to be denoised, (B, C, frames, H, W) for a video; None is all.
-        made_with: Sampler, guidance, noise levels and so on, see `host.described`.
-    """
-
-    conds: Any = None
-    latent: tuple[int, ...] = ()
-    mask: torch.Tensor | None = None
-    made_with: dict[str, Any] = field(default_factory=dict)
+from .models import AUTO, MODEL_TYPES, OLD_NAMES, Start, class_name, followed_by, kind_of
 
 
 def model_type(model: Any, start: Start | None = None) -> str | None:
-    """The model type of a loaded ModelPatcher, or None where it is none of the table's.
-
-    Wan 2.1 and 2.2 14B for text have the same shapes: 2.1 is assumed, choose 2.2 by hand.
+    """The model type of a loaded ModelPatcher, or None where no row of `MODELS` says that it is it.
 
     Args:
         model: The ModelPatcher.
-        start: The sampling: reference latents make FLUX a Kontext, and the latent's size tells
-            480p from 720p.
+        start: The sampling, once it starts: it tells FLUX from Kontext, and 480p from 720p.
     """
-    start = start or Start()
-    relative = RELATIVES.get(kind_of(model))
-    kind = relative.of if relative else class_name(model)
-    if kind == "Flux":
-        return "flux_kontext" if _has_references(start.conds) else "flux"
-    if kind == "HunyuanVideo":
-        newer = type(model.model).__name__.startswith("HunyuanVideo15")
-        return "hunyuan_video1.5" if newer else "hunyuan_video"
-    if kind in ("WanModel", "VaceWanModel"):
-        from_text = relative is not None and relative.from_text
-        return _wan_type(model, kind, from_text, start.latent)
-    return {"Chroma": "chroma", "QwenImageTransformer2DModel": "qwen_image"}.get(kind)
+    start, kind, followed = start or Start(), kind_of(model), followed_by(model)
+    candidates = [t for t in MODEL_TYPES.values() if t.kind == kind or t.name in followed]
+    return next((t.name for t in reversed(candidates) if t.auto(model, start)), None)
 
 
 def published(
@@ -69,20 +37,20 @@ def published(
     Raises:
         ValueError: There is no such type, or it is for another class.
     """
-    kind = OLD_NAMES.get(chosen, chosen)
-    if kind != AUTO:
-        check_type(model, kind)
-    found = model_type(model, start) if kind == AUTO else kind
+    name = OLD_NAMES.get(chosen, chosen)
+    if name != AUTO:
+        check_type(model, name)
+    found, kind = model_type(model, start) if name == AUTO else name, kind_of(model)
     if found is None:
-        return None, f"{kind_of(model)} is none of the model types that auto knows"
-    entry = MODEL_TYPES[found]
-    by_image = entry.from_image and start is not None and _first_frame_is_given(start.mask)
-    preset = presets.load(entry.from_image if by_image else entry.preset)
+        return None, f"{kind} is none of the model types that auto knows"
+    row = MODEL_TYPES[found]
+    by_image = row.from_image and start is not None and _first_frame_is_given(start.mask)
+    preset = presets.load(row.from_image if by_image else row.preset)
     note = ""
-    if kind_of(model) in RELATIVES:
+    if kind != row.kind:
         note = (
-            f"the curve was published for {preset.name}, and this model is its relative "
-            f"{kind_of(model)}: MagCache Calibration measures its own"
+            f"the curve was published for {preset.name}, and this model is its relative {kind}: "
+            "MagCache Calibration measures its own"
         )
     return preset, note
 
@@ -95,11 +63,11 @@ def check_type(model: Any, model_type: str) -> None:
     """
     if model_type not in MODEL_TYPES:
         raise ValueError(str(known_type(model_type)))
-    fits, relative = MODEL_TYPES[model_type].classes, RELATIVES.get(kind_of(model))
-    if not {class_name(model), relative.of if relative else ""} & {*fits}:
+    fits, followed = MODEL_TYPES[model_type].network, followed_by(model)
+    if fits not in {class_name(model), *(MODEL_TYPES[name].network for name in followed)}:
         raise ValueError(
-            f"model_type {model_type} is for {' or '.join(fits)}, but the model is "
-            f"{class_name(model)}: choose its own type, or auto"
+            f"model_type {model_type} is for {fits}, but the model is {class_name(model)}: choose "
+            "its own type, or auto"
         )
 
 
@@ -108,27 +76,6 @@ def known_type(model_type: str) -> bool | str:
     if model_type in (*MODEL_TYPES, *OLD_NAMES, AUTO):
         return True
     return f"unknown model_type {model_type}: choose auto or one of {', '.join(MODEL_TYPES)}"
-
-
-def _wan_type(model: Any, kind: str, from_text: bool, latent: tuple[int, ...]) -> str:
-    network = model.model.diffusion_model
-    large = network.dim > 4000
-    if kind == "VaceWanModel":
-        return "wan2.1_vace_14B" if large else "wan2.1_vace_1.3B"
-    if model.model.latent_format.latent_channels == 48:
-        return "wan2.2_ti2v_5B"
-    if network.model_type == "i2v":
-        large_frame = bool(latent) and latent[-1] * latent[-2] > _LARGE_FRAME
-        return "wan2.1_i2v_720p_14B" if large_frame else "wan2.1_i2v_480p_14B"
-    if network.patch_embedding.in_channels > 16 and not from_text:
-        return "wan2.2_i2v_14B"  # takes the image as channels, without an image embedder
-    return "wan2.1_t2v_14B" if large else "wan2.1_t2v_1.3B"
-
-
-def _has_references(conds: Any) -> bool:
-    if not isinstance(conds, dict):
-        return False
-    return any("reference_latents" in cond for branch in conds.values() for cond in branch)
 
 
 def _first_frame_is_given(mask: torch.Tensor | None) -> bool:

@@ -21,8 +21,7 @@ from ...decide import Decider, Mender, PlannedDecider, Target
 from ...report import Report
 from ...run import Run, Storage
 from . import compile, host, trajectory
-from .detect import Start
-from .families import FAMILIES
+from .models import FAMILIES, Start
 from .record import record
 from .settings import SETTINGS, Settings, settings_on
 from .watch import Progress, Watch

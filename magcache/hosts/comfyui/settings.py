@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ...blocks import Store
 from ...curves import Calibration, Preset
 from ...decide import Rule, Target
-from .detect import Start
+from .models import Start
 from .watch import Watch
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from torch import nn
 
 from ...blocks import StackNotFound, family_of, find_stack, plain_module
 from ...curves import Calibration, CalibrationError, MagnitudeCurve, Preset, presets
-from .families import FAMILIES, GUESSES
+from .models import FAMILIES, GUESSES
 from .session import Expert, whole_compile
 
 log = logging.getLogger("magcache")

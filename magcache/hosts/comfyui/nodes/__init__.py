@@ -1,23 +1,18 @@
-"""The nodes, a file each. Ids and the order of inputs are those that existing workflows hold."""
+"""The nodes, a file each. Ids and the order of inputs are those that existing workflows hold.
 
-from . import bridges
+Two are for packs that sample with models of their own; they import nothing of these packs.
+"""
+
 from .calibration import MagCacheCalibration
 from .compare import MagCacheCompare
 from .compile import CompileModel
 from .emoji import MagCacheEmojiModel
+from .framepackwrapper import MagCacheFramePackWrapper
 from .magcache import MagCache
 from .report import MagCacheReport
 from .target_speed import MagCacheTargetSpeed
+from .wanvideowrapper import MagCacheWanVideoWrapper
 
-NODE_CLASS_MAPPINGS = {
-    "MagCache": MagCache,
-    "CompileModel": CompileModel,
-    "MagCacheCalibration": MagCacheCalibration,
-    "MagCacheTargetSpeed": MagCacheTargetSpeed,
-    "MagCacheReport": MagCacheReport,
-    "MagCacheCompare": MagCacheCompare,
-    "MagCacheEmojiModel": MagCacheEmojiModel,
-}
 NODE_DISPLAY_NAME_MAPPINGS = {
     "MagCache": "MagCache",
     "CompileModel": "Compile Model",
@@ -26,6 +21,17 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "MagCacheReport": "MagCache Report",
     "MagCacheCompare": "MagCache Compare",
     "MagCacheEmojiModel": "Emoji Model (MagCache demo)",
+    "MagCacheWanVideoWrapper": "MagCache for WanVideoWrapper",
+    "MagCacheFramePackWrapper": "MagCache for FramePackWrapper",
 }
-NODE_CLASS_MAPPINGS.update({name: node for name, (node, _) in bridges.NODES.items()})
-NODE_DISPLAY_NAME_MAPPINGS.update({name: title for name, (_, title) in bridges.NODES.items()})
+NODE_CLASS_MAPPINGS: dict[str, type] = {
+    "MagCache": MagCache,
+    "CompileModel": CompileModel,
+    "MagCacheCalibration": MagCacheCalibration,
+    "MagCacheTargetSpeed": MagCacheTargetSpeed,
+    "MagCacheReport": MagCacheReport,
+    "MagCacheCompare": MagCacheCompare,
+    "MagCacheEmojiModel": MagCacheEmojiModel,
+    "MagCacheWanVideoWrapper": MagCacheWanVideoWrapper,
+    "MagCacheFramePackWrapper": MagCacheFramePackWrapper,
+}

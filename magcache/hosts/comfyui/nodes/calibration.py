@@ -1,25 +1,23 @@
-"""The nodes. Ids, titles and the order of inputs are those that existing workflows hold."""
+"""MagCache Calibration: measures a model's curve and writes it to a file."""
 
 import logging
 from typing import Any
 
 from ....decide import Rule
 from .. import calibrations, detect, host
-from ..families import AUTO, OLD_NAMES, class_name, misfit
+from ..models import AUTO, OLD_NAMES, class_name, misfit
 from ..sampling import Sampling, install
 from ..settings import Settings
 from ..watch import Watch
 from .widgets import model_type_input
 
 log = logging.getLogger("magcache")
-_CATEGORY = "MagCache"
-_AUTOMATIC, _PUBLISHED = "automatic", "published"
 
 
 class MagCacheCalibration:
     """Measures a model's magnitude curve during one ordinary sampling."""
 
-    CATEGORY = _CATEGORY
+    CATEGORY = "MagCache"
     FUNCTION = "apply"
     RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("The model, which is measured while it is sampled.",)

@@ -1,19 +1,14 @@
-"""The nodes. Ids, titles and the order of inputs are those that existing workflows hold."""
+"""Compile Model: `torch.compile`, block by block."""
 
-import logging
 from typing import Any
 
 from .. import compile, host
-
-log = logging.getLogger("magcache")
-_CATEGORY = "MagCache"
-_AUTOMATIC, _PUBLISHED = "automatic", "published"
 
 
 class CompileModel:
     """Compiles a model block by block."""
 
-    CATEGORY = _CATEGORY
+    CATEGORY = "MagCache"
     FUNCTION = "apply"
     RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("The model, compiled while it is sampled first.",)

@@ -1,26 +1,23 @@
-"""The nodes. Ids, titles and the order of inputs are those that existing workflows hold."""
+"""MagCache: the published rule, with the published curve or a calibration."""
 
-import logging
 from typing import Any
 
 from ....curves import Calibration, Preset
 from ....decide import Rule, rule_of
 from .. import calibrations, detect, host
-from ..families import AUTO, OLD_NAMES, class_name, misfit
+from ..models import AUTO, OLD_NAMES, Start, class_name, misfit
 from ..sampling import install
 from ..settings import Settings
 from ..watch import Watch
 from .widgets import STORES, model_type_input, number, store_of
 
-log = logging.getLogger("magcache")
-_CATEGORY = "MagCache"
 _AUTOMATIC, _PUBLISHED = "automatic", "published"
 
 
 class MagCache:
     """Puts MagCache on a model."""
 
-    CATEGORY = _CATEGORY
+    CATEGORY = "MagCache"
     FUNCTION = "apply"
     RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("The model with MagCache; the one that went in stays as it is.",)
@@ -145,7 +142,7 @@ class MagCache:
             again = None if measured else choose
             return Settings(curve, rule, store, verbose, curve.name, choose=again, note=note)
 
-        def choose(patcher: Any, start: detect.Start) -> Settings:
+        def choose(patcher: Any, start: Start) -> Settings:
             curve, note = detect.published(patcher, model_type, start)
             curve = curve or source
             found = calibrations.nearest(patcher, start.made_with) if by_itself else None

@@ -4,7 +4,7 @@ from typing import Any
 
 from ....decide import Rule, Target, rule_of
 from .. import calibrations, detect, host
-from ..families import class_name, misfit
+from ..models import Start, class_name, misfit
 from ..sampling import install
 from ..settings import Settings
 from ..watch import Watch
@@ -77,7 +77,7 @@ class MagCacheTargetSpeed:
             settings = Settings(source, rule_of(source), store, label=source.name, target=target)
             return (install(model, settings, watch),)
 
-        def choose(patcher: Any, start: detect.Start) -> Settings:
+        def choose(patcher: Any, start: Start) -> Settings:
             found = calibrations.nearest(patcher, start.made_with)
             if found is None:
                 return calibrations.measuring(node_id)

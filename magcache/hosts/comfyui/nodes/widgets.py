@@ -3,7 +3,7 @@
 from typing import Any
 
 from ....blocks import Store
-from ..families import AUTO, MODEL_TYPES
+from ..models import AUTO, MODEL_TYPES
 
 STORES = ("compute device", "offload device")
 

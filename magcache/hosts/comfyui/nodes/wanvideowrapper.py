@@ -17,17 +17,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from .....blocks import plain_module
-from .....curves import Calibration, CalibrationError, MagnitudeCurve, Preset
-from .....curves.presets import load
-from .....export import COMPUTE, ENGINES
-from ... import calibrations
-from ...families import MODEL_TYPES
+from ....blocks import plain_module
+from ....curves import Calibration, CalibrationError, MagnitudeCurve, Preset
+from ....curves.presets import load
+from ....export import COMPUTE, ENGINES
+from ... import families_of
+from .. import calibrations
+from ..models import MODEL_TYPES
 
 log = logging.getLogger("magcache")
 _PUBLISHED = "published"
-_FAMILIES = ENGINES["wanvideowrapper"].families
-_TYPES = [name for name, kind in MODEL_TYPES.items() if load(kind.preset).family in _FAMILIES]
+_ENGINE = ENGINES["wanvideowrapper"]
+_TYPES = [name for name, row in MODEL_TYPES.items() if _ENGINE.fits(load(row.preset))]
 _TIMESTEPS = 1000
 _NEEDED = ("magcache_state", "enable_magcache", "cache_device")
 
@@ -204,7 +205,7 @@ def _source(model_type: str, calibration: str) -> Preset | Calibration:
     if calibration == _PUBLISHED:
         return load(MODEL_TYPES[model_type].preset)
     measured = Calibration.load(calibrations.find(calibration))
-    if not ENGINES["wanvideowrapper"].fits(measured):
+    if not _ENGINE.fits(measured, families_of(measured.model)):
         raise CalibrationError(
             f"{calibration} was measured on {measured.model}, which WanVideoWrapper does not "
             "sample: take one of a Wan model"

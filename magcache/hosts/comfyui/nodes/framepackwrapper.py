@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from .....blocks import BlockStack, Store
-from .....curves import MagnitudeCurve, Preset, Trajectory, shifted_sigmas
-from .....curves.presets import load
-from .....decide import Decider, Rule
-from .....report import Report
-from .....run import Run, Storage
-from ..widgets import STORES, number, store_of
+from ....blocks import BlockStack, Store
+from ....curves import MagnitudeCurve, Preset, Trajectory, shifted_sigmas
+from ....curves.presets import load
+from ....decide import Decider, Rule
+from ....report import Report
+from ....run import Run, Storage
+from .widgets import STORES, number, store_of
 
 log = logging.getLogger("magcache")
 _PRESETS = ("framepack", "framepack_f1")

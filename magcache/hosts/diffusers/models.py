@@ -1,4 +1,7 @@
-"""Which modules of diffusers' transformers are blocks, and which one is behind them."""
+"""diffusers' transformers: one row each, with block lists and the head that is behind them.
+
+A preset fits the transformers whose family it names. CONTRIBUTING.md says how to add a model.
+"""
 
 from ...blocks import Family
 
@@ -51,7 +54,7 @@ FAMILIES = {
     "SanaTransformer2DModel": Family("sana", _TRANSFORMER, _NORM),
     "ZImageTransformer2DModel": Family("z_image", _LAYERS, ("all_final_layer.2-1",)),
 }
-"""By class name of the transformer. A new family is one entry."""
+"""By class name of the transformer."""
 
 GUESSES = (
     Family("unknown", _DOUBLE_SINGLE, _NORM),

@@ -1,0 +1,267 @@
+"""ComfyUI's models: one row each, with all that MagCache knows of a model.
+
+Nodes, `auto`, the doctor and the documents read these rows; CONTRIBUTING.md says how to add one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ...blocks import Family, plain_module
+
+_LARGE_FRAME = 9000  # latent pixels a frame: 480p has 6240 at most, 720p at least 12,800
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is known once a sampling starts.
+
+    Attributes:
+        conds: The guider's conditions.
+        latent: Shape of the latent.
+        mask: What of the latent is to be denoised, (B, C, frames, H, W) for a video; None is all.
+        made_with: Sampler, guidance, noise levels and so on, see `host.described`.
+    """
+
+    conds: Any = None
+    latent: tuple[int, ...] = ()
+    mask: torch.Tensor | None = None
+    made_with: dict[str, Any] = field(default_factory=dict)
+
+
+Auto = Callable[[Any, Start], bool]
+"""Whether a loaded ModelPatcher, in a sampling, is a row's model and not another of its class."""
+
+
+def _always(_model: Any, _start: Start) -> bool:
+    return True
+
+
+def _by_hand(_model: Any, _start: Start) -> bool:
+    return False
+
+
+def _has_references(_model: Any, start: Start) -> bool:
+    conds = start.conds if isinstance(start.conds, dict) else {}
+    return any("reference_latents" in cond for branch in conds.values() for cond in branch)
+
+
+def _is_version_1_5(model: Any, _start: Start) -> bool:
+    return type(model.model).__name__.startswith("HunyuanVideo15")
+
+
+def _is_wide(model: Any, _start: Start) -> bool:
+    return model.model.diffusion_model.dim > 4000
+
+
+def _embeds_an_image(model: Any, _start: Start) -> bool:
+    return model.model.diffusion_model.model_type == "i2v"
+
+
+def _embeds_a_large_image(model: Any, start: Start) -> bool:
+    large = bool(start.latent) and start.latent[-1] * start.latent[-2] > _LARGE_FRAME
+    return large and _embeds_an_image(model, start)
+
+
+def _takes_an_image_as_channels(model: Any, start: Start) -> bool:
+    channels = model.model.diffusion_model.patch_embedding.in_channels
+    return channels > 16 and not _embeds_an_image(model, start)
+
+
+def _has_48_channels(model: Any, _start: Start) -> bool:
+    return model.model.latent_format.latent_channels == 48
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model, or a family of models.
+
+    Attributes:
+        name: What the nodes call it in `model_type`; where it has no preset, the family's name.
+        network: Class name of its diffusion model, or of a base of it.
+        family: Block lists and head; None where those of a base are meant, or none fit.
+        title: Its name in documents.
+        preset: Its published curve; "" without.
+        from_image: That of samplings whose first frame is given, where it is another.
+        auto: How `auto` knows it. Where several rows of a class say yes, the last one is taken.
+        config: Its class in `comfy.supported_models`, where models with other curves share the
+            network's class.
+        follows: Names of the models one of whose curves `auto` takes for it.
+        unfit: Why its blocks must not be skipped; "" where nothing speaks against it.
+    """
+
+    name: str
+    network: str
+    family: Family | None = None
+    title: str = ""
+    preset: str = ""
+    from_image: str = ""
+    auto: Auto = _always
+    config: str = ""
+    follows: tuple[str, ...] = ()
+    unfit: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What its own rows have in common: its configuration's name, or its class's."""
+        return self.config or self.network
+
+
+_DOUBLE_SINGLE = ("double_blocks", "single_blocks")
+_FINAL, _NORM = ("final_layer",), ("norm_out",)
+_BLOCKS, _LAYERS, _TRANSFORMER = ("blocks",), ("layers",), ("transformer_blocks",)
+
+_FLUX = Family("flux", _DOUBLE_SINGLE, _FINAL)
+_HUNYUAN = Family("hunyuan_video", _DOUBLE_SINGLE, _FINAL)
+_HUNYUAN15 = Family("hunyuan_video_1.5", _DOUBLE_SINGLE, _FINAL)
+_WAN = Family("wan", _BLOCKS, ("head",))
+_VACE = Family("wan_vace", ("blocks", "vace_blocks"), ("head",))
+_HIDREAM = ("double_stream_blocks", "single_stream_blocks")
+_BOOGU = ("double_stream_layers", "single_stream_layers")
+
+_FROM_TEXT = ("wan2.1_t2v_1.3B", "wan2.1_t2v_14B")
+_ANY_WAN = (
+    *_FROM_TEXT, "wan2.1_i2v_480p_14B", "wan2.1_i2v_720p_14B", "wan2.2_i2v_14B", "wan2.2_ti2v_5B",
+)  # fmt: skip
+
+
+def _of(name: str, network: str, lists: tuple[str, ...], heads: tuple[str, ...]) -> Model:
+    """A row of a family without a published curve: it is measured in its first sampling."""
+    return Model(name, network, Family(name, lists, heads))
+
+
+def _unfit(name: str, network: str, why: str) -> Model:
+    return Model(name, network, unfit=why)
+
+
+MODELS = (
+    Model("flux", "Flux", _FLUX, "FLUX.1 dev", "flux"),
+    Model("flux_kontext", "Flux", _FLUX, "FLUX.1 Kontext", "flux_kontext", auto=_has_references),
+    Model("chroma", "Chroma", Family("chroma", _DOUBLE_SINGLE, _FINAL), "Chroma1 HD", "chroma"),
+    Model("hunyuan_video", "HunyuanVideo", _HUNYUAN, "HunyuanVideo", "hunyuan_video"),
+    Model("wan2.1_t2v_1.3B", "WanModel", _WAN, "Wan 2.1 T2V 1.3B", "wan2.1_t2v_1.3B"),
+    Model("wan2.1_t2v_14B", "WanModel", _WAN, "Wan 2.1 T2V 14B", "wan2.1_t2v_14B", auto=_is_wide),
+    Model(
+        "wan2.1_i2v_480p_14B", "WanModel", _WAN, "Wan 2.1 I2V 480p", "wan2.1_i2v_480p_14B",
+        auto=_embeds_an_image,
+    ),
+    Model(
+        "wan2.1_i2v_720p_14B", "WanModel", _WAN, "Wan 2.1 I2V 720p", "wan2.1_i2v_720p_14B",
+        auto=_embeds_a_large_image,
+    ),
+    Model("wan2.1_vace_1.3B", "VaceWanModel", _VACE, "Wan 2.1 VACE 1.3B", "wan2.1_vace_1.3B"),
+    Model(
+        "qwen_image", "QwenImageTransformer2DModel", Family("qwen_image", _TRANSFORMER, _NORM),
+        "Qwen-Image", "qwen_image",
+    ),
+    Model(
+        "hunyuan_video1.5", "HunyuanVideo", _HUNYUAN15, "HunyuanVideo 1.5",
+        "hunyuan_video_1.5_20steps", auto=_is_version_1_5,
+    ),
+    Model(
+        "wan2.1_vace_14B", "VaceWanModel", _VACE, "Wan 2.1 VACE 14B", "wan2.1_vace_14B",
+        auto=_is_wide,
+    ),
+    Model(  # its shapes are those of Wan 2.1 T2V 14B
+        "wan2.2_t2v_14B", "WanModel", _WAN, "Wan 2.2 T2V", "wan2.2_t2v_14B", auto=_by_hand,
+    ),
+    Model(
+        "wan2.2_i2v_14B", "WanModel", _WAN, "Wan 2.2 I2V", "wan2.2_i2v_14B",
+        auto=_takes_an_image_as_channels,
+    ),
+    Model(
+        "wan2.2_ti2v_5B", "WanModel", _WAN, "Wan 2.2 TI2V 5B", "wan2.2_ti2v_5B",
+        "wan2.2_ti2v_5B_i2v", auto=_has_48_channels,
+    ),
+
+    Model("wan_camera", "CameraWanModel", follows=_ANY_WAN),
+    Model("wan_s2v", "WanModel_S2V", follows=_ANY_WAN),
+    Model("wan_humo", "HumoWanModel", follows=_FROM_TEXT),  # its image channels hold a reference
+    Model("wan_animate", "AnimateWanModel", follows=_ANY_WAN),
+    Model("wan_animate2", "WanAnimate2Model", follows=_ANY_WAN),
+    Model("wan_scail", "SCAILWanModel", follows=_ANY_WAN),
+    Model("wan_scail2", "SCAIL2WanModel", follows=_ANY_WAN),
+    Model("wan_dancer", "WanDancerModel", follows=_ANY_WAN),
+    Model("wan_fun_control", "WanModel", config="WAN21_FunControl2V", follows=_ANY_WAN),
+    Model("wan_flow_rvs", "WanModel", config="WAN21_FlowRVS"),  # starts from a video, not noise
+    Model("flux2", "Flux", config="Flux2"),
+    Model("longcat", "Flux", config="LongCatImage"),
+    Model("hunyuan_image", "HunyuanVideo", config="HunyuanImage21"),
+    Model("hunyuan_image_refiner", "HunyuanVideo", config="HunyuanImage21Refiner"),
+
+    _of("sd3", "OpenAISignatureMMDITWrapper", ("joint_blocks",), _FINAL),
+    _of("auraflow", "MMDiT", ("double_layers", "single_layers"), ("final_linear",)),
+    _of("pixart", "PixArtMS", _BLOCKS, _FINAL),
+    _of("hunyuan_dit", "HunYuanDiT", _BLOCKS, _FINAL),
+    _of("mochi", "AsymmDiTJoint", _BLOCKS, _FINAL),
+    _of("ltxv", "LTXVModel", _TRANSFORMER, _NORM),
+    _of("ltx2", "LTXAVModel", _TRANSFORMER, ("norm_out", "audio_norm_out")),
+    _of("cosmos_predict2", "MiniTrainDIT", _BLOCKS, _FINAL),
+    _of("lumina2", "NextDiT", _LAYERS, _FINAL),
+    _of("z_image_pixel", "NextDiTPixelSpace", _LAYERS, ("dec_net.cond_embed",)),
+    _of("hidream", "HiDreamImageTransformer2DModel", _HIDREAM, _FINAL),
+    _of("omnigen2", "OmniGen2Transformer2DModel", _LAYERS, _NORM),
+    _of("boogu", "BooguTransformer2DModel", _BOOGU, _NORM),
+    _of("kandinsky5", "Kandinsky5", ("visual_transformer_blocks",), ("out_layer",)),
+    _of("krea2", "SingleStreamDiT", _BLOCKS, ("last",)),
+    _of("ernie", "ErnieImageModel", _LAYERS, ("final_norm",)),
+    _of("minimax_h3", "MiniMaxH3Model", _BLOCKS, _FINAL),
+    _of("cogvideox", "CogVideoXTransformer3DModel", _BLOCKS, ("norm_final",)),
+    _of("lens", "LensTransformer2DModel", _TRANSFORMER, _NORM),
+    _of("mage_flow", "MageFlowTransformer2DModel", _TRANSFORMER, _NORM),
+    _of("joyimage", "JoyImageTransformer3DModel", ("double_blocks",), _NORM),
+    _of("ideogram4", "Ideogram4Transformer2DModel", _LAYERS, _FINAL),
+    _of("pixeldit", "PixDiT_T2I", ("patch_blocks", "pixel_blocks"), _FINAL),
+
+    _unfit("wan_causal", "CausalWanModel", "its blocks store what the frames to come attend to"),
+    _unfit("cosmos1", "GeneralDIT", "it looks at its first block before the blocks run"),
+    _unfit(
+        "hidream_o1", "HiDreamO1Transformer", "its blocks store what later evaluations attend to"
+    ),
+    _unfit(
+        "chroma_radiance", "ChromaRadiance",
+        "each layer of its pixel decoder reads the blocks' output",
+    ),
+)  # fmt: skip
+"""The nodes list those with a preset, in this order."""
+
+MODEL_TYPES = {row.name: row for row in MODELS if row.preset}
+"""By the values of the nodes' `model_type`."""
+FAMILIES = {row.network: row.family for row in reversed(MODELS) if row.family}
+UNFIT = {row.network: row.unfit for row in MODELS if row.unfit}
+"""Both by class name of the diffusion model; `family_of` takes bases too."""
+AUTO = "auto"
+OLD_NAMES = {
+    "chroma_calibration": "chroma",
+    "flux_calibration": "flux",
+    "flux_kontext_calibration": "flux_kontext",
+    "hunyuanvideo1.5": "hunyuan_video1.5",
+}
+"""Values that older workflows hold."""
+
+
+def class_name(model: Any) -> str:
+    """Class of a loaded model's network, e.g. "WanModel"; `model` is a ModelPatcher."""
+    return type(plain_module(model.model.diffusion_model)).__name__
+
+
+def kind_of(model: Any) -> str:
+    """What tells a loaded model from others: see `Model.kind`."""
+    configuration = type(getattr(model.model, "model_config", None)).__name__
+    return (
+        configuration if any(row.config == configuration for row in MODELS) else class_name(model)
+    )
+
+
+def followed_by(model: Any) -> set[str]:
+    """Names of the models whose curves a loaded model may follow, besides its own."""
+    kind = kind_of(model)
+    return {name for row in MODELS if row.kind == kind for name in row.follows}
+
+
+def misfit(model: Any) -> str:
+    """Why a loaded model's blocks must not be skipped; "" where nothing speaks against it."""
+    name = class_name(model)
+    return f"{name} does not fit: {UNFIT[name]}" if name in UNFIT else ""
