@@ -50,7 +50,7 @@ def result(way: str, flops: float, psnr: float, computed: float | None = None) -
     cost = Cost(flops, 28 * flops if computed is None else computed, 1.0, flops, flops)
     batch = {"host": "diffusers", "batch": 16}
     setting = batch if way == UNCACHED else {"flops": flops}
-    return Result(way, setting, "test-2", 16, cost, [psnr, psnr], [0.9, 0.9], [0.1, None])
+    return Result(way, setting, "test-2", 16, cost, [psnr, psnr], [0.9, 0.9], [0.1, 0.1])
 
 
 def test_work_is_that_of_the_layers_called_inside_the_blocks() -> None:
@@ -138,7 +138,7 @@ def test_results_survive_and_half_a_line_does_not(tmp_path: Path) -> None:
 
 
 def test_equal_images_are_100_db_apart() -> None:
-    frames = np.random.default_rng(0).random((2, 1, 8, 8, 3))
+    frames = np.random.default_rng(0).random((2, 1, 16, 16, 3))
     psnr, ssim, _flip = measured(frames, frames)
     assert psnr == [100.0, 100.0] and ssim == [1.0, 1.0]
 
@@ -218,7 +218,7 @@ class FakeHost:
     def sample(self, way, setting, prompts, seeds, batch, full) -> Sample:
         count = setting.get("count", 28)
         self.asked.append((way, count))
-        frames = np.full((len(prompts), 1, 8, 8, 3), (28 - count) / 56)
+        frames = np.full((len(prompts), 1, 16, 16, 3), (28 - count) / 56)
         return Sample(frames, Cost(float(count), float(count), 1.0, 1.0, 1.0))
 
     def close(self) -> None:

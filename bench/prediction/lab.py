@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 from unittest.mock import patch
 
@@ -24,7 +25,7 @@ from magcache.decide import Mender, plan, rule_of
 from magcache.decide import planned as decide
 from magcache.decide import search as planner
 from magcache.hosts.diffusers.clock import SchedulerClock
-from magcache.images import mean_psnr
+from magcache.images import psnr
 
 parallel = importlib.import_module("magcache.hosts.diffusers.parallel")
 host = importlib.import_module("magcache.hosts.diffusers.apply")  # its package has the function
@@ -231,7 +232,7 @@ class Lab:
     def _compared(self, frames: np.ndarray) -> list[float]:
         pairs = zip(self._uncached, frames, strict=True)
         return [
-            round(min(100.0, mean_psnr(np.square(a - b).mean((1, 2, 3)).tolist())), 2)
+            round(min(100.0, fmean(map(psnr, np.square(a - b).mean((1, 2, 3)).tolist()))), 2)
             for a, b in pairs
         ]
 

@@ -1,7 +1,7 @@
 """The results as a Markdown page and a picture."""
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,6 +131,7 @@ host. Machine: {machine}.
   sampling in float32, so it is given a copy. Caches that decide by what they see sample one prompt
   at a time. Spectrum's forecaster is written from its published description.
 - The model has six blocks: what runs always weighs more here than in a model of 57 blocks.
+- SSIM has the Gaussian window of Wang et al.: σ 1.5, 11 pixels.
 
 PSNR is given as mean / median / minimum over the prompts, in dB, each at most 100. The mean is
 dominated by the few prompts whose image falls into another mode.
@@ -233,16 +234,11 @@ def _details(compared: Compared, target: int) -> Iterator[str]:
             f"{uncached.cost.seconds / result.cost.seconds:.2f}x",
             f"{result.mean:.1f}",
             f"{np.mean(result.ssim):.4f}",
-            _flip(result, np.mean),
+            f"{np.mean(result.flip):.4f}",
             setting,
         ]
         yield f"| {way} | {' | '.join(cells)} |"
     yield "\nSpeed-ups are in processor time.\n"
-
-
-def _flip(result: Result, over: Callable[[list[float]], float]) -> str:
-    values = [value for value in result.flip if value is not None]
-    return f"{over(values):.4f}" if values else "–"
 
 
 def _short(value: object) -> str:

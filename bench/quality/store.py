@@ -23,7 +23,7 @@ class Result:
     Attributes:
         prompts: The set, "sweep-8" for instance: what for, and how many.
         batch: Prompts sampled together.
-        psnr: dB a prompt, at most 100; so are ssim and flip (None where not measured).
+        psnr: dB a prompt, at most 100; so are ssim and flip.
     """
 
     way: str
@@ -33,7 +33,7 @@ class Result:
     cost: Cost
     psnr: list[float]
     ssim: list[float]
-    flip: list[float | None]
+    flip: list[float]
 
     @property
     def key(self) -> str:
@@ -51,12 +51,11 @@ def key_of(way: str, setting: Setting, prompts: str) -> str:
 
 def measured(
     reference: np.ndarray, frames: np.ndarray
-) -> tuple[list[float], list[float], list[float | None]]:
+) -> tuple[list[float], list[float], list[float]]:
     """PSNR, SSIM and FLIP of each prompt's frames (N, frames, H, W, 3), means over its frames."""
     each = [difference(a, b) for a, b in zip(reference, frames, strict=True)]
     psnr = [round(min(d.psnr, EQUAL), 3) for d in each]
-    flip = [None if d.flip is None else round(d.flip, 5) for d in each]
-    return psnr, [round(d.ssim, 5) for d in each], flip
+    return psnr, [round(d.ssim, 5) for d in each], [round(d.flip, 5) for d in each]
 
 
 def calibration_path(subject: str, condition: Condition, folder: Path = FOLDER) -> Path:

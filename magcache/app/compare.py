@@ -6,11 +6,13 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ..images import mean_psnr, ssim
+from ..images import psnr, squared_error, ssim
 from .settings import FPS
 
 NO_VMAF = "VMAF is not measured: this ffmpeg has no libvmaf."
@@ -42,10 +44,10 @@ def quality(reference: np.ndarray, frames: np.ndarray) -> Quality:
     """Compares two videos (F, H, W, 3) of uint8, frame by frame."""
     errors, similar = [], []
     for first, second in zip(reference, frames, strict=True):
-        a, b = (np.divide(frame, 255, dtype=np.float32) for frame in (first, second))
-        errors.append(float(np.square(a - b).mean()))
+        a, b = (torch.from_numpy(frame).float() / 255 for frame in (first, second))
+        errors.append(squared_error(a, b))
         similar.append(ssim(a, b))
-    return Quality(mean_psnr(errors), float(np.mean(similar)), vmaf(reference, frames))
+    return Quality(fmean(map(psnr, errors)), fmean(similar), vmaf(reference, frames))
 
 
 def vmaf(reference: np.ndarray, frames: np.ndarray) -> float | None:

@@ -110,11 +110,7 @@ def _show_demo(console: "Console", result: "Demo") -> None:
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for row in result.rows:
         far = row.difference
-        quality = (
-            (f"{far.psnr:.2f}", f"{far.ssim:.3f}", _figure(far.flip, ".3f"))
-            if far
-            else ("", "", "")
-        )
+        quality = (f"{far.psnr:.2f}", f"{far.ssim:.3f}", f"{far.flip:.3f}") if far else ("", "", "")
         counts = (str(row.computed), str(row.skipped), f"{row.seconds:.2f}", f"{row.speedup:.2f}x")
         table.add_row(row.name, *counts, *quality)
     console.print(table)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..hosts.comfyui.compare import Compared
+from ..images import Compared
 from .canvas import BLUE, FAINT, ORANGE, RED, Canvas, Plot
 
 WIDTH, MARGIN, GAP = 1536, 30, 18
@@ -19,11 +19,11 @@ _SHADES = np.array(  # dark to light, rising evenly in lightness
 )
 
 
-def draw(a: torch.Tensor, b: torch.Tensor, compared: Compared) -> Image.Image:
+def draw(a: torch.Tensor, b: torch.Tensor, compared: Compared, headline: str) -> Image.Image:
     """Draws the frames (H, W, C) that differ most, their FLIP errors, and curves of all frames."""
     canvas = Canvas(WIDTH, 2400, _SIZE)
     frames = len(compared.flips)
-    y = canvas.lines(MARGIN, 28, compared.figures)
+    y = canvas.lines(MARGIN, 28, headline)
     if compared.equal:
         y = canvas.lines(MARGIN, y, "A and B are equal", FAINT)
     elif frames > 1:

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from magcache.hosts.comfyui import compare as comparing
+from magcache import images
 from magcache.hosts.comfyui.nodes.compare import MagCacheCompare
 from magcache.pictures.comparison import MARGIN, WIDTH, shaded
-from magcache.pictures.similarity import psnr, similarity
 
 PANEL = (MARGIN, 500)  # about where A ends; all panels are alike
 
@@ -45,10 +44,10 @@ def compare(a: torch.Tensor, b: torch.Tensor) -> tuple[np.ndarray, str]:
 
 def test_the_text_holds_the_figures_of_one_image() -> None:
     a, b = frames(), changed(frames(), 0)
-    found = similarity(a[0], b[0])
+    found = images.difference(a, b)
     lines = compare(a, b)[1].splitlines()
-    figures = f"{psnr(found.squared_error):.2f} dB, SSIM {found.ssim:.4f}"
-    assert lines[0] == f"PSNR {figures}, FLIP {float(found.flip.mean()):.4f}"
+    figures = f"{found.psnr:.2f} dB, SSIM {found.ssim:.4f}"
+    assert lines[0] == f"PSNR {figures}, FLIP {found.flip:.4f}"
     assert lines[1] == "one image of 60x40" and "differs most" not in " ".join(lines)
 
 
@@ -56,14 +55,13 @@ def test_of_several_frames_it_names_the_one_that_differs_most() -> None:
     a = frames(5)
     b = changed(changed(a, 3), 1, 0.05)
     lines = compare(a, b)[1].splitlines()
-    worst = similarity(a[3], b[3])
-    figures = f"{psnr(worst.squared_error):.2f} dB, SSIM {worst.ssim:.4f}"
+    worst = images.difference(a[3:4], b[3:4])
+    figures = f"{worst.psnr:.2f} dB, SSIM {worst.ssim:.4f}"
     assert lines[1] == "5 frames of 60x40"
     assert lines[2].startswith(f"frame 4 differs most, by FLIP: PSNR {figures}")
-    every = [similarity(*pair) for pair in zip(a, b, strict=True)]
-    mean = sum(each.squared_error for each in every) / 5
-    ssim = sum(each.ssim for each in every) / 5
-    assert lines[0].startswith(f"PSNR {psnr(mean):.2f} dB, SSIM {ssim:.4f}, ")
+    mean = images.psnr(images.squared_error(a, b))  # of all frames together
+    ssim = images.difference(a, b).ssim
+    assert lines[0].startswith(f"PSNR {mean:.2f} dB, SSIM {ssim:.4f}, ")
 
 
 def test_equal_images_are_called_equal() -> None:
@@ -118,7 +116,7 @@ def test_another_number_of_frames_is_refused_with_both_and_what_to_do() -> None:
 
 
 def test_images_smaller_than_the_window_are_refused() -> None:
-    with pytest.raises(ValueError, match="SSIM needs 11 a side"):
+    with pytest.raises(ValueError, match=r"SSIM needs 11 pixels a side.* 40x10: compare larger"):
         compare(frames(1, 10, 40), frames(1, 10, 40))
 
 
@@ -155,9 +153,10 @@ def test_a_video_is_compared_frame_by_frame_with_progress(
 
     def one(a: torch.Tensor, b: torch.Tensor) -> Any:
         shapes.append((a.shape, b.shape))
-        return similarity(a, b)
+        return flip(a, b)
 
-    monkeypatch.setattr(comparing, "similarity", one)
+    flip = images.flip
+    monkeypatch.setattr(images, "flip", one)
     compare(frames(6), changed(frames(6), 2))
     assert shapes == [((40, 60, 3), (40, 60, 3))] * 6
     assert (progress[0], progress[-1]) == ((1, 6), (6, 6))

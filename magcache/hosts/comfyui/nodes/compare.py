@@ -1,11 +1,13 @@
 """MagCache Compare: how far two images, or two videos, are from each other."""
 
+import math
+from statistics import fmean
 from typing import Any
 
+from ....images import Compared, compare, psnr
 from ....pictures import as_batch
 from ....pictures.comparison import draw
 from .. import host
-from ..compare import compare
 
 
 class MagCacheCompare:
@@ -51,8 +53,56 @@ class MagCacheCompare:
             model_management.throw_exception_if_processing_interrupted()
             progress.update(1)
 
-        found = compare(image_a, image_b, model_management.get_torch_device(), done)
-        picture = as_batch(draw(image_a[found.worst], image_b[found.worst], found))
-        host.show(str(found), node_id)
-        ui = {**host.preview(picture), "text": [str(found)]}
-        return {"ui": ui, "result": (picture, str(found))}
+        _check(image_a, image_b)
+        a, b = _colours(image_a), _colours(image_b)
+        found = compare(a, b, model_management.get_torch_device(), done)
+        picture = as_batch(draw(a[found.worst], b[found.worst], found, _figures(found)))
+        text = _told(found, a)
+        host.show(text, node_id)
+        return {"ui": {**host.preview(picture), "text": [text]}, "result": (picture, text)}
+
+
+def _check(a: Any, b: Any) -> None:
+    shapes = " and ".join(
+        f"{name} holds {image.shape[0]} of {image.shape[2]}x{image.shape[1]}"
+        for name, image in (("image_a", a), ("image_b", b))
+    )
+    if a.shape[1:3] != b.shape[1:3]:
+        raise ValueError(
+            f"{shapes} pixels: sample both at one size, or bring one to the other's with Upscale "
+            "Image"
+        )
+    if len(a) != len(b):
+        raise ValueError(
+            f"{shapes} pixels: give both as many frames, cutting the longer with ImageFromBatch"
+        )
+
+
+def _colours(images: Any) -> Any:
+    """Red, green and blue: without transparency, and of grey the three of it."""
+    return images[..., :3].expand(*images.shape[:-1], 3)
+
+
+def _figures(found: Compared) -> str:
+    """All frames together; the PSNR is that of their mean squared error."""
+    return _line(fmean(found.squared_errors), fmean(found.ssims), fmean(found.flips))
+
+
+def _told(found: Compared, frames: Any) -> str:
+    count, height, width, _ = frames.shape
+    what = f"{count} frames" if count > 1 else "one image"
+    lines = [_figures(found), f"{what} of {width}x{height}"]
+    if found.equal:
+        lines.append("A and B are equal")
+    elif count > 1:
+        worst = found.worst
+        figures = _line(found.squared_errors[worst], found.ssims[worst], found.flips[worst])
+        lines.append(f"frame {worst + 1} differs most, by FLIP: {figures}")
+    lines.append("The nearer the two, the higher PSNR, the closer SSIM to 1 and FLIP to 0.")
+    return "\n".join(lines)
+
+
+def _line(squared_error: float, ssim: float, flip: float) -> str:
+    ratio = psnr(squared_error)
+    decibel = "infinite" if math.isinf(ratio) else f"{ratio:.2f} dB"
+    return f"PSNR {decibel}, SSIM {ssim:.4f}, FLIP {flip:.4f}"

@@ -1,4 +1,4 @@
-"""PSNR, SSIM and FLIP in plain torch, held to scikit-image, flip-evaluator and hand-made values."""
+"""PSNR, SSIM and FLIP, held to scikit-image, flip-evaluator and hand-made values."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from magcache.pictures.similarity import SSIM_WINDOW, psnr, similarity
+from magcache.images import SSIM_WINDOW, compare, difference, flip, psnr, squared_error, ssim
 
 GRID = Path(__file__).parents[1] / "models" / "emoji" / "grid.png"
 NOISE = np.random.default_rng(0)
@@ -43,8 +43,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray]:
 
 def found(pair: tuple[np.ndarray, np.ndarray]) -> tuple[float, float, np.ndarray]:
     a, b = (torch.from_numpy(np.ascontiguousarray(image)) for image in pair)
-    figures = similarity(a, b)
-    return figures.squared_error, figures.ssim, figures.flip.numpy()
+    return squared_error(a, b), ssim(a, b), flip(a, b).numpy()
 
 
 def test_psnr_is_that_of_scikit_image(pair: tuple[np.ndarray, np.ndarray]) -> None:
@@ -70,8 +69,8 @@ def test_flip_is_that_of_its_authors_at_every_pixel(pair: tuple[np.ndarray, np.n
 
 
 def test_equal_images_do_not_differ() -> None:
-    squared_error, ssim, flip = found((picture(), picture()))
-    assert psnr(squared_error) == float("inf") and ssim == pytest.approx(1) and flip.max() == 0
+    error, similar, seen = found((picture(), picture()))
+    assert psnr(error) == float("inf") and similar == pytest.approx(1) and seen.max() == 0
 
 
 def test_values_that_can_be_worked_out() -> None:
@@ -79,11 +78,35 @@ def test_values_that_can_be_worked_out() -> None:
     green, blue, black = (np.zeros((20, 30, 3), np.float32) for _ in range(3))
     green[..., 1] = blue[..., 2] = 1
     assert found((green, blue))[2] == pytest.approx(np.ones((20, 30)))  # the largest difference
-    squared_error, ssim, _ = found((black, black + 1))
-    assert squared_error == 1 and ssim == pytest.approx(0.01**2 / (1 + 0.01**2))
+    error, similar, _ = found((black, black + 1))
+    assert error == 1 and similar == pytest.approx(0.01**2 / (1 + 0.01**2))
 
 
 def test_the_smallest_image_has_one_window() -> None:
     small = picture(SSIM_WINDOW, SSIM_WINDOW)
-    _, ssim, flip = found((small, noisy(small, 0.1)))
-    assert 0 < ssim < 1 and flip.shape == (SSIM_WINDOW, SSIM_WINDOW) and np.isfinite(flip).all()
+    _, similar, seen = found((small, noisy(small, 0.1)))
+    assert 0 < similar < 1 and seen.shape == (SSIM_WINDOW, SSIM_WINDOW) and np.isfinite(seen).all()
+
+
+@pytest.mark.parametrize("size", [(6, 32), (32, 10), (10, 10)])
+def test_a_smaller_image_is_refused_with_what_to_do(size: tuple[int, int]) -> None:
+    black = torch.zeros(1, *size, 3)
+    message = rf"needs 11 pixels a side.* are {size[1]}x{size[0]}: compare larger ones"
+    for measured in (compare, difference):
+        with pytest.raises(ValueError, match=message):
+            measured(black, black)
+
+
+def test_a_batch_is_measured_pair_by_pair() -> None:
+    a = np.stack([picture(40, 50)] * 3)
+    b = np.stack([a[0], noisy(a[1], 0.3), noisy(a[2], 0.01)])
+    every = [found(pair) for pair in zip(a, b, strict=True)]
+    seen: list[int] = []
+    batch = compare(torch.from_numpy(a), torch.from_numpy(b), done=lambda: seen.append(1))
+    assert batch.squared_errors == [error for error, _, _ in every]
+    assert batch.ssims == [similar for _, similar, _ in every] and len(seen) == 3
+    assert batch.worst == 1 and np.array_equal(batch.errors.numpy(), every[1][2])
+    means = difference(a[1:], b[1:])  # arrays or tensors: the same figures
+    assert means.psnr == pytest.approx(np.mean(batch.psnrs[1:]))
+    assert means.ssim == pytest.approx(np.mean(batch.ssims[1:]))
+    assert means.flip == pytest.approx(np.mean(batch.flips[1:]))
