@@ -224,7 +224,7 @@ def loop(case: Case, model: nn.Module, inputs: dict[str, Any], device: str) -> t
     scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=3.0)
 
     def sample() -> None:
-        scheduler.set_timesteps(preset.steps, device=device)
+        scheduler.set_timesteps(preset.settings["steps"], device=device)
         scheduler.set_begin_index(0)
         latents = inputs["hidden_states"]
         for t in scheduler.timesteps:

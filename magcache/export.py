@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .curves import Calibration, Preset, Trajectory, presets
+from .curves import Calibration, Trajectory, presets
 from .decide import Decider, Reason, Rule, Schedule, plan
 
 COMPUTE = 0.0
@@ -80,15 +80,14 @@ class Engine:
     settings: Callable[[Composed], dict[str, Any]]
     unknown: tuple[str, ...] = ()
 
-    def fits(self, source: Preset | Calibration, families: Iterable[str] = ()) -> bool:
-        """Whether it knows the model of a curve; a calibration's is of the families named."""
-        if isinstance(source, Preset):
-            return source.family in self.families and source.name not in self.unknown
-        return not {*families}.isdisjoint(self.families)
+    def fits(self, source: Calibration, families: Iterable[str] = ()) -> bool:
+        """Whether it knows the model of a curve; a measured one is of the families named."""
+        made_for = (source.family,) if source.family else families
+        return source.name not in self.unknown and not {*made_for}.isdisjoint(self.families)
 
 
 def compose(
-    source: Preset | Calibration, rule: Rule, trajectory: Trajectory, shift: float | None = None
+    source: Calibration, rule: Rule, trajectory: Trajectory, shift: float | None = None
 ) -> Composed:
     """The ratios of a run, at its own noise levels.
 
@@ -126,7 +125,7 @@ def compose(
 
 
 def export(
-    engine: str, source: Preset | Calibration, composed: Composed, families: Iterable[str] = ()
+    engine: str, source: Calibration, composed: Composed, families: Iterable[str] = ()
 ) -> dict[str, Any]:
     """The settings of one program, in JSON's types.
 
@@ -142,7 +141,7 @@ def export(
     program = ENGINES[engine]
     if not program.fits(source, families):
         known = [n for n in presets.names() if program.fits(presets.load(n))]
-        model = source.family if isinstance(source, Preset) else source.model
+        model = source.family or source.model
         raise ValueError(
             f"{program.title} has no MagCache for {source.name} ({model}): it knows "
             f"{', '.join(program.families)} (presets {', '.join(known)})"
@@ -161,9 +160,8 @@ def _split(whole: Part, second: int) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def _shift(source: Preset | Calibration) -> float | None:
-    made_with = source.reference if isinstance(source, Preset) else source.settings
-    shift = made_with.get("shift")
+def _shift(source: Calibration) -> float | None:
+    shift = source.settings.get("shift")
     return float(shift) if isinstance(shift, int | float) else None
 
 

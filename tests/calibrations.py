@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from magcache.curves.calibration import Calibration, Measurement
+from magcache.curves import Calibration, Measurement
 from magcache.curves.gram import GramCurve
 from magcache.curves.magnitude import MagnitudeCurve, shifted_sigmas
 
@@ -55,3 +55,24 @@ def random_gram(steps: int, seed: int) -> GramCurve:
     unit = drawn / norms[:, None]
     curve = MagnitudeCurve(shifted_sigmas(steps), tuple(np.log(norms)))
     return GramCurve(curve, np.clip(unit @ unit.T, -1, 1))
+
+
+def ratios_of(preset: Calibration) -> dict[str, list[float]]:
+    """The lists of a preset, a branch."""
+    return {branch: measured.ratios for branch, measured in preset.branches.items()}
+
+
+def sigmas_of(preset: Calibration) -> tuple[float, ...] | None:
+    """The noise levels of its lists, or None where they are unknown."""
+    return tuple(next(iter(preset.branches.values())).sigmas) or None
+
+
+def switch_of(preset: Calibration) -> tuple[int, float] | None:
+    """Index and σ of the change of experts, or None."""
+    curve = next(iter(preset.curves.values()))
+    return (curve.switch[0], curve.switch_at[0]) if curve.switch else None
+
+
+def steps_of(preset: Calibration) -> int:
+    """How long its lists are."""
+    return preset.settings["steps"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from magcache.curves.calibration import Calibration, CalibrationError, Measurement
+from magcache.curves import Calibration, CalibrationError, Measurement
 from magcache.curves.identity import Identity
 from magcache.decide import rule_of
 from magcache.decide.rule import Rule

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from magcache.calibrate.calibrator import Calibrator
 from magcache.calibrate.entries import places
-from magcache.curves.calibration import Calibration, Measurement
+from magcache.curves import Calibration, Measurement
 
 
 def alike(*channels: float, count: int = 5) -> Tensor:

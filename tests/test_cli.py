@@ -7,8 +7,7 @@ import sys
 import pytest
 
 from magcache import cli
-from magcache.curves import presets
-from magcache.curves.calibration import Calibration, Measurement
+from magcache.curves import Calibration, Measurement, presets
 from tests.calibrations import calibration
 
 

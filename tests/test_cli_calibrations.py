@@ -11,7 +11,7 @@ import pytest
 
 from magcache import cli
 from magcache.cli.calibrations import draw
-from magcache.curves.calibration import Calibration, join
+from magcache.curves import Calibration, join
 from magcache.curves.magnitude import shifted_sigmas
 from magcache.curves.store import Store
 from tests.calibrations import IDENTITY, calibration, measurement

@@ -14,6 +14,7 @@ from magcache.curves.magnitude import (
     resampled_trajectory,
     shifted_sigmas,
 )
+from tests.calibrations import ratios_of, sigmas_of
 
 RATIO = st.floats(0.3, 3.0)
 SIGMA = st.floats(0.0, 1.0).map(lambda value: round(value, 4))
@@ -221,7 +222,7 @@ def test_broken_lists_are_refused(
 def test_wan_14b_keeps_its_product_at_other_step_counts(steps: int, copied: float) -> None:
     """Composed by σ it stays 0.361; copying the nearest entry of the list loses most of it."""
     preset = presets.load("wan2.1_t2v_14B")
-    listed, sigmas, curve = preset.ratios["cond"], preset.sigmas, preset.curves["cond"]
+    listed, sigmas, curve = ratios_of(preset)["cond"], sigmas_of(preset), preset.curves["cond"]
     assert sigmas
     nearest = [listed[round(step * (len(listed) - 1) / (steps - 1))] for step in range(steps)]
     assert math.prod(nearest) == pytest.approx(copied, abs=5e-4)

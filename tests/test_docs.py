@@ -8,6 +8,7 @@ import pytest
 
 from magcache.curves import presets
 from magcache.hosts.comfyui.models import MODEL_TYPES
+from tests.calibrations import steps_of
 
 ROOT = Path(__file__).parents[1]
 PRESETS = (ROOT / "docs" / "presets.md").read_text(encoding="utf-8")
@@ -56,7 +57,7 @@ def test_the_presets_settings_are_the_presets() -> None:
     expected = {}
     for name in presets.names():
         preset = presets.load(name)
-        settings = (preset.steps, preset.threshold, preset.retention, preset.max_skip)
+        settings = (steps_of(preset), preset.threshold, preset.retention, preset.max_skip)
         expected[name] = [written(value) for value in settings]
     assert {name: cells[1:] for name, cells in preset_rows().items()} == expected
 

@@ -10,7 +10,7 @@ from magcache import cli
 from magcache.curves import presets
 from magcache.decide import rule_of
 from magcache.export import COMPUTE, ENGINES, WRAPPER_ENTRIES, compose, export
-from tests.calibrations import calibration
+from tests.calibrations import calibration, ratios_of, switch_of
 
 _WHOLE, _REAL, _TRUTH, _RATIOS = (int,), (int, float), (bool,), (list,)
 SCHEMAS: dict[str, dict[str, tuple[type, ...]]] = {
@@ -81,7 +81,7 @@ def check_ratios(ratios: list[Any], length: int) -> None:
 def test_an_export_has_exactly_the_programs_keys(engine: str, preset: str) -> None:
     settings, source = exported(engine, preset, steps=20), presets.load(preset)
     parts = [settings]
-    if source.switch and engine in PARTS:
+    if switch_of(source) and engine in PARTS:
         assert tuple(settings) == PARTS[engine]
         parts = list(settings.values())
     steps = 0
@@ -103,14 +103,14 @@ def test_an_export_has_exactly_the_programs_keys(engine: str, preset: str) -> No
 
 
 def test_at_the_lists_own_steps_the_export_is_the_list() -> None:
-    ratios = presets.load("wan2.1_t2v_1.3B").ratios
+    ratios = ratios_of(presets.load("wan2.1_t2v_1.3B"))
     rows = exported("lightx2v", "wan2.1_t2v_1.3B")["magcache_ratios"]
     assert rows[0] == pytest.approx(ratios["cond"], abs=1e-6)
     assert rows[1] == pytest.approx(ratios["uncond"], abs=1e-6)
 
 
 def test_at_fewer_steps_ratios_are_composed_and_not_copied() -> None:
-    ratios = presets.load("wan2.1_t2v_1.3B").ratios["cond"]
+    ratios = ratios_of(presets.load("wan2.1_t2v_1.3B"))["cond"]
     composed = exported("lightx2v", "wan2.1_t2v_1.3B", steps=25)["magcache_ratios"][0]
     assert composed[10] == pytest.approx(ratios[19] * ratios[20], abs=1e-6)  # two steps of 50
     assert composed[-1] == pytest.approx(ratios[47] * ratios[48], abs=1e-6)

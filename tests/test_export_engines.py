@@ -17,8 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from magcache.curves import presets
-from magcache.curves.presets import Preset
+from magcache.curves import Calibration, presets
 from magcache.decide import rule_of
 from magcache.decide.rule import Rule
 from magcache.decide.ruled import plan
@@ -52,7 +51,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         del sys.modules[name]
 
 
-def planned(source: Preset, rule: Rule, branch: str) -> str:
+def planned(source: Calibration, rule: Rule, branch: str) -> str:
     return str(plan(rule, {branch: source.curves[branch]}, source.trajectory(STEPS)))
 
 

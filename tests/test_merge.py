@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from magcache.calibrate.merge import merge
-from magcache.curves.calibration import Calibration, CalibrationError, Measurement, join
+from magcache.curves import Calibration, CalibrationError, Measurement, join
 from magcache.curves.magnitude import shifted_sigmas
 from tests.calibrations import IDENTITY, calibration, measurement
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from magcache.calibrate import entries
 from magcache.calibrate.calibrator import Calibrator
-from magcache.curves.calibration import Measurement
+from magcache.curves import Measurement
 from magcache.curves.magnitude import MagnitudeCurve, Trajectory
 from magcache.decide.planned import PlannedDecider, Target
 from magcache.decide.rule import Rule

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from magcache.curves import presets
+from magcache.curves import Calibration, presets
 from magcache.curves.magnitude import shifted_sigmas
-from magcache.curves.presets import Preset
 from magcache.decide import rule_of
 from magcache.decide.rule import Reason, Rule
 from magcache.decide.ruled import Schedule, plan
+from tests.calibrations import ratios_of, sigmas_of, steps_of, switch_of
 
 NAMES = presets.names()
 LENGTHS = {
@@ -56,13 +56,13 @@ PUBLISHED = {
 }
 
 
-def own_rule(preset: Preset) -> Rule:
+def own_rule(preset: Calibration) -> Rule:
     """The published settings, and some where none are published."""
     usual = {"threshold": 0.06, "retention": 0.2, "max_skip": 2}
     return rule_of(preset, **{k: v for k, v in usual.items() if getattr(preset, k) is None})
 
 
-def own_plan(preset: Preset) -> Schedule:
+def own_plan(preset: Calibration) -> Schedule:
     return plan(own_rule(preset), preset.curves, preset.trajectory())
 
 
@@ -92,11 +92,11 @@ def test_the_published_lists_are_all_there() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_is_complete(name: str) -> None:
     preset = presets.load(name)
-    assert preset.name == name and preset.family and preset.source and preset.reference
-    assert preset.steps == LENGTHS.get(name, preset.steps)
-    for ratios in preset.ratios.values():
-        assert len(ratios) == preset.steps and ratios[0] == 1.0
-    assert preset.sigmas is None or len(preset.sigmas) == preset.steps
+    assert preset.name == name and preset.family and preset.source and preset.settings
+    assert steps_of(preset) == LENGTHS.get(name, steps_of(preset))
+    for ratios in ratios_of(preset).values():
+        assert len(ratios) == steps_of(preset) and ratios[0] == 1.0
+    assert sigmas_of(preset) is None or len(sigmas_of(preset)) == steps_of(preset)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -120,21 +120,21 @@ def test_published_settings_of_flux(name: str, settings: tuple[float, float, int
 @pytest.mark.parametrize("name", NAMES)
 def test_schedule_is_that_of_the_raw_list(name: str) -> None:
     preset = presets.load(name)
-    fixed = {preset.switch[0]} if preset.switch else set()
+    fixed = {switch_of(preset)[0]} if switch_of(preset) else set()
     if preset.refresh:
         # Index 11 of 28; the first step that is as far at other step counts.
-        fixed |= {next(i for i in range(preset.steps) if i / preset.steps >= 11 / 28)}
-    assert str(own_plan(preset)) == replay(preset.ratios, own_rule(preset), fixed)
+        fixed |= {next(i for i in range(steps_of(preset)) if i / steps_of(preset) >= 11 / 28)}
+    assert str(own_plan(preset)) == replay(ratios_of(preset), own_rule(preset), fixed)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_curve_on_its_own_sigmas_is_the_list(name: str) -> None:
     preset = presets.load(name)
     for branch, curve in preset.curves.items():
-        found = curve.ratios(preset.sigmas or curve.positions)
-        wanted: list[float | None] = list(preset.ratios[branch])
-        if preset.switch:
-            wanted[preset.switch[0]] = None
+        found = curve.ratios(sigmas_of(preset) or curve.positions)
+        wanted: list[float | None] = list(ratios_of(preset)[branch])
+        if switch_of(preset):
+            wanted[switch_of(preset)[0]] = None
         assert found == [None if r is None else pytest.approx(r, rel=1e-12) for r in wanted]
 
 
@@ -147,30 +147,30 @@ def test_flux_computes_index_11_by_its_refresh() -> None:
 @pytest.mark.parametrize("name", ["wan2.2_t2v_14B", "wan2.2_i2v_14B"])
 def test_no_ratio_is_given_across_the_switch(name: str) -> None:
     preset = presets.load(name)
-    assert preset.switch and preset.sigmas
-    index, sigma = preset.switch
-    before, after = preset.sigmas[index - 1 : index + 1]
+    assert switch_of(preset) and sigmas_of(preset)
+    index, sigma = switch_of(preset)
+    before, after = sigmas_of(preset)[index - 1 : index + 1]
     assert before >= sigma > after
     for branch, curve in preset.curves.items():
         assert curve.parts == 2
         assert curve.ratio(before, after) is None
         assert curve.ratio(1.0, 0.1) is None
         for i in (index - 1, index + 1):
-            ratio = curve.ratio(preset.sigmas[i - 1], preset.sigmas[i])
-            assert ratio == pytest.approx(preset.ratios[branch][i])
+            ratio = curve.ratio(sigmas_of(preset)[i - 1], sigmas_of(preset)[i])
+            assert ratio == pytest.approx(ratios_of(preset)[branch][i])
     assert own_plan(preset).reasons[index] is Reason.NO_RATIO
 
 
 @pytest.mark.parametrize("name", ["wan2.2_t2v_14B", "wan2.2_i2v_14B"])
 def test_a_part_is_one_experts_share_of_the_list(name: str) -> None:
     preset = presets.load(name)
-    assert preset.switch and preset.sigmas
-    index = preset.switch[0]
+    assert switch_of(preset) and sigmas_of(preset)
+    index = switch_of(preset)[0]
     high, low = (preset.curves["cond"].part(i) for i in (0, 1))
     assert high.parts == low.parts == 1
-    assert high.positions + low.positions == preset.sigmas
+    assert high.positions + low.positions == sigmas_of(preset)
     assert len(high.positions) == index
-    listed = preset.ratios["cond"]
+    listed = ratios_of(preset)["cond"]
     assert high.ratios(high.positions) == pytest.approx([1.0, *listed[1:index]])
     assert low.ratios(low.positions) == pytest.approx([1.0, *listed[index + 1 :]])
 
@@ -217,12 +217,12 @@ def test_given_settings_replace_published_ones_and_none_keeps_them() -> None:
 
 def test_trajectory_of_a_list_is_its_own_schedule() -> None:
     flux = presets.load("flux")
-    assert flux.trajectory().sigmas == pytest.approx(flux.sigmas, abs=1e-12)
+    assert flux.trajectory().sigmas == pytest.approx(sigmas_of(flux), abs=1e-12)
 
 
 def test_trajectory_at_another_step_count_keeps_the_shift() -> None:
     flux = presets.load("flux")
-    assert flux.trajectory(14).sigmas == pytest.approx(flux.sigmas[::2], abs=1e-12)  # type: ignore[index]
+    assert flux.trajectory(14).sigmas == pytest.approx(sigmas_of(flux)[::2], abs=1e-12)  # type: ignore[index]
     wanted = shifted_sigmas(20, exp(1.15))
     assert flux.trajectory(20).sigmas == pytest.approx(wanted, abs=2e-3)
 
@@ -242,11 +242,11 @@ def test_a_trajectory_needs_a_step(steps: int) -> None:
 
 def test_vace_14b_says_that_it_is_a_copy() -> None:
     copy, original = presets.load("wan2.1_vace_14B"), presets.load("wan2.1_t2v_14B")
-    assert copy.ratios == original.ratios
+    assert ratios_of(copy) == ratios_of(original)
     assert "never calibrated on VACE" in copy.note
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if presets.load(n).sigmas])
+@pytest.mark.parametrize("name", [n for n in NAMES if sigmas_of(presets.load(n))])
 def test_listed_sigmas_are_those_of_the_stated_schedule(name: str) -> None:
     data = json.loads((Path(presets.__file__).parent / f"{name}.json").read_text(encoding="utf-8"))
     stated, sigmas = data["sigmas_from"], data["sigmas"]

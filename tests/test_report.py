@@ -18,6 +18,7 @@ from magcache.decide.ruled import Decider, plan
 from magcache.pictures.charts import draw_comparison, draw_schedule, save
 from magcache.report import Report, schedule_of
 from magcache.run import Evaluation, Run, Storage
+from tests.calibrations import steps_of
 from tests.toys import CPU, Toy, even, flat_curve, tokens, toy_run, toy_stack
 
 PERIODIC = "#..#..#..#"
@@ -195,10 +196,10 @@ def test_a_picture_of_a_plan_shows_each_evaluation(name: str) -> None:
     schedule = plan(rule_of(preset), preset.curves, preset.trajectory())
     axes = draw_schedule(schedule, preset.curves, "a title").axes[0]
     drawn = {line.get_marker(): len(line.get_xdata()) for line in axes.lines[:3]}  # type: ignore[arg-type]
-    assert drawn == {"None": preset.steps, "o": schedule.computed, ".": schedule.skipped}
+    assert drawn == {"None": steps_of(preset), "o": schedule.computed, ".": schedule.skipped}
     assert axes.get_title(loc="left") == "a title"
     assert axes.xaxis_inverted() == (name != FRACTION)
-    assert sum(line.get_marker() == "|" for line in axes.lines) == preset.steps
+    assert sum(line.get_marker() == "|" for line in axes.lines) == steps_of(preset)
 
 
 def test_a_picture_compares_rows_of_images(tmp_path: Path) -> None:

@@ -67,8 +67,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _presets(arguments: argparse.Namespace) -> int:
     found = [presets.load(name) for name in presets.names()]
-    keys = ("name", "family", "steps", "threshold", "retention", "max_skip", "note")
-    rows = [{key: getattr(preset, key) for key in keys} for preset in found]
+    rows = [
+        {
+            "name": preset.name,
+            "family": preset.family,
+            "steps": preset.settings["steps"],
+            "threshold": preset.threshold,
+            "retention": preset.retention,
+            "max_skip": preset.max_skip,
+            "note": preset.note,
+        }
+        for preset in found
+    ]
     if arguments.json:
         return _write(json.dumps(rows, indent=1))
     head = f"{'name':26} {'family':18} {'steps':>5} {'threshold':>9} {'retention':>9} {'K':>3}"

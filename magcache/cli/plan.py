@@ -5,7 +5,7 @@ import json
 import sys
 from typing import Any
 
-from ..curves import Calibration, CalibrationError, Preset, Trajectory, presets
+from ..curves import Calibration, CalibrationError, Trajectory, presets
 from ..decide import FEW_STEPS, PlannedDecider, Rule, Schedule, Target, plan, rule_of
 from .calibrations import stored_or_file
 
@@ -39,14 +39,14 @@ def add_curve_and_rule(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--end-step", type=int, default=-1)
 
 
-def curve_of(arguments: argparse.Namespace) -> Preset | Calibration:
+def curve_of(arguments: argparse.Namespace) -> Calibration:
     """The curve that the options name."""
     if arguments.preset:
         return presets.load(arguments.preset)
     return stored_or_file(arguments.calibration)
 
 
-def chosen_rule(arguments: argparse.Namespace, source: Preset | Calibration) -> Rule:
+def chosen_rule(arguments: argparse.Namespace, source: Calibration) -> Rule:
     """The rule's settings, the recommended ones where none are given."""
     return rule_of(
         source,
@@ -65,7 +65,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         settings, schedule, notes = _by_rule(arguments, source, trajectory)
     else:
         settings, schedule, notes = _by_target(arguments, source, trajectory)
-    if isinstance(source, Preset) and source.note:
+    if source.note:
         notes.insert(0, source.note)
     if arguments.json:
         figures = {
@@ -107,7 +107,7 @@ _TITLES = {
 
 
 def _by_rule(
-    arguments: argparse.Namespace, source: Preset | Calibration, trajectory: Trajectory
+    arguments: argparse.Namespace, source: Calibration, trajectory: Trajectory
 ) -> tuple[dict[str, Any], Schedule, list[str]]:
     rule = chosen_rule(arguments, source)
     schedule = plan(rule, source.curves, trajectory)
@@ -120,21 +120,18 @@ def _by_rule(
 
 
 def _by_target(
-    arguments: argparse.Namespace, source: Preset | Calibration, trajectory: Trajectory
+    arguments: argparse.Namespace, source: Calibration, trajectory: Trajectory
 ) -> tuple[dict[str, Any], Schedule, list[str]]:
     given = [name for name in _OF_THE_RULE if getattr(arguments, name) is not None]
     if given:
         raise ValueError(f"--speedup and --error take the place of {', '.join(given)}")
-    grams = source.grams if isinstance(source, Calibration) else {}
-    if not grams:
-        raise CalibrationError(f"{source.name} has no Gram curve to plan with: calibrate the model")
+    source.check_grams()
+    grams = source.grams
     if any(gram.norms.parts > 1 for gram in grams.values()):
         raise CalibrationError(
             f"{source.name} has two experts, each of which is planned as it runs"
         )
-    cfg = arguments.cfg
-    if cfg is None:
-        cfg = (source.settings if isinstance(source, Calibration) else {}).get("cfg") or 1.0
+    cfg = source.settings.get("cfg") or 1.0 if arguments.cfg is None else arguments.cfg
     target = Target(
         arguments.speedup,
         arguments.error,

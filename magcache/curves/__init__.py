@@ -1,14 +1,14 @@
 """What is known of a model over the noise level σ, and the files it is kept in.
 
-Magnitude curves, Gram curves, published presets and measured calibrations; the store finds the
-calibration that is nearest to a run. Knows no model, no tensor and no host.
+Magnitude curves and Gram curves; calibrations, which are measured or published (presets); the
+store, which finds the calibration that is nearest to a run. Knows no model, no tensor, no host.
 """
 
-from .calibration import Calibration, CalibrationError, Measurement, falling_places, join
+from .calibration import Calibration, CalibrationError, check_rule
 from .gram import GramCurve, GuidedGrams, best_weights, guidance_shares
 from .identity import Identity
 from .magnitude import CLOSE, MagnitudeCurve, Trajectory, same_levels, shifted_sigmas
-from .presets import Preset
+from .measurement import Measurement, falling_places, join
 from .store import Found, Store, described
 
 __all__ = [
@@ -21,10 +21,10 @@ __all__ = [
     "Identity",
     "MagnitudeCurve",
     "Measurement",
-    "Preset",
     "Store",
     "Trajectory",
     "best_weights",
+    "check_rule",
     "described",
     "falling_places",
     "guidance_shares",

@@ -1,134 +1,84 @@
-"""Calibrations: what runs have shown of a model's residuals, and the files they are kept in."""
+"""Calibrations: what is known of a model's residuals, published or measured, and their files."""
 
 import json
 import math
 import os
 import threading
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .gram import GramCurve
 from .identity import Identity
-from .magnitude import MagnitudeCurve, Trajectory, resampled_trajectory
+from .magnitude import MagnitudeCurve, Trajectory, resampled_trajectory, shifted_sigmas
+from .measurement import Measurement
 
 FORMAT = 2
 _READS = (1, 2)  # 1 has no correlations
+_OF_PRESETS = ("family", "refresh", "source", "note")  # files of runs go without
 
 
 class CalibrationError(ValueError):
     """A calibration file that cannot be used, and why."""
 
 
-@dataclass
-class Measurement:
-    """What one branch showed, a value an evaluation; the first of each list compares nothing.
-
-    Attributes:
-        sigmas: Noise levels.
-        ratios: Mean over tokens of ‖r_t‖/‖r_{t-1}‖; 1.0 first.
-        spreads: Standard deviation of that ratio over tokens; 0.0 first.
-        cosine_distances: Mean over tokens of 1 - cos(r_t, r_{t-1}); 0.0 first.
-        norms: Root mean square of the residual's entries; empty where it was not measured.
-        correlations: ⟨r_t, r_s⟩/(‖r_t‖·‖r_s‖) with every earlier evaluation s, a row each; the
-            first row is empty.
-    """
-
-    sigmas: list[float] = field(default_factory=list)
-    ratios: list[float] = field(default_factory=list)
-    spreads: list[float] = field(default_factory=list)
-    cosine_distances: list[float] = field(default_factory=list)
-    norms: list[float] = field(default_factory=list)
-    correlations: list[list[float]] = field(default_factory=list)
-
-    def check(self) -> None:
-        """Makes sure that the lists belong together and hold numbers.
-
-        Raises:
-            ValueError, TypeError: They do not.
-        """
-        lists = [f.name for f in fields(self) if f.name != "correlations"]
-        if bool(self.norms) != bool(self.correlations):
-            raise ValueError("its norms and its correlations belong together: one is missing")
-        for name in lists:
-            values = getattr(self, name)
-            if len(values) != len(self.sigmas) and (values or name != "norms"):
-                raise ValueError(f"{len(self.sigmas)} sigmas do not match {len(values)} {name}")
-            if not all(math.isfinite(value) for value in values):
-                raise ValueError(f"its {name} hold NaN or Inf")
-        if not all(math.isfinite(value) for row in self.correlations for value in row):
-            raise ValueError("its correlations hold NaN or Inf")
-        if self.norms and min(self.norms) <= 0:
-            raise ValueError("its norms must be above 0")
-
-    def matrix(self) -> np.ndarray:
-        """The correlations of all pairs of evaluations, shape (T, T)."""
-        rows = [[*row, 1.0] for row in self.correlations]
-        if [len(row) for row in rows] != list(range(1, len(self.sigmas) + 1)):
-            raise ValueError("its correlations do not match its sigmas")
-        lower = np.zeros((len(rows), len(rows)))
-        for place, row in enumerate(rows):
-            lower[place, : place + 1] = row
-        return lower + np.tril(lower, -1).T
-
-
-def join(
-    high: dict[str, Measurement], low: dict[str, Measurement]
-) -> tuple[dict[str, Measurement], float]:
-    """The measurements of two experts of one run as one, and the σ between them."""
-    branches = {branch: _joined(high[branch], low[branch]) for branch in high if branch in low}
-    before, after = (next(iter(part.values())).sigmas for part in (high, low))
-    return branches, (before[-1] + after[0]) / 2
-
-
-def _joined(high: Measurement, low: Measurement) -> Measurement:
-    names = [f.name for f in fields(Measurement) if f.name != "correlations"]
-    both = Measurement(**{n: getattr(high, n) + getattr(low, n) for n in names})
-    if high.correlations and low.correlations:  # no residual of one expert says anything of one
-        apart = [[0.0] * len(high.sigmas) + row for row in low.correlations]  # of the other
-        both.correlations = high.correlations + apart
-    return both
-
-
 @dataclass(frozen=True)
 class Calibration:
-    """A measured curve for one model; used like a preset.
+    """The curves of one model, and the settings that go with them.
+
+    Measured by a run of the model itself, or published for a family of models (a preset, see
+    `presets`): then there are no inner products, and perhaps no noise levels.
 
     Attributes:
-        model: Class name of the measured transformer; it fits no other.
+        model: Class name of the measured transformer; "" of a preset.
         branches: The measurement of each branch.
         settings: What the run was made with, as far as it is known: "host", "steps", "shift",
             "sampler", "cfg", "latent" (its shape), "prompts" (how many, where merged).
-        threshold, retention, max_skip: Settings used unless others are given.
+        threshold, retention, max_skip: Settings of the rule, used unless others are given; None
+            where a preset has none.
         name: The file's name, for reports.
         switch_at: σ at which a second expert takes over, or None.
         identity: What the model is known by, see `Identity`; None in older files.
+        family: Name of the family that a preset is for; "" of a measured one.
+        refresh: Fraction of the trajectory that is always computed (FLUX), or None.
+        source: Where a preset's figures come from.
+        note: What a user should know about it.
     """
 
     model: str
     branches: dict[str, Measurement]
     settings: dict[str, Any] = field(default_factory=dict)
-    threshold: float = 0.12
-    retention: float = 0.2
-    max_skip: int = 4
+    threshold: float | None = 0.12
+    retention: float | None = 0.2
+    max_skip: int | None = 4
     name: str = "calibration"
     switch_at: float | None = None
     identity: dict[str, Any] | None = None
+    family: str = ""
+    refresh: float | None = None
+    source: str = ""
+    note: str = ""
 
     @cached_property
     def curves(self) -> dict[str, MagnitudeCurve]:
         """The magnitude curve of each branch. Evaluations at one σ are taken once."""
-        return {b: _curve(measured, self.switch_at) for b, measured in self.branches.items()}
+        return {b: measured.curve(self.switch_at) for b, measured in self.branches.items()}
 
     @cached_property
     def grams(self) -> dict[str, GramCurve]:
-        """The Gram curve of each branch; empty where the file has none."""
+        """The Gram curve of each branch; empty where there are no inner products."""
         branches = self.branches.items()
-        return {b: _gram(m, self.switch_at) for b, m in branches if m.correlations}
+        return {b: m.gram(self.switch_at) for b, m in branches if m.correlations}
+
+    @property
+    def origin(self) -> str:
+        """What it is for, for messages: "was measured on FluxTransformer2DModel"."""
+        return f"is for {self.family}" if self.family else f"was measured on {self.model}"
+
+    def fits(self, model: str, family: str = "") -> bool:
+        """Whether it is for a model of this class and family; an unknown family ("") may be any."""
+        return family in ("", self.family) if self.family else model == self.model
 
     def check_grams(self) -> None:
         """Makes sure that it can be planned with.
@@ -137,9 +87,10 @@ class Calibration:
             CalibrationError: It has no Gram curve.
         """
         if not self.grams:
+            measured = "an older MagCache made it, or a residual held NaN or Inf"
+            why = "published curves have none" if self.family else measured
             raise CalibrationError(
-                f"{self.name} has no Gram curve to plan with (an older MagCache made it, or a "
-                "residual held NaN or Inf): calibrate anew"
+                f"{self.name} has no Gram curve to plan with ({why}): calibrate the model"
             )
 
     @property
@@ -148,14 +99,21 @@ class Calibration:
         return self.settings.get("prompts") or 1
 
     def trajectory(self, steps: int | None = None, shift: float | None = None) -> Trajectory:
-        """The measured run's schedule at `steps` steps, or an evenly spaced one with `shift`."""
-        return resampled_trajectory(next(iter(self.curves.values())).positions, steps, shift)
+        """Its own schedule at `steps` steps, or an evenly spaced one with `shift`.
+
+        An evenly spaced one as well where its own is unknown.
+        """
+        curve = next(iter(self.curves.values()))
+        known = curve.over == "sigma"
+        own = curve.positions if known else shifted_sigmas(len(curve.positions))
+        return resampled_trajectory(own, steps, shift)
 
     def save(self, path: str | Path) -> Path:
         """Writes the file in one move: a crash or a full disk leaves an older one as it was."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
+        held = {n: value for n, value in asdict(self).items() if value or n not in _OF_PRESETS}
+        text = json.dumps({"format": FORMAT, **held}, indent=1)
         scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
         try:
             scratch.write_text(text, encoding="utf-8")
@@ -195,13 +153,14 @@ class Calibration:
         return calibration
 
     def check(self) -> None:
-        """Makes sure that all of it can be used.
+        """Makes sure that all that a run has measured can be used.
 
         Raises:
             ValueError, TypeError, AttributeError: Something cannot, and what.
         """
-        for name, kinds in (("model", str), ("name", str), ("settings", dict)):
-            if not isinstance(getattr(self, name), kinds):
+        for name in ("model", "name", "family", "source", "note", "settings"):
+            kind = dict if name == "settings" else str
+            if not isinstance(getattr(self, name), kind):
                 raise ValueError(f"its {name} is {getattr(self, name)!r}")
         for name in ("steps", "shift", "cfg", "prompts"):
             if not isinstance(self.settings.get(name), int | float | None):
@@ -211,53 +170,29 @@ class Calibration:
         for measured in self.branches.values():
             measured.check()
         self.known_as()
-        self._check_recommended()
+        if self.threshold is None or self.max_skip is None or self.retention is None:
+            raise ValueError("its threshold, max_skip or retention is missing")
+        check_rule(self.threshold, self.max_skip, self.retention, self.refresh)
         _ = self.curves, self.grams
-
-    def _check_recommended(self) -> None:
-        if not (math.isfinite(self.threshold) and self.threshold >= 0):
-            raise ValueError(f"threshold must be 0 or more, got {self.threshold}")
-        if not 0 <= self.retention <= 1:
-            raise ValueError(f"retention is a fraction from 0 to 1, got {self.retention}")
-        if not (self.max_skip >= 0 and self.max_skip % 1 == 0):
-            raise ValueError(f"max_skip must be a whole number, 0 or more, got {self.max_skip}")
 
     def known_as(self) -> Identity | None:
         """The model's identity, None in older files."""
         return None if self.identity is None else Identity(**self.identity)
 
 
-def falling_places(sigmas: Sequence[float]) -> list[int]:
-    """Indices of the evaluations that curves are made of: each at a lower σ than all before.
+def check_rule(
+    threshold: float, max_skip: int, retention: float, refresh: float | None = None
+) -> None:
+    """Makes sure that these can be settings of the published rule.
 
-    Of several at one σ the first, as it comes along the sampler's own way.
+    Raises:
+        ValueError: One is out of its range.
     """
-    return [p for p, sigma in enumerate(sigmas) if not p or sigma < min(sigmas[:p])]
-
-
-def _gram(measured: Measurement, switch_at: float | None) -> GramCurve:
-    kept = falling_places(measured.sigmas)
-    falling = tuple(measured.sigmas[p] for p in kept)
-    logs = tuple(math.log(measured.norms[p]) for p in kept)
-    switch = () if switch_at is None else (sum(sigma >= switch_at for sigma in falling),)
-    ends = () if switch_at is None else (switch_at,)
-    norms = MagnitudeCurve(falling, logs, "sigma", switch, ends)
-    return GramCurve(norms, measured.matrix()[np.ix_(kept, kept)])
-
-
-def _curve(measured: Measurement, switch_at: float | None) -> MagnitudeCurve:
-    sigmas, ratios = measured.sigmas, measured.ratios
-    if len(sigmas) != len(ratios) or not sigmas:
-        raise ValueError(f"{len(sigmas)} sigmas do not match {len(ratios)} ratios")
-    # A second-order sampler evaluates one σ twice: the ratios between two kept ones compose.
-    kept_ratios, kept_sigmas, product = [ratios[0]], [sigmas[0]], 1.0
-    for sigma, ratio in zip(sigmas[1:], ratios[1:], strict=True):
-        product *= ratio
-        if sigma < kept_sigmas[-1]:
-            kept_sigmas.append(sigma)
-            kept_ratios.append(product)
-            product = 1.0
-    if switch_at is None:
-        return MagnitudeCurve.from_ratios(kept_ratios, kept_sigmas)
-    switch = sum(sigma >= switch_at for sigma in kept_sigmas), switch_at
-    return MagnitudeCurve.from_ratios(kept_ratios, kept_sigmas, switch)
+    if not (math.isfinite(threshold) and threshold >= 0):
+        raise ValueError(f"threshold must be 0 or more, got {threshold}")
+    if not (max_skip >= 0 and max_skip % 1 == 0):
+        raise ValueError(f"max_skip must be a whole number, 0 or more, got {max_skip}")
+    if not 0 <= retention <= 1:
+        raise ValueError(f"retention is a fraction from 0 to 1, got {retention}")
+    if refresh is not None and not 0 <= refresh <= 1:
+        raise ValueError(f"refresh is a fraction from 0 to 1, got {refresh}")

@@ -241,8 +241,8 @@ class Store:
 def described(calibration: Calibration) -> str:
     """What it was made with, in a few words: "50 steps, shift 3, euler, CFG 3, 2 prompts"."""
     made = calibration.settings
-    texts = [("{} steps", "steps"), ("shift {:g}", "shift"), ("{}", "sampler"), ("CFG {:g}", "cfg")]
-    parts = [text.format(made[name]) for text, name in texts if made.get(name) is not None]
+    texts = [("{} steps", "steps"), ("shift {}", "shift"), ("{}", "sampler"), ("CFG {}", "cfg")]
+    parts = _told(made, texts)
     if made.get("steps") is None:
         parts.insert(0, f"{len(next(iter(calibration.curves.values())).positions)} noise levels")
     if calibration.prompts > 1:
@@ -266,11 +266,17 @@ def _same_kind(one: Calibration, other: Calibration) -> bool:
 def _named_after(calibration: Calibration) -> str:
     known, made = calibration.known_as(), calibration.settings
     hashed = (known.weights or known.shapes)[:8] if known else "unknown"
-    texts = [("{}steps", "steps"), ("shift{:g}", "shift"), ("{}", "sampler"), ("cfg{:g}", "cfg")]
-    parts = [text.format(made[name]) for text, name in texts if made.get(name) is not None]
+    texts = [("{}steps", "steps"), ("shift{}", "shift"), ("{}", "sampler"), ("cfg{}", "cfg")]
+    parts = _told(made, texts)
     if calibration.prompts > 1:
         parts.append(f"{calibration.prompts}prompts")
     return _plain("-".join([calibration.model, hashed, *parts]))
+
+
+def _told(made: Mapping[str, Any], texts: Sequence[tuple[str, str]]) -> list[str]:
+    """The texts of the settings that are known."""
+    known = [(text, made[name]) for text, name in texts if made.get(name) is not None]
+    return [text.format(f"{v:g}" if isinstance(v, float) else v) for text, v in known]
 
 
 def _plain(name: str) -> str:

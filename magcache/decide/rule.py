@@ -8,20 +8,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any
 
-
-class Published(Protocol):
-    """A curve with its recommended settings; None where none are published."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def threshold(self) -> float | None: ...
-    @property
-    def retention(self) -> float | None: ...
-    @property
-    def max_skip(self) -> int | None: ...
+from ..curves import Calibration, check_rule
 
 
 class Reason(str, Enum):
@@ -71,14 +60,7 @@ class Rule:
     refresh: float | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.threshold) and self.threshold >= 0):
-            raise ValueError(f"threshold must be 0 or more, got {self.threshold}")
-        if not (self.max_skip >= 0 and self.max_skip % 1 == 0):
-            raise ValueError(f"max_skip must be a whole number, 0 or more, got {self.max_skip}")
-        if not 0 <= self.retention <= 1:
-            raise ValueError(f"retention is a fraction from 0 to 1, got {self.retention}")
-        if self.refresh is not None and not 0 <= self.refresh <= 1:
-            raise ValueError(f"refresh is a fraction from 0 to 1, got {self.refresh}")
+        check_rule(self.threshold, self.max_skip, self.retention, self.refresh)
         same_end = (self.start_step < 0) == (self.end_step < 0)
         if same_end and self.end_step < self.start_step:
             raise ValueError(
@@ -98,14 +80,14 @@ class Rule:
         return first <= step <= last
 
 
-def rule_of(source: "Published", **changes: Any) -> Rule:
+def rule_of(source: Calibration, **changes: Any) -> Rule:
     """The settings recommended with a curve, with `changes`; None keeps the recommended value.
 
     Raises:
         ValueError: A setting is neither published nor given, or is out of its range.
     """
     names = ("threshold", "max_skip", "retention", "refresh")
-    settings: dict[str, Any] = {name: getattr(source, name, None) for name in names}
+    settings: dict[str, Any] = {name: getattr(source, name) for name in names}
     settings.update({name: value for name, value in changes.items() if value is not None})
     missing = [name for name in names[:3] if settings[name] is None]
     if missing:

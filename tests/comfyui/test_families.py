@@ -14,15 +14,15 @@ from tiny_models import TEXT_TOKENS, TINY, Tiny, count_blocks, sample, sample_at
 from torch import nn
 
 from magcache.blocks.cache import ResidualCache
-from magcache.curves import presets
+from magcache.curves import Calibration, presets
 from magcache.curves.magnitude import MagnitudeCurve, Trajectory
-from magcache.curves.presets import Preset
 from magcache.decide import rule_of
 from magcache.decide.ruled import plan
 from magcache.hosts.comfyui import sampling as host
 from magcache.hosts.comfyui.models import FAMILIES, MODEL_TYPES
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache
+from tests.calibrations import ratios_of, sigmas_of, steps_of, switch_of
 
 FITTING = {
     "flux": "flux",
@@ -54,7 +54,7 @@ def tiny_of(model_type: str) -> Tiny:
     return TINY[name]
 
 
-def preset_of(model_type: str) -> Preset:
+def preset_of(model_type: str) -> Calibration:
     return presets.load(MODEL_TYPES[model_type].preset)
 
 
@@ -67,15 +67,15 @@ def magcache(model: Any, model_type: str, **changes: Any) -> Any:
     return MagCache().apply(model, model_type, **{**widgets, **changes})[0]
 
 
-def indexed_rule(preset: Preset, steps: range) -> str:
+def indexed_rule(preset: Calibration, steps: range) -> str:
     """The published rule on the published list, by step index, for a run of `steps`."""
-    total, pattern = preset.steps, ""
+    total, pattern = steps_of(preset), ""
     protected = int(total * preset.retention)
     drift: dict[str, list[float]] = {}
     for step in steps:
         fixed = preset.refresh and (step - 1) / total < preset.refresh <= step / total
         compute = step == steps[0] or step < protected or bool(fixed)
-        for branch, ratios in preset.ratios.items():
+        for branch, ratios in ratios_of(preset).items():
             product, error, skipped = drift.get(branch, (1.0, 0.0, 0))
             product *= ratios[step]
             error, skipped = error + abs(1 - product), skipped + 1
@@ -102,11 +102,11 @@ def test_the_lists_own_schedule_gives_the_published_decisions(model_type: str) -
     model = tiny.build()
     accelerated = magcache(model, model_type)
     with count_blocks(accelerated, tiny) as counts:
-        if preset.sigmas:
-            sample_at(accelerated, tiny, torch.tensor([*preset.sigmas, 0.0]))
+        if sigmas_of(preset):
+            sample_at(accelerated, tiny, torch.tensor([*sigmas_of(preset), 0.0]))
         else:
-            sample(accelerated, tiny, preset.steps)
-    assert str(counts) == indexed_rule(preset, range(preset.steps))
+            sample(accelerated, tiny, steps_of(preset))
+    assert str(counts) == indexed_rule(preset, range(steps_of(preset)))
     assert counts.skipped > 0
     depth = len(tiny.blocks(model))
     for evaluation in counts.evaluations:
@@ -180,14 +180,14 @@ def test_a_skip_with_the_true_residual_gives_the_models_output(name: str) -> Non
 def test_two_experts_follow_their_own_part_of_the_curve(model_type: str) -> None:
     """As two KSamplerAdvanced nodes sample Wan 2.2: one the noisy steps, one the others."""
     tiny, preset = tiny_of(model_type), preset_of(model_type)
-    assert preset.switch and preset.sigmas
-    steps, (switch, _) = preset.steps, preset.switch
-    shift = preset.reference["shift"]
+    assert switch_of(preset) and sigmas_of(preset)
+    steps, (switch, _) = steps_of(preset), switch_of(preset)
+    shift = preset.settings["shift"]
     halves = {(0, switch): "", (switch, steps): ""}
     latent = None
     for start, end in halves:
         model = ModelSamplingSD3().patch(tiny.build(), float(shift))[0]
-        assert own_sigmas(model, steps)[:-1] == pytest.approx(preset.sigmas, abs=1e-6)
+        assert own_sigmas(model, steps)[:-1] == pytest.approx(sigmas_of(preset), abs=1e-6)
         accelerated = magcache(model, model_type)
         with count_blocks(accelerated, tiny) as counts:
             latent = sample(
@@ -217,15 +217,15 @@ def test_no_ratio_is_composed_across_the_experts(
     model_type: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny, preset = tiny_of(model_type), preset_of(model_type)
-    assert preset.switch and preset.sigmas
+    assert switch_of(preset) and sigmas_of(preset)
     curves = record_curves(monkeypatch)
-    index = preset.switch[0]
+    index = switch_of(preset)[0]
     model = magcache(tiny.build(), model_type)
-    sample_at(model, tiny, torch.tensor(preset.sigmas[: index + 1]))
-    sample_at(model, tiny, torch.tensor([*preset.sigmas[index:], 0.0]))
+    sample_at(model, tiny, torch.tensor(sigmas_of(preset)[: index + 1]))
+    sample_at(model, tiny, torch.tensor([*sigmas_of(preset)[index:], 0.0]))
     high, low = (taken["cond"].positions for taken in curves)
-    assert high == preset.sigmas[:index]
-    assert low == preset.sigmas[index:]
+    assert high == sigmas_of(preset)[:index]
+    assert low == sigmas_of(preset)[index:]
 
 
 def fingerprint(model: Any) -> Any:
@@ -342,14 +342,14 @@ def test_an_expert_that_starts_beyond_its_range_still_follows_its_own_curve(
 ) -> None:
     """ComfyUI's own workflows split 20 steps in the middle, at a σ above the published switch."""
     tiny, preset = tiny_of(model_type), preset_of(model_type)
-    assert preset.switch and preset.sigmas
+    assert switch_of(preset) and sigmas_of(preset)
     curves = record_curves(monkeypatch)
     model = magcache(ModelSamplingSD3().patch(tiny.build(), float(shift))[0], model_type)
     for start, end in ((0, 10), (10, 20)):
         sample(model, tiny, 20, start_step=start, last_step=end)
-    index = preset.switch[0]
+    index = switch_of(preset)[0]
     high, low = (taken["cond"].positions for taken in curves)
-    assert (high, low) == (preset.sigmas[:index], preset.sigmas[index:])
+    assert (high, low) == (sigmas_of(preset)[:index], sigmas_of(preset)[index:])
 
 
 @pytest.mark.parametrize("steps", [20, 28, 30])

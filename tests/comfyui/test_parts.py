@@ -1,5 +1,6 @@
 """Parts of a run, as KSampler (Advanced) samples them, against the published rule by step index."""
 
+from dataclasses import replace
 from typing import Any
 
 import nodes
@@ -9,7 +10,8 @@ from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from test_families import indexed_rule, magcache, own_sigmas
 from tiny_models import TINY, Tiny, count_blocks
 
-from magcache.curves import presets
+from magcache.curves import Calibration, presets
+from tests.calibrations import sigmas_of, steps_of
 
 
 def part(
@@ -29,8 +31,8 @@ def part(
 def wan() -> Any:
     """The tiny Wan on the schedule of its list."""
     preset = presets.load("wan2.1_t2v_14B")
-    model = ModelSamplingSD3().patch(TINY["wan_t2v"].build(), float(preset.reference["shift"]))[0]
-    assert own_sigmas(model, preset.steps)[:-1] == pytest.approx(preset.sigmas, abs=1e-6)
+    model = ModelSamplingSD3().patch(TINY["wan_t2v"].build(), float(preset.settings["shift"]))[0]
+    assert own_sigmas(model, steps_of(preset))[:-1] == pytest.approx(sigmas_of(preset), abs=1e-6)
     return model
 
 
@@ -48,7 +50,7 @@ def test_an_early_end_without_leftover_noise_is_still_the_beginning(last: int) -
 def test_a_curve_by_fraction_is_followed_at_the_undivided_runs_fractions(leftover: bool) -> None:
     """A run taken for whole would find each ratio twice as far along the list."""
     preset = presets.load("hunyuan_video_1.5_20steps")
-    assert preset.sigmas is None
+    assert sigmas_of(preset) is None
     tiny = TINY["hunyuan_video"]
     settings = {"magcache_thresh": 0.1, "retention_ratio": 0.2, "magcache_K": 3}
     model = magcache(tiny.build(), "hunyuan_video1.5", **settings)
@@ -58,13 +60,8 @@ def test_a_curve_by_fraction_is_followed_at_the_undivided_runs_fractions(leftove
     assert "." in expected[:10]
 
 
-def _with(preset: Any, threshold: float, retention: float, max_skip: int) -> Any:
-    changed = presets.Preset(**{**vars(preset), "ratios": preset.ratios})
-    for name, value in (
-        ("threshold", threshold), ("retention", retention), ("max_skip", max_skip),
-    ):  # fmt: skip
-        object.__setattr__(changed, name, value)
-    return changed
+def _with(preset: Calibration, threshold: float, retention: float, max_skip: int) -> Calibration:
+    return replace(preset, threshold=threshold, retention=retention, max_skip=max_skip)
 
 
 @pytest.mark.parametrize("split", [12, 25, 40])

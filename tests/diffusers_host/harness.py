@@ -13,8 +13,8 @@ import pytest
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from magcache.curves import presets
-from magcache.curves.presets import Preset
+from magcache.curves import Calibration, Measurement, presets
+from tests.calibrations import sigmas_of, steps_of
 from tiny import TINY, Tiny, experts, run, step_sigma, watch_calls, with_scheduler
 
 PRESETS = {
@@ -107,14 +107,14 @@ def sample(pipe: DiffusionPipeline, tiny: Tiny, **options: Any) -> tuple[Tensor,
     return latents, blocks.schedule(tiny.calls_per_evaluation[options.get("cfg", True)])
 
 
-def own_preset(tiny: Tiny, sigmas: tuple[float, ...]) -> Preset:
+def own_preset(tiny: Tiny, sigmas: tuple[float, ...]) -> Calibration:
     """The family's preset as if its list had been measured at these σ; `sigmas` falls."""
     preset = presets.load(PRESETS[tiny.name])
-    assert len(sigmas) == preset.steps
-    if preset.sigmas is None:
+    assert len(sigmas) == steps_of(preset)
+    if sigmas_of(preset) is None:
         return preset
-    switch = preset.switch and (sum(s >= preset.switch[1] for s in sigmas), preset.switch[1])
-    return dataclasses.replace(preset, sigmas=sigmas, switch=switch)
+    branches = {b: Measurement(list(sigmas), m.ratios) for b, m in preset.branches.items()}
+    return dataclasses.replace(preset, branches=branches)
 
 
 def distance(first: Tensor, second: Tensor) -> float:

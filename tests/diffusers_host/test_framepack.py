@@ -17,6 +17,7 @@ import magcache
 from harness import EAGER, distance, reference, sample
 from magcache.curves import presets
 from magcache.hosts.diffusers.clock import SchedulerClock
+from tests.calibrations import ratios_of
 from tiny import TINY, run
 
 FRAMEPACK = TINY["framepack"]
@@ -77,7 +78,7 @@ def test_published_settings_at_25_steps(
 
     Source of the lists and the rule: MagCache4FramePack, whose own code computes as many.
     """
-    (ratios,) = presets.load(preset).ratios.values()
+    (ratios,) = ratios_of(presets.load(preset)).values()
     product, error, skipped, replayed = 1.0, 0.0, 0, ""
     for step, ratio in enumerate(ratios):
         product, skipped = product * ratio, skipped + 1

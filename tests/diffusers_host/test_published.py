@@ -14,6 +14,7 @@ from torch import nn
 import magcache
 from magcache.curves import presets
 from magcache.emoji import image as emoji
+from tests.calibrations import ratios_of
 
 STEPS = 28
 SETTINGS = [
@@ -102,7 +103,7 @@ def model() -> emoji.EmojiModel:
 def test_images_and_schedules_are_those_of_the_published_method(
     model: emoji.EmojiModel, cfg: float, setting: dict
 ) -> None:
-    printed = presets.load("emoji").ratios
+    printed = ratios_of(presets.load("emoji"))
     ratios = [list(printed[branch]) for branch in (["cond", "uncond"] if cfg > 1 else ["cond"])]
 
     def sampled() -> torch.Tensor:

@@ -9,27 +9,27 @@ import pytest
 
 import magcache
 from harness import EAGER, FAMILIES, PRESETS, own_preset, reference, sample
-from magcache.curves import presets
+from magcache.curves import Calibration, presets
 from magcache.curves.magnitude import Trajectory
-from magcache.curves.presets import Preset
 from magcache.decide import rule_of
 from magcache.decide.rule import Rule
 from magcache.decide.ruled import Schedule, plan
+from tests.calibrations import ratios_of, steps_of, switch_of
 from tiny import TINY, Tiny
 
 FRAMEPACK, WAN22 = TINY["framepack"], TINY["wan2.2_t2v"]
 
 
-def planned(preset: Preset, rule: Rule, sigmas: tuple[float, ...], cfg: bool) -> Schedule:
+def planned(preset: Calibration, rule: Rule, sigmas: tuple[float, ...], cfg: bool) -> Schedule:
     curves = {b: c for b, c in preset.curves.items() if cfg or b == "cond"}
     return plan(rule, curves, Trajectory(sigmas), sigmas)
 
 
-def replayed(preset: Preset, steps: int) -> str:
+def replayed(preset: Calibration, steps: int) -> str:
     """The published rule over the raw lists, at their own step count."""
-    lists = list(preset.ratios.values())
+    lists = list(ratios_of(preset).values())
     refresh = None if preset.refresh is None else math.ceil(preset.refresh * steps - 1e-9)
-    first = {0, preset.switch[0]} if preset.switch else {0}
+    first = {0, switch_of(preset)[0]} if switch_of(preset) else {0}
     symbols = ""
     product, error, skipped = [1.0] * len(lists), [0.0] * len(lists), 0
     for i in range(steps):
@@ -47,7 +47,7 @@ def replayed(preset: Preset, steps: int) -> str:
 
 @pytest.mark.parametrize("tiny", FAMILIES)
 def test_published_settings_at_the_list_s_own_step_count(tiny: Tiny) -> None:
-    steps = presets.load(PRESETS[tiny.name]).steps
+    steps = steps_of(presets.load(PRESETS[tiny.name]))
     preset = own_preset(tiny, reference(tiny, steps=steps, cfg=False).sigmas)
     pipe = tiny.build()
     with magcache.apply(pipe, preset=preset) as applied:

@@ -90,10 +90,9 @@ def load(name: str, model: str) -> Calibration:
         CalibrationError: The file is missing, broken, or was measured on another model.
     """
     calibration = Calibration.load(find(name))
-    if calibration.model != model:
+    if not calibration.fits(model):
         raise CalibrationError(
-            f"{name} was measured on {calibration.model}, but the model is {model}: calibrate "
-            "this model"
+            f"{name} {calibration.origin}, but the model is {model}: calibrate this model"
         )
     return calibration
 

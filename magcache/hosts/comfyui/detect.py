@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from ...blocks import Store
-from ...curves import Preset, presets
+from ...curves import Calibration, presets
 from .models import AUTO, MODEL_TYPES, OLD_NAMES, Start, class_name, followed_by, kind_of
 
 
@@ -23,7 +23,7 @@ def model_type(model: Any, start: Start | None = None) -> str | None:
 
 def published(
     model: Any, chosen: str, start: Start | None = None
-) -> tuple[Preset, str] | tuple[None, str]:
+) -> tuple[Calibration, str] | tuple[None, str]:
     """The published curve for a model, and a note where it was published for another model.
 
     Args:

@@ -16,7 +16,7 @@ from torch import nn
 
 from ...blocks import BlockStack, Call, StackNotFound, find_stack, plain_module
 from ...calibrate import Calibrator
-from ...curves import Calibration, GuidedGrams, MagnitudeCurve, Measurement
+from ...curves import GuidedGrams, MagnitudeCurve, Measurement
 from ...decide import Decider, Mender, PlannedDecider, Target
 from ...report import Report
 from ...run import Run, Storage
@@ -178,7 +178,7 @@ class Sampling:
 
     def _ruled(self) -> Decider:
         source, grams = self.settings.source, None
-        if isinstance(source, Calibration) and source.grams:
+        if source and source.grams:
             of_expert = trajectory.of_expert(source.grams, self._sigmas)
             grams = GuidedGrams(of_expert, self.made_with.get("cfg", 1.0))
         rule, curves = self.settings.rule, self._curves()
@@ -186,7 +186,7 @@ class Sampling:
 
     def _planned(self, target: Target) -> Decider | PlannedDecider:
         source = self.settings.source
-        if not isinstance(source, Calibration):  # it is measured first
+        if source is None:  # it is measured first
             return self._ruled()
         starts = self._sigmas[:-1] or self._sigmas
         grams = trajectory.of_expert(source.grams, self._sigmas)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...blocks import Store
-from ...curves import Calibration, Preset
+from ...curves import Calibration
 from ...decide import Rule, Target
 from .models import Start
 from .watch import Watch
@@ -35,7 +35,7 @@ class Settings:
         watch: Told how samplings go, and of those that have ended.
     """
 
-    source: Preset | Calibration | None
+    source: Calibration | None
     rule: Rule
     store: Store = "device"
     verbose: bool = False

@@ -9,7 +9,7 @@ from torch import nn
 
 from ...blocks import Method, ResidualCache, plain_module
 from ...blocks import Store as Place
-from ...curves import Calibration, GuidedGrams, Preset, Store, presets
+from ...curves import Calibration, GuidedGrams, Store, presets
 from ...decide import Decider, Mender, PlannedDecider, Rule, Target, rule_of
 from ...run import Run, Storage
 from .applied import Applied
@@ -24,7 +24,7 @@ from .session import Expert, Session
 def apply(
     target: Any,
     *,
-    preset: str | Preset | None = None,
+    preset: str | Calibration | None = None,
     calibration: str | Path | Calibration | None = None,
     calibrate: bool = False,
     threshold: float | None = None,
@@ -51,7 +51,7 @@ def apply(
         target: A diffusers pipeline, whose own calls are then accelerated (not those of others
             that share its transformer); or a transformer in a hand-written loop, together with
             the `scheduler` that gives its σ, also where `scheduler.step` is never called.
-        preset: A published curve, by name (`magcache.presets.names()`) or as an object.
+        preset: A published curve, by name (`magcache presets` lists them) or as an object.
         calibration: A calibration of this model, as a file or an object, instead of a preset.
         calibrate: Compute everything and measure; `Applied.calibration()` has the result.
         threshold, max_skip, retention, start_step, end_step: Settings of the rule, see
@@ -179,11 +179,11 @@ def _scheduler_source(target: Any, scheduler: Any) -> Callable[[], Any]:
 
 
 def _source(
-    preset: str | Preset | None,
+    preset: str | Calibration | None,
     calibration: str | Path | Calibration | None,
     calibrate: bool,
     aim: Target | None,
-) -> Preset | Calibration | None:
+) -> Calibration | None:
     """The curve that is given; None to measure one, or to look for one."""
     if calibrate and not (preset is None and calibration is None and aim is None):
         raise ValueError(

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ...blocks import StackNotFound, family_of, find_stack, plain_module
-from ...curves import Calibration, CalibrationError, MagnitudeCurve, Preset, presets
+from ...curves import Calibration, CalibrationError, MagnitudeCurve, presets
 from .models import FAMILIES, GUESSES
 from .session import Expert, whole_compile
 
@@ -32,7 +32,7 @@ def models_of(target: Any) -> list[nn.Module]:
 
 
 def find_experts(
-    models: Sequence[nn.Module], source: Preset | Calibration | None
+    models: Sequence[nn.Module], source: Calibration | None
 ) -> tuple[list[Expert], list[str]]:
     """The transformers that can be accelerated, and why others cannot."""
     experts, missing = [], []
@@ -50,23 +50,20 @@ def find_experts(
     return experts, missing
 
 
-def check_fits(source: Preset | Calibration | None, transformer: nn.Module, experts: int) -> None:
+def check_fits(source: Calibration | None, transformer: nn.Module, experts: int) -> None:
     """Makes sure that a curve is of the transformer's kind.
 
     Raises:
         ValueError: It is not.
     """
     kind, family = type(transformer).__name__, family_of(transformer, FAMILIES)
-    if isinstance(source, Preset) and family and family.name != source.family:
-        fitting = [n for n in presets.names() if presets.load(n).family == family.name]
-        raise ValueError(
-            f"preset {source.name} is for {source.family}, but the model is {family.name} "
-            f"({kind}); its presets: {', '.join(fitting) or 'none, calibrate it'}"
-        )
-    if isinstance(source, Calibration) and source.model != kind:
+    name = family.name if family else ""
+    if source and not source.fits(kind, name):
+        model = f"{name} ({kind})" if source.family else kind
+        fitting = [preset for preset in presets.names() if presets.load(preset).family == name]
         raise CalibrationError(
-            f"{source.name} was measured on {source.model}, but the model is {kind}: "
-            "calibrate this model"
+            f"{source.name} {source.origin}, but the model is {model}: calibrate this model; "
+            f"its presets: {', '.join(fitting) or 'none'}"
         )
     if source and experts > 1 and all(curve.parts < experts for curve in source.curves.values()):
         raise ValueError(
@@ -75,15 +72,12 @@ def check_fits(source: Preset | Calibration | None, transformer: nn.Module, expe
         )
 
 
-def give_curves(
-    expert: Expert, source: Preset | Calibration | None, place: int, count: int
-) -> None:
+def give_curves(expert: Expert, source: Calibration | None, place: int, count: int) -> None:
     """Gives an expert its own part of the curves, or all where it is the only one."""
     if source is None:
         expert.curves, expert.grams = {"cond": MagnitudeCurve((1.0,), (0.0,))}, {}
         return
-    expert.curves = source.curves
-    expert.grams = source.grams if isinstance(source, Calibration) else {}
+    expert.curves, expert.grams = source.curves, source.grams
     if count > 1:
         curves = expert.curves.items()
         ends = next(iter(expert.curves.values())).switch_at

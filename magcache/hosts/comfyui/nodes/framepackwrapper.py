@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ....blocks import BlockStack, Store
-from ....curves import MagnitudeCurve, Preset, Trajectory, shifted_sigmas
+from ....curves import Calibration, MagnitudeCurve, Trajectory, shifted_sigmas
 from ....curves.presets import load
 from ....decide import Decider, Rule
 from ....report import Report
@@ -95,7 +95,7 @@ class MagCacheFramePackWrapper:
 
 @dataclass(frozen=True)
 class _Settings:
-    preset: Preset
+    preset: Calibration
     rule: Rule
     store: Store
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ....curves import Calibration, Preset
+from ....curves import Calibration
 from ....decide import Rule, rule_of
 from .. import calibrations, detect, host
 from ..models import AUTO, OLD_NAMES, Start, class_name, misfit
@@ -130,7 +130,7 @@ class MagCache:
         asked = f"model_type {model_type}, calibration {calibration}"
         watch = Watch(node_id, f"{asked}, recommended settings" if recommended else asked)
 
-        def settings(curve: Preset | Calibration, note: str, values_of: Any = None) -> Settings:
+        def settings(curve: Calibration, note: str, values_of: Any = None) -> Settings:
             rule = rule_of(
                 values_of or curve,
                 threshold=threshold,

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ....blocks import plain_module
-from ....curves import Calibration, CalibrationError, MagnitudeCurve, Preset
+from ....curves import Calibration, CalibrationError, MagnitudeCurve
 from ....curves.presets import load
 from ....export import COMPUTE, ENGINES
 from ... import families_of
@@ -201,19 +201,19 @@ class _Ratios:
         return self.now
 
 
-def _source(model_type: str, calibration: str) -> Preset | Calibration:
+def _source(model_type: str, calibration: str) -> Calibration:
     if calibration == _PUBLISHED:
         return load(MODEL_TYPES[model_type].preset)
     measured = Calibration.load(calibrations.find(calibration))
     if not _ENGINE.fits(measured, families_of(measured.model)):
         raise CalibrationError(
-            f"{calibration} was measured on {measured.model}, which WanVideoWrapper does not "
-            "sample: take one of a Wan model"
+            f"{calibration} {measured.origin}, which WanVideoWrapper does not sample: take one "
+            "of a Wan model"
         )
     return measured
 
 
-def _curve(source: Preset | Calibration) -> MagnitudeCurve:
+def _curve(source: Calibration) -> MagnitudeCurve:
     return source.curves.get("cond") or next(iter(source.curves.values()))
 
 

@@ -1,0 +1,114 @@
+"""Measurements: what the residuals of one branch showed, an evaluation after another."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+
+from .gram import GramCurve
+from .magnitude import MagnitudeCurve
+
+
+@dataclass
+class Measurement:
+    """What one branch showed, a value an evaluation; the first of each list compares nothing.
+
+    Of a published list only the ratios are known, and mostly the noise levels; the rest is empty.
+
+    Attributes:
+        sigmas: Noise levels; empty where they are unknown.
+        ratios: Mean over tokens of ‖r_t‖/‖r_{t-1}‖; 1.0 first.
+        spreads: Standard deviation of that ratio over tokens; 0.0 first.
+        cosine_distances: Mean over tokens of 1 - cos(r_t, r_{t-1}); 0.0 first.
+        norms: Root mean square of the residual's entries; empty where it was not measured.
+        correlations: ⟨r_t, r_s⟩/(‖r_t‖·‖r_s‖) with every earlier evaluation s, a row each; the
+            first row is empty.
+    """
+
+    sigmas: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+    spreads: list[float] = field(default_factory=list)
+    cosine_distances: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    correlations: list[list[float]] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Makes sure that a run's lists belong together and hold numbers.
+
+        Raises:
+            ValueError, TypeError: They do not.
+        """
+        lists = [f.name for f in fields(self) if f.name != "correlations"]
+        if bool(self.norms) != bool(self.correlations):
+            raise ValueError("its norms and its correlations belong together: one is missing")
+        for name in lists:
+            values = getattr(self, name)
+            if len(values) != len(self.sigmas) and (values or name != "norms"):
+                raise ValueError(f"{len(self.sigmas)} sigmas do not match {len(values)} {name}")
+            if not all(math.isfinite(value) for value in values):
+                raise ValueError(f"its {name} hold NaN or Inf")
+        if not all(math.isfinite(value) for row in self.correlations for value in row):
+            raise ValueError("its correlations hold NaN or Inf")
+        if self.norms and min(self.norms) <= 0:
+            raise ValueError("its norms must be above 0")
+
+    def matrix(self) -> np.ndarray:
+        """The correlations of all pairs of evaluations, shape (T, T)."""
+        rows = [[*row, 1.0] for row in self.correlations]
+        if [len(row) for row in rows] != list(range(1, len(self.sigmas) + 1)):
+            raise ValueError("its correlations do not match its sigmas")
+        lower = np.zeros((len(rows), len(rows)))
+        for place, row in enumerate(rows):
+            lower[place, : place + 1] = row
+        return lower + np.tril(lower, -1).T
+
+    def curve(self, switch_at: float | None = None) -> MagnitudeCurve:
+        """The magnitude curve; `switch_at` is the σ at which a second expert takes over."""
+        if not self.sigmas:
+            return MagnitudeCurve.from_ratios(self.ratios)
+        # A second-order sampler evaluates one σ twice: the ratios between two kept ones compose.
+        sigmas, ratios, product = [self.sigmas[0]], [self.ratios[0]], 1.0
+        for sigma, ratio in zip(self.sigmas[1:], self.ratios[1:], strict=True):
+            product *= ratio
+            if sigma < sigmas[-1]:
+                sigmas.append(sigma)
+                ratios.append(product)
+                product = 1.0
+        switch = None
+        if switch_at is not None:
+            switch = sum(sigma >= switch_at for sigma in sigmas), switch_at
+        return MagnitudeCurve.from_ratios(ratios, sigmas, switch)
+
+    def gram(self, switch_at: float | None = None) -> GramCurve:
+        """The Gram curve; needs norms and correlations."""
+        kept = falling_places(self.sigmas)
+        logs = tuple(math.log(self.norms[place]) for place in kept)
+        norms = replace(self.curve(switch_at), log_norms=logs)
+        return GramCurve(norms, self.matrix()[np.ix_(kept, kept)])
+
+
+def join(
+    high: dict[str, Measurement], low: dict[str, Measurement]
+) -> tuple[dict[str, Measurement], float]:
+    """The measurements of two experts of one run as one, and the σ between them."""
+    branches = {branch: _joined(high[branch], low[branch]) for branch in high if branch in low}
+    before, after = (next(iter(part.values())).sigmas for part in (high, low))
+    return branches, (before[-1] + after[0]) / 2
+
+
+def _joined(high: Measurement, low: Measurement) -> Measurement:
+    names = [f.name for f in fields(Measurement) if f.name != "correlations"]
+    both = Measurement(**{n: getattr(high, n) + getattr(low, n) for n in names})
+    if high.correlations and low.correlations:  # no residual of one expert says anything of one
+        apart = [[0.0] * len(high.sigmas) + row for row in low.correlations]  # of the other
+        both.correlations = high.correlations + apart
+    return both
+
+
+def falling_places(sigmas: Sequence[float]) -> list[int]:
+    """Indices of the evaluations that curves are made of: each at a lower σ than all before.
+
+    Of several at one σ the first, as it comes along the sampler's own way.
+    """
+    return [p for p, sigma in enumerate(sigmas) if not p or sigma < min(sigmas[:p])]
