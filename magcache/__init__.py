@@ -1,12 +1,32 @@
 """MagCache: diffusion transformers sample faster by predicting the residual of their blocks."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 from .curves import Calibration, CalibrationError
 from .decide import Rule, Schedule, plan
 from .report import Report
 
-__version__ = "0.1.0"
+
+def _version() -> str:
+    """The version of the code that runs; pyproject.toml is the one place that has it.
+
+    In a checkout or a node pack that file lies beside the package, whatever else is installed.
+    """
+    beside = Path(__file__).parents[1] / "pyproject.toml"
+    text = beside.read_text(encoding="utf-8", errors="replace") if beside.is_file() else ""
+    if ours := re.search(r'^name = "magcache"\nversion = "(.+)"', text, re.MULTILINE):
+        return ours[1]
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("magcache")
+    except PackageNotFoundError:
+        return "of unknown version"
+
+
+__version__ = _version()
 __all__ = [
     "Calibration",
     "CalibrationError",

@@ -85,9 +85,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base directory with an older MagCache and packs that are in its way."""
     base = tmp_path_factory.mktemp("base")
     nodes = base / "custom_nodes"
-    version = unpacked(nodes / PACK) / "magcache" / "__init__.py"
+    version = unpacked(nodes / PACK) / "pyproject.toml"
     text = version.read_text(encoding="utf-8")
-    version.write_text(re.sub(r'__version__ = ".*"', '__version__ = "0.0.9"', text))
+    version.write_text(re.sub(r'^version = ".*"', 'version = "0.0.9"', text, flags=re.MULTILINE))
     packs = {"Compiles": COMPILES, "Replaces": REPLACES, "Broken": BROKEN, "Loud": LOUD}
     for name, code in packs.items():
         (nodes / name).mkdir()
