@@ -17,7 +17,7 @@ SPLITS = {"calibration": 8, "test": 96, "demo": 8}
 @pytest.fixture(scope="module")
 def folder():
     try:
-        return emoji.find_folder()
+        return keywords.find_folder("emoji")
     except FileNotFoundError as error:
         pytest.skip(f"the trained model has not been exported: {error}")
 
@@ -112,13 +112,13 @@ def test_unknown_split_is_refused(model):
 
 
 def test_weights_fit_in_16_megabytes(folder):
-    assert (folder / emoji.WEIGHTS).stat().st_size <= 16_000_000
+    assert (folder / keywords.WEIGHTS["emoji"]).stat().st_size <= 16_000_000
 
 
 def test_weights_file_holds_the_transformer_and_nothing_else(folder):
     with torch.device("meta"):
         expected = FluxTransformer2DModel(**training.CONFIG).state_dict()
-    with safe_open(folder / emoji.WEIGHTS, "pt") as weights:
+    with safe_open(folder / keywords.WEIGHTS["emoji"], "pt") as weights:
         names = weights.keys()
         assert set(names) == set(expected)
         assert {weights.get_tensor(name).dtype for name in names} == {torch.bfloat16}
@@ -144,7 +144,7 @@ def test_images_depend_on_seed_and_prompt_alone_and_repeat(model):
 def test_missing_model_says_where_it_was_sought(monkeypatch, tmp_path):
     monkeypatch.setattr(keywords, "__file__", str(tmp_path / "magcache" / "keywords.py"))
     with pytest.raises(FileNotFoundError, match="models"):
-        emoji.find_folder()
+        keywords.find_folder("emoji")
 
 
 def test_newer_format_is_refused(tmp_path):

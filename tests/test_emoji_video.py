@@ -58,7 +58,7 @@ def test_splits_are_disjoint_and_of_known_words(model):
 
 
 def test_the_file_holds_wans_own_names_and_is_small():
-    path = keywords.find_folder("emoji-video", emoji_video.WEIGHTS) / emoji_video.WEIGHTS
+    path = keywords.find_folder("emoji-video") / keywords.WEIGHTS["emoji-video"]
     assert path.stat().st_size <= 16_000_000
     with safe_open(path, "pt") as weights:
         names = set(weights.keys())

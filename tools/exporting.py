@@ -68,14 +68,19 @@ def write_model(
 
 
 def evaluation_of(
-    prompts: list[str], found: list[dict[str, str | float]], made_with: dict[str, Any]
+    folder: Path,
+    prompts: list[str],
+    found: list[dict[str, str | float]],
+    made_with: dict[str, Any],
 ) -> dict[str, Any]:
     """What evaluation.json holds: of each sample the training example nearest to it."""
+    training = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["training"]
     samples = [
         {"prompt": prompt, "seed": seed, "hit": prompt == best["nearest"], **best}
         for seed, (prompt, best) in enumerate(zip(prompts, found, strict=True))
     ]
     fraction = sum(sample["hit"] for sample in samples) / len(samples)
+    made_with = {**made_with, "training": training}
     return {"fraction": fraction, "prompts": len(prompts), **made_with, "samples": samples}
 
 

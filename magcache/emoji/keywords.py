@@ -14,10 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 FORMAT = 1
 TEXT_TOKENS = 8
+WAN_WIDTH = 4096  # of Wan's text; a word's 128 numbers come first, the others are zero
 DESCRIPTION = "emoji.json"
+WEIGHTS = {
+    "emoji": "diffusion_pytorch_model.safetensors",
+    "emoji-video": "wan2.1_emoji_video.safetensors",  # under Wan's own names, as ComfyUI reads them
+}
+"""Each model's file, by the name of its folder."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +35,11 @@ class Keywords:
         vocabulary: Its words.
         table: Their embeddings, (words, 128).
         splits: Fixed sets of prompts.
-        training: Steps, loss and date of the run.
     """
 
     vocabulary: list[str]
     table: torch.Tensor
     splits: dict[str, list[str]]
-    training: dict[str, Any]
 
     def prompts(self, split: str) -> list[str]:
         """The prompts of "calibration", "test", "demo" or "other"; no prompt is in two.
@@ -45,12 +50,13 @@ class Keywords:
             raise ValueError(f"unknown split {split!r}: choose one of {', '.join(self.splits)}")
         return list(self.splits[split])
 
-    def embed(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Token embeddings (B, 8, 128).
+    def embed(self, prompts: Sequence[str], width: int = 128) -> torch.Tensor:
+        """Token embeddings (B, 8, width).
 
         Raises ValueError for a word that the model has not learnt, and for more than eight words.
         """
-        return self.table[torch.tensor([self._word_indices(prompt) for prompt in prompts])]
+        embeds = self.table[torch.tensor([self._word_indices(prompt) for prompt in prompts])]
+        return F.pad(embeds, (0, width - embeds.shape[-1]))
 
     def _word_indices(self, prompt: str) -> list[int]:
         words = prompt.lower().split()
@@ -67,20 +73,21 @@ class Keywords:
         return indices + [0] * (TEXT_TOKENS - len(indices))
 
 
-def find_folder(name: str, weights: str) -> Path:
-    """A model's folder in an installed package or in a checkout; `weights` is a file in it.
+def find_folder(name: str) -> Path:
+    """The folder of "emoji" or "emoji-video" in an installed package or in a checkout.
 
-    Raises FileNotFoundError with the places that were looked at.
+    Raises FileNotFoundError with the places that were looked at, and where to get it: the wheel
+    brings "emoji" only.
     """
     package = Path(__file__).parents[1]
     places = [package / "models" / name, package.parent / "models" / name]
     for place in places:
-        if (place / DESCRIPTION).exists() and (place / weights).exists():
+        if (place / DESCRIPTION).exists() and (place / WEIGHTS[name]).exists():
             return place
-    looked = " nor ".join(str(place) for place in places)
     raise FileNotFoundError(
-        f"the model {name} is neither in {looked}; reinstall magcache, or in a checkout "
-        f"run `git checkout models/{name}`"
+        f"the model {name} is neither in {places[0]} nor in {places[1]}. The wheel brings only the "
+        f"model emoji; MagCache's repository and its source archive (sdist) have models/{name}: "
+        f"copy it to one of these places, or in a checkout run `git checkout models/{name}`"
     )
 
 
@@ -96,7 +103,6 @@ def read(folder: Path) -> Keywords:
         vocabulary=description["vocabulary"],
         table=_table_of(description["embedding"]),
         splits=_splits_of(description),
-        training=description["training"],
     )
 
 

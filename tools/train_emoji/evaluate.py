@@ -94,8 +94,7 @@ def evaluate(folder: Path, limit: int | None) -> None:
     prompts = model.prompts("test")[:limit]
     samples = sample(model, prompts)
     found = nearest(samples, data.load())
-    made_with = {"steps": STEPS, "cfg": CFG, "training": model.words.training}
-    report = exporting.evaluation_of(prompts, found, made_with)
+    report = exporting.evaluation_of(folder, prompts, found, {"steps": STEPS, "cfg": CFG})
     shown = torch.linspace(0, len(prompts) - 1, min(len(prompts), ROWS * COLUMNS)).round().int()
     buffer = io.BytesIO()
     grid(samples[shown], [prompts[i] for i in shown]).save(buffer, "PNG", optimize=True)

@@ -14,7 +14,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from safetensors.torch import save
 
-from magcache.emoji.image import WEIGHTS
+from magcache.emoji.keywords import WEIGHTS
 from tools import exporting
 from tools.train_emoji import data
 from tools.train_emoji.model import CONFIG
@@ -47,7 +47,7 @@ def export(checkpoint: Path, folder: Path, date: str) -> None:
         exporting.training_of(LOG, saved["step"], date),
     )
     config = transformer.to_json_string()
-    exporting.write_model(folder, (WEIGHTS, content), config, description)
+    exporting.write_model(folder, (WEIGHTS["emoji"], content), config, description)
 
 
 if __name__ == "__main__":

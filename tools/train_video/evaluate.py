@@ -75,8 +75,8 @@ def evaluate(folder: Path, limit: int | None) -> None:
     prompts = model.prompts("test")[:limit]
     samples = sample(model, prompts)
     found = nearest(samples, data.load())
-    made_with = {"steps": STEPS, "cfg": CFG, "shift": SHIFT, "training": model.words.training}
-    report = exporting.evaluation_of(prompts, found, made_with)
+    made_with = {"steps": STEPS, "cfg": CFG, "shift": SHIFT}
+    report = exporting.evaluation_of(folder, prompts, found, made_with)
     shown = torch.linspace(0, len(prompts) - 1, min(len(prompts), SHOWN)).round().int()
     buffer = io.BytesIO()
     filmstrip(samples[shown], [prompts[i] for i in shown]).save(buffer, "PNG", optimize=True)

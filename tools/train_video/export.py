@@ -13,7 +13,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import save
 
-from magcache.emoji.video import WEIGHTS
+from magcache.emoji.keywords import WEIGHTS
 from tools import exporting
 from tools.train_video import data
 from tools.train_video.model import CONFIG
@@ -80,7 +80,7 @@ def export(checkpoint: Path, folder: Path, date: str) -> None:
         exporting.training_of(HERE / "training_log.jsonl", saved["step"], date),
     )
     config = transformer.to_json_string()
-    exporting.write_model(folder, (WEIGHTS, content), config, description)
+    exporting.write_model(folder, (WEIGHTS["emoji-video"], content), config, description)
 
 
 if __name__ == "__main__":

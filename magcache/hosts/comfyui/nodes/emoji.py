@@ -10,11 +10,7 @@ from ....emoji import keywords
 from .. import host
 
 PICTURES, CLIPS = "pictures (FLUX)", "clips (Wan 2.1)"
-_FILES = {
-    PICTURES: ("emoji", "diffusion_pytorch_model.safetensors"),
-    CLIPS: ("emoji-video", "wan2.1_emoji_video.safetensors"),
-}
-_WAN_TEXT_WIDTH = 4096  # a word's 128 numbers come first, the others are zero
+_FOLDERS = {PICTURES: "emoji", CLIPS: "emoji-video"}
 
 
 class MagCacheEmojiModel:
@@ -39,13 +35,13 @@ class MagCacheEmojiModel:
             f"{PICTURES}: from an empty latent of 128x128. {CLIPS}: eight frames, from an empty "
             "video latent of 128x128 and length 29."
         )
-        return {"required": {"makes": (list(_FILES), {"tooltip": tooltip})}}
+        return {"required": {"makes": (list(_FOLDERS), {"tooltip": tooltip})}}
 
     def load(self, makes: str) -> tuple[Any, "Words", "Pixels"]:
         host.check_version()
-        name, weights = _FILES[makes]
-        folder = keywords.find_folder(name, weights)
-        model = (_flux if makes == PICTURES else _wan)(folder / weights)
+        name = _FOLDERS[makes]
+        folder = keywords.find_folder(name)
+        model = (_flux if makes == PICTURES else _wan)(folder / keywords.WEIGHTS[name])
         words = Words(keywords.read(folder), makes == CLIPS)
         return model, words, Pixels(model.get_model_object("latent_format"))
 
@@ -61,9 +57,9 @@ class Words:
 
     def encode_from_tokens_scheduled(self, tokens: str, **_: Any) -> list[list[Any]]:
         """The conditioning of a prompt of keywords; raises ValueError for an unknown word."""
-        embeds = self._table.embed([tokens])
         if self._for_wan:
-            return [[F.pad(embeds, (0, _WAN_TEXT_WIDTH - embeds.shape[-1])), {}]]
+            return [[self._table.embed([tokens], keywords.WAN_WIDTH), {}]]
+        embeds = self._table.embed([tokens])
         return [[embeds, {"pooled_output": embeds.mean(1)}]]
 
 

@@ -1,0 +1,92 @@
+"""The package as it is installed: which version it says it is, and what the wheel brings."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import magcache
+from magcache.emoji import keywords
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that the package now lies in, as one without pyproject.toml."""
+    monkeypatch.setattr(magcache, "__file__", str(tmp_path / "magcache" / "__init__.py"))
+    return tmp_path
+
+
+def test_the_version_is_that_of_pyproject() -> None:
+    found = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert found and magcache.__version__ == found[1]
+
+
+def test_a_checkout_has_its_own_version_whatever_is_installed(elsewhere: Path) -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    other = text.replace(f'version = "{magcache.__version__}"', 'version = "99.0"')
+    (elsewhere / "pyproject.toml").write_text(other, encoding="utf-8")
+    assert magcache._version() == "99.0" != version("magcache")
+
+
+@pytest.mark.parametrize("beside", [None, '[project]\nname = "other"\nversion = "99.0"\n'])
+def test_an_installed_one_has_the_installed_version(elsewhere: Path, beside: str | None) -> None:
+    """Packages have put a pyproject.toml of their own into site-packages."""
+    if beside:
+        (elsewhere / "pyproject.toml").write_text(beside, encoding="utf-8")
+    assert magcache._version() == version("magcache")
+
+
+def test_a_model_that_is_not_there_says_where_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keywords, "__file__", str(tmp_path / "magcache" / "emoji" / "keywords.py"))
+    with pytest.raises(FileNotFoundError) as caught:
+        keywords.find_folder("emoji-video")
+    for place in ("magcache/models/emoji-video", "models/emoji-video"):
+        assert str(tmp_path / place) in str(caught.value)
+    assert "sdist" in str(caught.value) and "repository" in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, unpacked as pip would."""
+    pytest.importorskip("hatchling")
+    built = tmp_path_factory.mktemp("built")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(built)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (file,) = built.glob("*.whl")
+    zipfile.ZipFile(file).extractall(folder := tmp_path_factory.mktemp("site-packages"))
+    return folder
+
+
+def run(code: str, folder: Path) -> str:
+    """What a fresh Python prints, all of it, that finds packages in `folder` first."""
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    return subprocess.run(
+        command, env=environment, cwd=folder, text=True, stdout=-1, stderr=subprocess.STDOUT
+    ).stdout
+
+
+def test_the_wheel_knows_its_version_and_its_model(wheel: Path) -> None:
+    code = """
+import magcache
+from magcache.emoji import image
+image.load()
+print(magcache.__file__, magcache.__version__)
+"""
+    file, told = run(code, wheel).split()[-2:]
+    assert file.startswith(str(wheel)) and told == magcache.__version__
+
+
+def test_the_wheel_says_where_to_get_the_model_that_it_does_not_bring(wheel: Path) -> None:
+    said = run("from magcache.emoji import video; video.load()", wheel)
+    assert f"neither in {wheel / 'magcache' / 'models' / 'emoji-video'}" in said
+    assert "source archive (sdist) have models/emoji-video" in said
