@@ -13,7 +13,7 @@ import json
 import platform
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median, quantiles
@@ -27,12 +27,13 @@ import magcache
 from magcache.blocks import find_stack
 from magcache.calibrate import Calibrator
 from magcache.curves import MagnitudeCurve, Trajectory, presets
-from magcache.decide import Decider, Reason, Rule
+from magcache.decide import Course, Decision, Holding, Reason, Rule, RuleDecider, decider_for
 from magcache.hosts.diffusers.models import FAMILIES
 from magcache.run import Run
 
 OUTPUT = Path("bench-output")
 _LEVELS = Trajectory((1.0, 0.5, 0.25))
+_CURVES = {"cond": MagnitudeCurve((1.0, 0.0), (0.0, 0.0))}
 Call = Callable[[], Any]
 
 
@@ -242,32 +243,23 @@ def loop(case: Case, model: nn.Module, inputs: dict[str, Any], device: str) -> t
     return uncached / cached, report.evaluations / report.computed
 
 
-class FromThree(Decider):
-    """Computes the first three evaluations, and predicts every other one from them."""
+class FromThree(RuleDecider):
+    """Computes until three evaluations are held, and predicts every other one from them."""
 
     def __init__(self) -> None:
-        super().__init__(Rule(1, 1, 0), {"cond": MagnitudeCurve((1.0,), (0.0,))}, _LEVELS, 1)
-        self._computed = 0
+        super().__init__(Rule(1, 1, 0), Course.of_steps(_LEVELS), _CURVES)
+        self.keep = 3
 
-    @property
-    def keep(self) -> int:
-        return 3
-
-    def decide(self, sigma: float, step: int, branches: Iterable[str]) -> Reason:
-        self._computed += 1
-        return Reason.PLANNED if self._computed <= self.keep else Reason.SKIPPED
-
-    def weights(
-        self, branches: Sequence[str], cached: Sequence[float], sigma: float
-    ) -> list[float]:
-        return [0.5, -1.5, 2.0]
+    def decide(self, sigma: float, step: int, held: Holding) -> Decision:
+        if any(len(each.sigmas) < self.keep for each in held.values()):
+            return Decision(Reason.PLANNED)
+        return Decision(Reason.SKIPPED, dict.fromkeys(held, (0.5, -1.5, 2.0)))
 
 
 def _run_of(stack: Any, retention: float) -> Run:
     """A run that computes everything (retention 1) or all but the first evaluation (0)."""
     rule = Rule(threshold=1e9, max_skip=10**9, retention=retention)
-    curves = {"cond": MagnitudeCurve((1.0, 0.0), (0.0, 0.0))}
-    return Run(Decider(rule, curves, _LEVELS, steps=1), stack)
+    return Run(decider_for(rule, Course.of_steps(_LEVELS), _CURVES), stack)
 
 
 def _wait(device: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .curves import Calibration, CalibrationError
-from .decide import Rule, Schedule, plan
+from .decide import Course, Rule, Schedule, Target, Window, decider_for
 from .report import Report
 
 
@@ -30,11 +30,14 @@ __version__ = _version()
 __all__ = [
     "Calibration",
     "CalibrationError",
+    "Course",
     "Report",
     "Rule",
     "Schedule",
+    "Target",
+    "Window",
     "apply",
-    "plan",
+    "decider_for",
     "remove",
 ]
 

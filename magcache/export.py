@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .curves import Calibration, Trajectory, presets
-from .decide import Decider, Reason, Rule, Schedule, plan
+from .decide import Course, Reason, Rule, Schedule, decider_for
 
 COMPUTE = 0.0
 """A ratio that no threshold below 1 lets pass: the step is computed, and all starts anew."""
@@ -71,7 +71,7 @@ class Engine:
         families: The model families its MagCache knows.
         place: Where the export goes.
         settings: Makes the export.
-        unknown: Presets of these families that it does not know all the same.
+        unknown: Calibrations of these families that it does not know all the same.
     """
 
     title: str
@@ -102,12 +102,11 @@ def compose(
     """
     if rule.threshold >= 1:
         raise ValueError(f"a threshold of {rule.threshold:g} cannot be exported: 1 lets all pass")
-    schedule = plan(rule, source.curves, trajectory)
+    schedule = decider_for(rule, Course.of_steps(trajectory), source.curves).schedule()
     if not schedule.skipped:
         raise ValueError("these settings skip nothing: leave the other program's cache off")
-    decider = Decider(rule, source.curves, trajectory, trajectory.steps)
     positions = {
-        branch: [decider.position(curve, sigma) for sigma in trajectory.sigmas]
+        branch: [curve.place(sigma, trajectory) for sigma in trajectory.sigmas]
         for branch, curve in source.curves.items()
     }
     ratios = {

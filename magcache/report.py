@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from .decide import FEW_STEPS, Schedule
+from .decide import Schedule
 from .run import Run
 
 
@@ -70,7 +70,7 @@ class Report:
         """What the user should know, without repeats."""
         found = [self.missing] if self.missing else []
         for run in self.runs:
-            found += run.warnings + _remarks(run)
+            found += [*run.warnings, *run.decider.notes]
         return list(dict.fromkeys(found))
 
     def headline(self) -> str:
@@ -138,20 +138,6 @@ def schedule_of(run: Run) -> Schedule:
         sigmas=tuple(e.sigma for e in run.evaluations),
         reasons=tuple(e.outcome for e in run.evaluations),
     )
-
-
-def _remarks(run: Run) -> list[str]:
-    remarks = []
-    curves = run.decider.curves.values()
-    if any(curve.over == "fraction" for curve in curves):
-        remarks.append(
-            "the curve's sampling schedule is unknown: it is used by fraction of the trajectory"
-        )
-    if run.decider.outside_curve:
-        remarks.append("noise levels outside the calibrated range: the curve's end slope is used")
-    if run.decider.steps < FEW_STEPS:
-        remarks.append(f"{run.decider.steps} steps: below {FEW_STEPS} there is little to gain")
-    return remarks + run.decider.notes
 
 
 def _counts(runs: Sequence[Run]) -> str:

@@ -3,8 +3,7 @@
 import logging
 import time
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 
 from .blocks import BlockStack, Call, Mend, Residual, ResidualCache, StackMismatch, Store, combine
 from .calibrate import Calibrator, Observer
-from .decide import Decider, Mender, PlannedDecider, Reason
+from .decide import Decider, Decision, Held, Holding, Mender, Reason, Schedule, nothing_held
 
 log = logging.getLogger("magcache")
 
@@ -24,6 +23,13 @@ class Storage:
     store: Store = "device"
     dtype: torch.dtype | None = None
     budget: int | None = None
+
+    def __post_init__(self) -> None:
+        self.cache(1)  # says what is wrong
+
+    def cache(self, keep: int) -> ResidualCache:
+        """A cache of so many residuals a branch."""
+        return ResidualCache(keep, self.store, self.dtype, self.budget)
 
 
 class _Stopwatch:
@@ -63,6 +69,8 @@ class Evaluation:
         reason: Why it was computed, or that it was skipped.
         computed: For each branch whether it was computed.
         mended: Whether it was computed, and puts right what was skipped before it.
+        error: Of a skipped one the expected error of what was predicted, as a share of its norm;
+            None where no Gram curve tells it.
     """
 
     sigma: float
@@ -70,6 +78,7 @@ class Evaluation:
     reason: Reason
     computed: dict[Hashable, bool] = field(default_factory=dict)
     mended: bool = False
+    error: float | None = None
     _watches: list[_Stopwatch] = field(default_factory=list)
 
     @property
@@ -110,7 +119,7 @@ class Run:
 
     def __init__(
         self,
-        decider: Decider | PlannedDecider,
+        decider: Decider,
         stack: BlockStack,
         storage: Storage | None = None,
         calibrator: Calibrator | None = None,
@@ -125,13 +134,12 @@ class Run:
         self.label = label
         self.evaluations: list[Evaluation] = []
         self.warnings: list[str] = []
-        self.cache = ResidualCache(
-            decider.keep, self.storage.store, self.storage.dtype, self.storage.budget
-        )
+        self.cache = self.storage.cache(decider.keep)
         self._finite: dict[Hashable, torch.Tensor | bool] = {}
         self._observer: Observer | None = None
-        if isinstance(decider, PlannedDecider) and decider.corrects and together is None:
+        if decider.corrects and together is None:
             self._observer = Observer(decider)
+        self._decision = Decision(Reason.OFF)
         self._curves_of: dict[Hashable, tuple[str, ...]] = {}
         self._uncached = calibrator is None and decider.skips_nothing
         self._last = False
@@ -158,19 +166,25 @@ class Run:
             last: Whether no evaluation follows, so that no residual need be kept.
         """
         self._drop_vanished()
-        seen = (name for names in self._curves_of.values() for name in names)
-        curves = dict.fromkeys(self._together or seen)
-        reason = self.decider.decide(sigma, step, curves)
+        decision = self.decider.decide(sigma, step, self._held())
         if self.calibrator:
-            reason = Reason.CALIBRATION
-        elif reason is Reason.SKIPPED and (self._check_computed() or not len(self.cache)):
-            reason = Reason.NO_RESIDUAL
+            decision = Decision(Reason.CALIBRATION)
+        elif decision.weights and self._check_computed():
+            decision = Decision(Reason.NO_RESIDUAL)
             self.decider.computed()
-        self._last = last
-        self.evaluations.append(Evaluation(sigma, step, reason))
-        if reason is Reason.SKIPPED:
+        self._last, self._decision = last, decision
+        self.evaluations.append(Evaluation(sigma, step, decision.reason, error=decision.error))
+        if decision.weights:
             self.cache.prefetch(next(iter(self._curves_of)))
-        return reason
+        return decision.reason
+
+    def ahead(self, evaluations: Sequence[tuple[float, int]]) -> Schedule:
+        """What would be decided of evaluations (σ and step) behind the one that has begun."""
+        if self._uncached or self.calibrator:
+            computed = [self._decision.reason] * len(evaluations)
+            return Schedule(tuple(sigma for sigma, _ in evaluations), tuple(computed))
+        held = self._decision.leaves(self._held(), self.evaluations[-1].sigma)
+        return self.decider.schedule(evaluations, held)
 
     def call(
         self,
@@ -192,10 +206,10 @@ class Run:
         self._curves_of[branch] = (curves,) if isinstance(curves, str) else curves
         watch, skip = _Stopwatch(device), False
         try:
-            skip = evaluation.reason is Reason.SKIPPED and branch in self.cache
+            skip = branch in self._decision.weights and branch in self.cache
             if skip:
                 try:
-                    return self._skip(branch, evaluation, forward)
+                    return self._skip(branch, forward)
                 except StackMismatch as mismatch:
                     self._warn(f"{mismatch}; computed instead")
                     self.cache.drop(branch)
@@ -207,7 +221,7 @@ class Run:
             evaluation._watches.append(watch)
             if self._last:
                 self.cache.drop(branch)
-            if evaluation.reason is Reason.SKIPPED:
+            if self._decision.weights:
                 self._prefetch_next(branch)
 
     def close(self) -> None:
@@ -218,15 +232,28 @@ class Run:
         if self.calibrator:
             self.calibrator.release()
 
-    def _skip(self, branch: Hashable, evaluation: Evaluation, forward: Call) -> Any:
-        cached = self.cache.sigmas(branch)
-        factors = self.decider.weights(self._curves_of[branch], cached, evaluation.sigma)
+    def _held(self) -> Holding:
+        """What the cache holds of the branches that take part, as far as they are known."""
+        if not self._curves_of:
+            return nothing_held(self.decider.curves, self.decider.keep)
+        rooms = self.cache.rooms()
+        held: Holding = {
+            branch: Held(
+                curves, tuple(self.cache.sigmas(branch)), rooms.get(branch, self.decider.keep)
+            )
+            for branch, curves in self._curves_of.items()
+        }
+        own = next(iter(held.values()))  # where each process has a branch, all hold the same
+        return {name: replace(own, curves=(name,)) for name in self._together or ()} | held
+
+    def _skip(self, branch: Hashable, forward: Call) -> Any:
+        factors = self._decision.weights[branch]
         return self.stack.skip(forward, combine(self.cache.get(branch), factors))
 
     def _compute(self, branch: Hashable, sigma: float, forward: Call) -> Any:
         if self._uncached:
             return self.stack.plain(forward)
-        cached = self.cache.sigmas(branch) if branch in self.cache else []
+        cached = self.cache.sigmas(branch)
         mend = self._mending(branch, sigma, cached)
         if mend is None:
             self.cache.make_room(branch)
@@ -250,8 +277,12 @@ class Run:
             return None
         before = reversed(self.evaluations[:-1])
         gap = [e.sigma for e in takewhile(lambda e: not e.computed.get(branch, True), before)][::-1]
-        predict = partial(self.decider.weights, self._curves_of[branch])
-        factors = self._mender.factors(predict, cached, gap, sigma, self.decider.following)
+        curves = self._curves_of[branch]
+
+        def predict(held: Sequence[float], at: float) -> Sequence[float]:
+            return self.decider.predict(curves, at, held)[0]
+
+        factors = self._mender.factors(predict, cached, gap, sigma, self._decision.following)
         if factors is None:
             return None
         evaluation = self.evaluations[-1]

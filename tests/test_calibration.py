@@ -12,8 +12,7 @@ import pytest
 
 from magcache.curves import Calibration, CalibrationError, Measurement
 from magcache.curves.identity import Identity
-from magcache.decide import rule_of
-from magcache.decide.rule import Rule
+from magcache.decide import Rule, Window, rule_of
 
 
 def calibration(**changes: Any) -> Calibration:
@@ -56,8 +55,8 @@ def test_settings_of_the_rule_travel_with_it(tmp_path: Path) -> None:
     path = calibration(threshold=0.3, retention=0.1, max_skip=7).save(tmp_path / "a.json")
     loaded = Calibration.load(path)
     assert rule_of(loaded) == Rule(0.3, 7, 0.1)
-    assert rule_of(loaded, max_skip=2, threshold=None, end_step=-2) == Rule(
-        0.3, 2, 0.1, end_step=-2
+    assert rule_of(loaded, max_skip=2, threshold=None, window=Window(end_step=-2)) == Rule(
+        0.3, 2, 0.1, Window(end_step=-2)
     )
 
 

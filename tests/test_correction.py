@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from magcache.calibrate.observer import Observer
-from magcache.curves.magnitude import shifted_sigmas
+from magcache.curves.magnitude import Trajectory, shifted_sigmas
+from magcache.decide import Course, Reason, Target, nothing_held
+from magcache.decide.by_plan import PlanDecider
 from magcache.decide.correction import Correction
-from magcache.decide.planned import PlannedDecider, Target
-from magcache.decide.rule import Reason
 from magcache.run import Run
 from tests.calibrations import calibration, random_gram
 from tests.toys import CPU, Toy, tokens, toy_stack
@@ -18,15 +18,16 @@ GRAMS = {"cond": random_gram(50, seed=1)}
 SIGMAS = shifted_sigmas(20)
 
 
-def decider(**target: float) -> PlannedDecider:
-    return PlannedDecider(Target(**target), GRAMS, SIGMAS, range(20), 0.0, 20)
+def decider(**target: float) -> PlanDecider:
+    return PlanDecider(Target(**target), Course.of_steps(Trajectory(SIGMAS)), GRAMS)
 
 
-def schedule(own: PlannedDecider, found: float, after: int = 4) -> str:
+def schedule(own: PlanDecider, found: float, after: int = 4) -> str:
     """A run whose errors are `found` times the expected, from the evaluation `after` on."""
-    symbols = ""
+    symbols, held = "", nothing_held(GRAMS, own.keep)
     for step, sigma in enumerate(SIGMAS):
-        skipped = own.decide(sigma, step, GRAMS) is Reason.SKIPPED
+        decision = own.decide(sigma, step, held)
+        held, skipped = decision.leaves(held, sigma), decision.reason is Reason.SKIPPED
         symbols += "." if skipped else "#"
         if skipped and step >= after:
             own.observe(0.1, 0.1 * found)
@@ -40,7 +41,7 @@ class Told:
         self.weights: list[float] | None = None
         self.errors: list[tuple[float, float]] = []
 
-    def prediction(self, *_: object) -> tuple[list[float], float]:
+    def predict(self, *_: object) -> tuple[list[float], float]:
         assert self.weights is not None
         return self.weights, 0.3
 
@@ -122,7 +123,7 @@ def test_an_error_that_is_asked_for_bounds_the_run_s_own() -> None:
 def test_a_run_observes_where_its_decider_corrects(corrects: bool) -> None:
     # The toy's residual changes its sign at random; the calibration expects a smooth one.
     sigmas, grams = shifted_sigmas(40), {"cond": calibration(50).grams["cond"]}
-    own = PlannedDecider(Target(2), grams, sigmas, range(40), 0.0, 40, corrects=corrects)
+    own = PlanDecider(Target(2), Course.of_steps(Trajectory(sigmas)), grams, corrects=corrects)
     model, values = Toy(), torch.randn(40, generator=torch.Generator().manual_seed(0))
     run = Run(own, toy_stack(model))
     for step, sigma in enumerate(sigmas):

@@ -1,16 +1,20 @@
 """Deciding by a plan or by the expected error."""
 
 import itertools
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from magcache.curves.gram import best_weights
-from magcache.curves.magnitude import shifted_sigmas
-from magcache.decide.planned import PlannedDecider, Target, fewest_worth
-from magcache.decide.rule import Reason
+from magcache.curves.gram import GramCurve, best_weights
+from magcache.curves.magnitude import Trajectory, shifted_sigmas
+from magcache.decide import Course, Reason, Target, Window, nothing_held
+from magcache.decide.by_plan import PlanDecider, fewest_worth
+from magcache.decide.decider import OUTSIDE
 from magcache.decide.search import best_schedule, costs_of
+from magcache.decide.window import EVERY_STEP
 from magcache.run import Run
 from tests.calibrations import calibration, random_gram
 from tests.toys import CPU, Toy, block_calls, tokens, toy_stack
@@ -18,15 +22,26 @@ from tests.toys import CPU, Toy, block_calls, tokens, toy_stack
 GRAMS = {"cond": calibration(50).grams["cond"], "uncond": calibration(50).grams["cond"]}
 
 
-def decider(steps: int = 20, sigmas: Any = None, **target: Any) -> PlannedDecider:
-    at = shifted_sigmas(steps) if sigmas is None else sigmas
-    steps_of = range(len(at))
-    return PlannedDecider(Target(**target), GRAMS, at, steps_of, 0.0, steps, guidance=3.0)
+def decider(
+    steps: int = 20,
+    sigmas: Any = None,
+    grams: Mapping[str, GramCurve] = GRAMS,
+    window: Window = EVERY_STEP,
+    **target: Any,
+) -> PlanDecider:
+    course = Course.of_steps(Trajectory(shifted_sigmas(steps)), sigmas)
+    course = replace(course, steps=steps)
+    return PlanDecider(Target(window=window, **target), course, grams, guidance=3.0)
 
 
-def reasons(own: PlannedDecider, sigmas: Any = None) -> list[Reason]:
-    at = own.sigmas if sigmas is None else sigmas
-    return [own.decide(sigma, step, GRAMS) for step, sigma in enumerate(at)]
+def reasons(own: PlanDecider, evaluations: Any = None) -> list[Reason]:
+    """Evaluation by evaluation, with a cache that holds what was computed."""
+    found, holding = [], nothing_held(GRAMS, own.keep)
+    for sigma, step in own.course.evaluations if evaluations is None else evaluations:
+        decision = own.decide(sigma, step, holding)
+        holding = decision.leaves(holding, sigma)
+        found.append(decision.reason)
+    return found
 
 
 def symbols(found: list[Reason]) -> str:
@@ -61,13 +76,13 @@ def test_everything_is_computed_where_there_is_little_to_gain(steps: int, speedu
 
 
 def test_steps_outside_the_window_are_computed_and_planned_with() -> None:
-    own = decider(20, speedup=1.5, start_step=4, end_step=-3)
+    own = decider(20, speedup=1.5, window=Window(4, -3))
     found = symbols(reasons(own))
     assert found[:4] == "####" and found[-2:] == "##" and found.count("#") == 13
 
 
 def test_a_speedup_out_of_reach_says_what_the_best_is() -> None:
-    own = decider(20, speedup=4, start_step=10)
+    own = decider(20, speedup=4, window=Window(10))
     assert symbols(reasons(own)).count("#") == 10
     assert own.notes == ["a speed-up of 4 cannot be reached here; the best is 2.00"]
 
@@ -92,10 +107,9 @@ def test_a_sampler_off_the_plan_is_bounded_by_the_plans_own_error() -> None:
     # Two evaluations a step, the second between two of the known σ: as with dpm_2.
     at = shifted_sigmas(20)
     between = [(a + b) / 2 for a, b in itertools.pairwise([*at, 0.0])]
-    own = decider(20, speedup=2)
-    own.grams = {"cond": random_gram(50, seed=1)}
+    own = decider(20, speedup=2, grams={"cond": random_gram(50, seed=1)})
     evaluated = [sigma for pair in zip(at, between, strict=True) for sigma in pair]
-    found = [own.decide(sigma, place // 2, GRAMS) for place, sigma in enumerate(evaluated)]
+    found = reasons(own, [(sigma, place // 2) for place, sigma in enumerate(evaluated)])
     assert Reason.ERROR in found
     assert 0.3 < found.count(Reason.SKIPPED) / len(found) < 0.8
 
@@ -104,10 +118,10 @@ def test_noise_levels_outside_the_calibration_are_noticed() -> None:
     inside, outside = decider(20, speedup=2), decider(20, [2.0, *shifted_sigmas(19)], speedup=2)
     for own in (inside, outside):
         reasons(own)
-    assert not inside.outside_curve
+    assert OUTSIDE not in inside.notes
     outside = decider(2, speedup=2)
-    outside.decide(1.0, 0, GRAMS)
-    assert not outside.outside_curve
+    outside.decide(1.0, 0, nothing_held(GRAMS, 2))
+    assert OUTSIDE not in outside.notes
 
 
 @pytest.mark.parametrize(
@@ -119,7 +133,6 @@ def test_noise_levels_outside_the_calibration_are_noticed() -> None:
         ({"speedup": float("nan")}, "speedup is a factor from 1 to 10, got nan"),
         ({"error": 1.0}, "error is a share from 0 to 1, got 1.0"),
         ({"speedup": 2, "keep": 4}, "keep must be 1, 2 or 3, got 4"),
-        ({"speedup": 2, "start_step": 5, "end_step": 2}, "lies before start_step 5"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
@@ -131,9 +144,8 @@ def test_a_run_predicts_from_its_cached_residuals() -> None:
     # The toy's residual is 7x. Its direction stays and its norm follows the calibration's
     # exp(σ), so the prediction, a scaled reuse, is exact.
     model, at = Toy(), shifted_sigmas(20)
-    run = Run(decider(20, speedup=2), toy_stack(model))
     grams = {"cond": calibration(50, branches=_straight()).grams["cond"]}
-    run.decider.grams = grams  # type: ignore[union-attr]
+    run = Run(decider(20, speedup=2, grams=grams), toy_stack(model))
     for step, sigma in enumerate(at):
         value = float(np.exp(sigma))
         run.begin(sigma, step, last=step == 19)
@@ -154,8 +166,8 @@ def test_a_run_keeps_as_many_residuals_as_are_predicted_from() -> None:
 
 def test_weights_of_two_branches_in_one_batch_are_their_common_best() -> None:
     own = decider(20, speedup=2)
-    both = own.weights(["uncond", "cond"], [0.9, 0.7], 0.5)
-    assert both == pytest.approx(own.weights(["cond"], [0.9, 0.7], 0.5))  # the curves are equal
+    (both, _), (one, _) = (own.predict(b, 0.5, [0.9, 0.7]) for b in (["uncond", "cond"], ["cond"]))
+    assert both == pytest.approx(one)  # the curves are equal
 
 
 def _straight() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from magcache import cli
 from magcache.cli import demo
-from magcache.decide.planned import fewest_worth
+from magcache.decide.by_plan import fewest_worth
 from magcache.emoji import image as emoji
 from magcache.images import difference
 

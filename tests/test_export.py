@@ -8,7 +8,7 @@ import pytest
 
 from magcache import cli
 from magcache.curves import presets
-from magcache.decide import rule_of
+from magcache.decide import Window, rule_of
 from magcache.export import COMPUTE, ENGINES, WRAPPER_ENTRIES, compose, export
 from tests.calibrations import calibration, ratios_of, switch_of
 
@@ -135,7 +135,7 @@ def test_no_ratio_is_composed_across_the_switch_of_experts() -> None:
 
 
 def test_steps_that_the_rule_always_computes_have_no_ratio() -> None:
-    ratios = exported("vllm-omni", "flux", start_step=5, end_step=20)["mag_ratios"]
+    ratios = exported("vllm-omni", "flux", window=Window(5, 20))["mag_ratios"]
     fixed = [step for step, ratio in enumerate(ratios) if ratio == COMPUTE]
     assert fixed == [1, 2, 3, 4, 11, 21, 22, 23, 24, 25, 26, 27]  # 11: FLUX's own
 

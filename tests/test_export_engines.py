@@ -18,10 +18,9 @@ import torch
 from torch import nn
 
 from magcache.curves import Calibration, presets
-from magcache.decide import rule_of
-from magcache.decide.rule import Rule
-from magcache.decide.ruled import plan
+from magcache.decide import Rule, rule_of
 from magcache.export import compose, export
+from tests.toys import scheduled
 
 STEPS = 20
 
@@ -52,7 +51,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def planned(source: Calibration, rule: Rule, branch: str) -> str:
-    return str(plan(rule, {branch: source.curves[branch]}, source.trajectory(STEPS)))
+    return str(scheduled(rule, {branch: source.curves[branch]}, source.trajectory(STEPS)))
 
 
 class _LightX2VModel:

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from magcache.curves.gram import GuidedGrams
-from magcache.curves.magnitude import shifted_sigmas
+from magcache.curves.magnitude import Trajectory, shifted_sigmas
+from magcache.decide import Course, Reason, Target
+from magcache.decide.by_plan import PlanDecider
 from magcache.decide.mending import Mender
-from magcache.decide.planned import PlannedDecider, Target
-from magcache.decide.rule import Reason
 from magcache.run import Run, Storage
 from tests.calibrations import random_gram
 from tests.toys import CPU, Toy, tokens, toy_stack
@@ -86,7 +86,7 @@ def test_nothing_is_mended_off_the_runs_own_steps_or_at_its_end(
 def sampled(mender: Mender | None, budget: int | None = None, steps: int = 20) -> tuple[Run, list]:
     """A run of a toy model, and its outputs."""
     toy = Toy()
-    decider = PlannedDecider(Target(speedup=2), GRAMS, SIGMAS[:-1], range(20), 0.0, 20)
+    decider = PlanDecider(Target(speedup=2), Course.of_steps(Trajectory(SIGMAS[:-1])), GRAMS)
     run = Run(decider, toy_stack(toy), Storage(budget=budget), mender=mender)
     outputs = []
     for step, sigma in enumerate(SIGMAS[:steps]):

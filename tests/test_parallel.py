@@ -17,13 +17,12 @@ from magcache.calibrate import entries
 from magcache.calibrate.calibrator import Calibrator
 from magcache.curves import Measurement
 from magcache.curves.magnitude import MagnitudeCurve, Trajectory
-from magcache.decide.planned import PlannedDecider, Target
-from magcache.decide.rule import Rule
-from magcache.decide.ruled import Decider
+from magcache.decide import Course, Rule, Target, decider_for
 from magcache.parallel import peers as parallel
 from magcache.parallel.peers import ParallelError, Peers, described
 from magcache.parallel.pooled import PooledCalibrator
 from tests.calibrations import calibration
+from tests.toys import decider_of
 
 _groups = count(100)
 
@@ -111,10 +110,8 @@ def test_all_that_decides_is_compared() -> None:
     def ruled(threshold: float = 0.1, steps: int = 10, slope: float = 1.0) -> dict[str, str]:
         sigmas = [1 - step / steps for step in range(steps)]
         curve = MagnitudeCurve((1.0, 0.0), (0.0, slope))
-        decider = Decider(
-            Rule(threshold, 3, 0.2), {"cond": curve}, Trajectory(tuple(sigmas)), steps
-        )
-        return described(decider, sigmas, "preset")
+        decider = decider_of(Rule(threshold, 3, 0.2), {"cond": curve}, Trajectory(tuple(sigmas)))
+        return described(decider, "preset")
 
     def differing(other: dict[str, str]) -> list[str]:
         return [name for name, value in ruled().items() if other[name] != value]
@@ -136,8 +133,8 @@ def test_a_plan_is_compared_with_what_it_is_made_of() -> None:
             matrix[0, 1] = matrix[1, 0] = matrix[0, 1] * turn
             grams = {"cond": type(grams["cond"])(grams["cond"].norms, matrix)}
         target = Target(speedup)
-        decider = PlannedDecider(target, grams, sigmas, range(8), 0.0, 8, guidance)
-        return described(decider, sigmas, "mine")
+        decider = decider_for(target, Course.of_steps(Trajectory(sigmas)), {}, grams, guidance)
+        return described(decider, "mine")
 
     own = plan()
     assert plan() == own

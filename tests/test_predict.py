@@ -1,29 +1,9 @@
-"""Weights of cached residuals, and their sum."""
+"""A weighted sum of cached residuals."""
 
-import pytest
 import torch
 
-from magcache.blocks.predict import combine, weights
-from magcache.curves.magnitude import MagnitudeCurve
+from magcache.blocks.predict import combine
 from tests.toys import tokens
-
-HALVES = MagnitudeCurve.from_ratios([1, 0.5, 0.5], [1, 0.5, 0])
-
-
-@pytest.mark.parametrize("cached", [[0.9], [0.9, 0.8], [0.9, 0.8, 0.7]])
-def test_reuse_takes_the_newest_alone(cached: list[float]) -> None:
-    assert weights("reuse", HALVES, cached, 0.5) == [0.0] * (len(cached) - 1) + [1.0]
-
-
-def test_scaled_reuse_has_the_curves_ratio_from_the_newest() -> None:
-    assert weights("scaled", HALVES, [1.0, 0.5], 0.0) == [0.0, pytest.approx(0.5)]
-    assert weights("scaled", HALVES, [1.0], 0.0) == [pytest.approx(0.25)]
-
-
-def test_scaled_reuse_without_a_ratio_is_reuse() -> None:
-    switched = MagnitudeCurve.from_ratios([1, 1, 1, 1], [1, 0.6, 0.4, 0], switch=(2, 0.5))
-    assert weights("scaled", switched, [0.6], 0.4) == [1.0]
-    assert weights("scaled", None, [0.6], 0.4) == [1.0]
 
 
 def test_a_residual_of_weight_one_is_handed_on_without_a_copy() -> None:

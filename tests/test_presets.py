@@ -10,10 +10,9 @@ import pytest
 
 from magcache.curves import Calibration, presets
 from magcache.curves.magnitude import shifted_sigmas
-from magcache.decide import rule_of
-from magcache.decide.rule import Reason, Rule
-from magcache.decide.ruled import Schedule, plan
+from magcache.decide import Reason, Rule, Schedule, Window, rule_of
 from tests.calibrations import ratios_of, sigmas_of, steps_of, switch_of
+from tests.toys import scheduled
 
 NAMES = presets.names()
 LENGTHS = {
@@ -63,7 +62,7 @@ def own_rule(preset: Calibration) -> Rule:
 
 
 def own_plan(preset: Calibration) -> Schedule:
-    return plan(own_rule(preset), preset.curves, preset.trajectory())
+    return scheduled(own_rule(preset), preset.curves, preset.trajectory())
 
 
 def replay(ratios: Mapping[str, Sequence[float]], rule: Rule, fixed: set[int]) -> str:
@@ -211,8 +210,8 @@ def test_settings_that_nobody_published_have_to_be_given(name: str) -> None:
 
 
 def test_given_settings_replace_published_ones_and_none_keeps_them() -> None:
-    rule = rule_of(presets.load("flux"), threshold=0.1, max_skip=None, end_step=-2)
-    assert rule == Rule(0.1, 5, 0.1, end_step=-2, refresh=11 / 28)
+    rule = rule_of(presets.load("flux"), threshold=0.1, max_skip=None, window=Window(end_step=-2))
+    assert rule == Rule(0.1, 5, 0.1, Window(end_step=-2), refresh=11 / 28)
 
 
 def test_trajectory_of_a_list_is_its_own_schedule() -> None:

@@ -12,14 +12,12 @@ from PIL import Image
 
 from magcache.curves import presets
 from magcache.curves.magnitude import MagnitudeCurve
-from magcache.decide import rule_of
-from magcache.decide.rule import Reason, Rule
-from magcache.decide.ruled import Decider, plan
+from magcache.decide import Reason, Rule, rule_of
 from magcache.pictures.charts import draw_comparison, draw_schedule, save
 from magcache.report import Report, schedule_of
 from magcache.run import Evaluation, Run, Storage
 from tests.calibrations import steps_of
-from tests.toys import CPU, Toy, even, flat_curve, tokens, toy_run, toy_stack
+from tests.toys import CPU, Toy, decider_of, even, flat_curve, scheduled, tokens, toy_run, toy_stack
 
 PERIODIC = "#..#..#..#"
 FRACTION = "hunyuan_video_1.5_20steps"  # a list without noise levels
@@ -54,7 +52,7 @@ def timed(computed: float, skipped: float, **settings: Any) -> Run:
 def with_curve(curve: MagnitudeCurve, steps: int = 10) -> Run:
     """A finished run with a curve of its own."""
     model = Toy()
-    run = Run(Decider(Rule(1, 2, 0), {"cond": curve}, even(steps), steps), toy_stack(model))
+    run = Run(decider_of(Rule(1, 2, 0), {"cond": curve}, even(steps)), toy_stack(model))
     for step in range(steps):
         run.begin(1 - step / steps, step)
         run.call("cond", "cond", CPU, lambda: model(tokens()))
@@ -193,7 +191,7 @@ def test_a_picture_of_a_run_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["wan2.2_t2v_14B", FRACTION], ids=["sigma", "fraction"])
 def test_a_picture_of_a_plan_shows_each_evaluation(name: str) -> None:
     preset = presets.load(name)
-    schedule = plan(rule_of(preset), preset.curves, preset.trajectory())
+    schedule = scheduled(rule_of(preset), preset.curves, preset.trajectory())
     axes = draw_schedule(schedule, preset.curves, "a title").axes[0]
     drawn = {line.get_marker(): len(line.get_xdata()) for line in axes.lines[:3]}  # type: ignore[arg-type]
     assert drawn == {"None": steps_of(preset), "o": schedule.computed, ".": schedule.skipped}

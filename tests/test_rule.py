@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from magcache.decide.rule import Reason, Rule, RuleState
+from magcache.decide import Reason, Rule, Window
+from magcache.decide.rule import RuleState
 
 
 def decisions(rule: Rule, ratios: list[float | None]) -> str:
@@ -25,13 +26,17 @@ def decisions(rule: Rule, ratios: list[float | None]) -> str:
         ({"retention": 1.1}, "retention is a fraction from 0 to 1, got 1.1"),
         ({"retention": float("nan")}, "retention is a fraction from 0 to 1, got nan"),
         ({"refresh": -0.1}, "refresh is a fraction from 0 to 1, got -0.1"),
-        ({"start_step": 5, "end_step": 4}, "end_step 4 lies before start_step 5"),
-        ({"start_step": -2, "end_step": -3}, "end_step -3 lies before start_step -2"),
     ],
 )
 def test_a_setting_out_of_range_is_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Rule(**{"threshold": 0.1, "max_skip": 2, "retention": 0.2, **settings})
+
+
+@pytest.mark.parametrize(("start", "end"), [(5, 4), (-2, -3)])
+def test_a_window_of_no_step_is_refused(start: int, end: int) -> None:
+    with pytest.raises(ValueError, match=f"end_step {end} lies before start_step {start}"):
+        Window(start, end)
 
 
 @pytest.mark.parametrize("max_skip", [float("inf"), float("nan")])
@@ -42,8 +47,8 @@ def test_max_skip_without_end_is_refused(max_skip: float) -> None:
 
 def test_bounds_of_the_settings_are_allowed() -> None:
     Rule(0, 0, 0)
-    Rule(1, 10, 1, start_step=3, end_step=3, refresh=1)
-    Rule(0.1, 2, 0.2, start_step=5, end_step=-10)  # empty or not: depends on the step count
+    Rule(1, 10, 1, Window(3, 3), refresh=1)
+    Rule(0.1, 2, 0.2, Window(5, -10))  # empty or not: depends on the step count
 
 
 def test_drift_adds_up_over_skipped_evaluations() -> None:
@@ -140,5 +145,5 @@ def test_no_branch_at_all_is_computed() -> None:
 def test_the_window_holds_both_ends_and_counts_back(
     start: int, end: int, allowed: list[int]
 ) -> None:
-    rule = Rule(0.1, 2, 0, start_step=start, end_step=end)
-    assert [step for step in range(6) if rule.allows_step(step, 6)] == allowed
+    window = Window(start, end)
+    assert [step for step in range(6) if window.allows(step, 6)] == allowed

@@ -13,10 +13,20 @@ from torch import Tensor, nn
 
 from magcache.calibrate.calibrator import Calibrator
 from magcache.curves.magnitude import MagnitudeCurve
-from magcache.decide.rule import Reason, Rule
-from magcache.decide.ruled import Decider
+from magcache.decide import Course, Reason, Rule, decider_for
 from magcache.run import Run, Storage
-from tests.toys import CPU, Double, Tenfold, Toy, block_calls, even, tokens, toy_run, toy_stack
+from tests.toys import (
+    CPU,
+    Double,
+    Tenfold,
+    Toy,
+    block_calls,
+    decider_of,
+    even,
+    tokens,
+    toy_run,
+    toy_stack,
+)
 
 
 def evaluate(run: Run, model: nn.Module, step: int, value: float = 1.0, **branches: Tensor) -> Any:
@@ -71,16 +81,6 @@ def test_a_skipped_evaluation_reuses_the_last_residual() -> None:
     assert outputs == [80, 90, 100, 320, 330, 340]
 
 
-def test_scaled_reuse_follows_the_curve() -> None:
-    # ‖r‖ halves from σ 1 to σ 0.9: 10·(1 + 7/2).
-    model = Toy()
-    curve = MagnitudeCurve.from_ratios([1, 0.5], [1.0, 0.9])
-    decider = Decider(Rule(1, 5, 0), {"cond": curve}, even(10), 10, predict="scaled")
-    run = Run(decider, toy_stack(model))
-    outputs = [evaluate(run, model, step)[0, 0, 0] for step in range(2)]
-    assert outputs == [80, 45] and symbols(run) == "#."
-
-
 def test_each_branch_reuses_its_own_residual() -> None:
     model = Toy()
     run = toy_run(model)
@@ -97,7 +97,7 @@ def test_one_branch_that_drifts_computes_both() -> None:
         "cond": MagnitudeCurve.from_ratios([1, 1, 1], [1.0, 0.9, 0.8]),
         "uncond": MagnitudeCurve.from_ratios([1, 1, 0.5], [1.0, 0.9, 0.8]),
     }
-    run = Run(Decider(Rule(0.1, 5, 0), curves, even(10), 10), toy_stack(model))
+    run = Run(decider_of(Rule(0.1, 5, 0), curves, even(10)), toy_stack(model))
     for step in range(3):
         evaluate(run, model, step, cond=tokens(1), uncond=tokens(2))
     assert symbols(run) == "#.#" and reasons(run)[2] is Reason.THRESHOLD
@@ -438,8 +438,7 @@ class Adding(nn.Module):
 def calibrate(model: nn.Module, dtype: torch.dtype = torch.float32) -> Calibrator:
     """Two evaluations of two tokens with two channels, at σ 1 and 0.9."""
     calibrator = Calibrator()
-    decider = Decider(Rule(0, 0, 0), {"cond": MagnitudeCurve((1.0,), (0.0,))}, even(10), 10)
-    run = Run(decider, toy_stack(model), calibrator=calibrator)
+    run = Run(decider_for(None, Course.of_steps(even(10))), toy_stack(model), calibrator=calibrator)
     with closing(run):
         for step in range(2):
             evaluate(run, model, step, cond=torch.zeros(1, 2, 2, dtype=dtype))

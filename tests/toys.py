@@ -1,12 +1,13 @@
 """Models small enough to check by hand: what each block, and each head, does to the tokens."""
 
+from collections.abc import Iterable, Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 
 from magcache.blocks.stack import BlockStack
 from magcache.curves.magnitude import MagnitudeCurve, Trajectory
-from magcache.decide.rule import Rule
-from magcache.decide.ruled import Decider
+from magcache.decide import Course, Held, Holding, Rule, RuleDecider, Schedule, decider_for
 from magcache.run import Run, Storage
 
 CPU = torch.device("cpu")
@@ -71,6 +72,28 @@ def flat_curve() -> MagnitudeCurve:
     return MagnitudeCurve((1.0, 0.0), (0.0, 0.0))
 
 
+def decider_of(
+    rule: Rule, curves: Mapping[str, MagnitudeCurve], trajectory: Trajectory
+) -> RuleDecider:
+    """Decides a run of one evaluation a step by the rule."""
+    return decider_for(rule, Course.of_steps(trajectory), curves)
+
+
+def scheduled(
+    rule: Rule,
+    curves: Mapping[str, MagnitudeCurve],
+    trajectory: Trajectory,
+    sigmas: Sequence[float] | None = None,
+) -> Schedule:
+    """What the rule computes and skips, in a run of a whole trajectory or at some σ of it."""
+    return decider_for(rule, Course.of_steps(trajectory, sigmas), curves).schedule()
+
+
+def held(curves: Iterable[str], *sigmas: float, room: int = 3) -> Holding:
+    """A cache that holds the same of a branch for each curve."""
+    return {name: Held((name,), sigmas, room) for name in curves}
+
+
 def toy_run(
     module: nn.Module | None = None,
     steps: int = 10,
@@ -83,5 +106,5 @@ def toy_run(
 ) -> Run:
     """A run that computes one evaluation and skips two, over and over."""
     rule = Rule(threshold, max_skip, retention)
-    decider = Decider(rule, {"cond": flat_curve()}, even(steps), steps)
+    decider = decider_for(rule, Course.of_steps(even(steps)), {"cond": flat_curve()})
     return Run(decider, toy_stack(Toy() if module is None else module), storage, label=label)

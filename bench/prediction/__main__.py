@@ -19,9 +19,8 @@ from rich.table import Table
 from bench.quality.condition import Condition
 from bench.quality.counting import one_thread
 from bench.quality.subjects import SUBJECTS, Subject
-from magcache.curves import shifted_sigmas
-from magcache.decide import PlannedDecider, Target
-from magcache.decide import planned as decide
+from magcache.curves import Trajectory, shifted_sigmas
+from magcache.decide import Course, Target, by_plan, decider_for
 
 from .lab import FOLDER, REMAINS, Lab, Measured, Results, Variant
 
@@ -62,7 +61,7 @@ def ridge() -> Rows:
 
 
 def remains() -> Rows:
-    """What remains of an error made at σ: the planner's weight."""
+    """What remains of an error made at σ: the plan's weight."""
     for condition in CONDITIONS:
         for name in REMAINS:
             for cost in COSTS:
@@ -122,9 +121,9 @@ def guided() -> Rows:
 
 
 def rule() -> Rows:
-    """The rule's schedules, with residuals reused, scaled, and predicted."""
+    """The rule's schedules, with residuals reused, and predicted."""
     for condition in CONDITIONS[:2]:
-        for how in ("reuse", "scaled", "predicted"):
+        for how in ("reuse", "predicted"):
             for cost in COSTS[1:]:
                 yield f"rule, {how}", condition, Variant(cost, rule=how)
         for cost in COSTS[1:]:
@@ -213,7 +212,7 @@ def few(subject: Subject, prompts: int, console: Console) -> None:
     """So few computed evaluations that as many plain steps may be as good; none is too few here."""
     for steps, shift in itertools.product((9, 10, 11, 12, 14, 20, 28), (1.0, 3.0)):
         lab = Lab(subject, Condition(steps, 3.0, shift), prompts)
-        with patch.object(decide, "fewest_worth", return_value=2):
+        with patch.object(by_plan, "fewest_worth", return_value=2):
             for cost in (4, 5, 6):
                 planned, plain = np.mean(lab.psnr(Variant(cost))[0]), np.mean(lab.plain(cost))
                 told = f"{cost} computed {planned:.1f} dB, {cost} plain steps {plain:.1f} dB"
@@ -245,15 +244,11 @@ def planning_time(subject: Subject, _prompts: int, console: Console) -> None:
     """How long planning takes, from an interpolated Gram curve to a schedule."""
     calibration = Lab(subject, CONDITIONS[1], 1).calibration(Measured())
     for count in (28, 50, 100):
-        sigmas = shifted_sigmas(count, 5.0)
+        course = Course.of_steps(Trajectory(shifted_sigmas(count, 5.0)))
         taken = []
         for _ in range(20):
             began = time.process_time()
-            own = PlannedDecider(
-                Target(speedup=2), calibration.grams, sigmas, range(count), 0.0, count, 3.0
-            )
-            for step, sigma in enumerate(sigmas[:2]):
-                own.decide(sigma, step, calibration.grams)
+            decider_for(Target(speedup=2), course, {}, calibration.grams, 3.0)
             taken.append(time.process_time() - began)
         console.print(f"planning {count} steps: {1000 * np.median(taken):.1f} ms")
 

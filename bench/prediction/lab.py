@@ -21,21 +21,18 @@ from bench.quality.condition import Condition
 from bench.quality.subjects import SUBJECTS, Subject
 from magcache.calibrate import SAMPLED, Calibrator, merge
 from magcache.curves import Calibration, Trajectory, gram, shifted_sigmas
-from magcache.decide import Mender, plan, rule_of
-from magcache.decide import planned as decide
-from magcache.decide import search as planner
+from magcache.decide import Course, Mender, by_plan, choose, decider_for, rule_of, search
 from magcache.hosts.diffusers.clock import SchedulerClock
 from magcache.images import psnr
 
 parallel = importlib.import_module("magcache.hosts.diffusers.parallel")
-host = importlib.import_module("magcache.hosts.diffusers.apply")  # its package has the function
 FOLDER = Path("bench-output/prediction")
 BATCH = 8
 FIRST = 64  # the prompts before it are those of bench.quality: nothing is chosen by them
 
 DEFAULT = "(1+4σ^6)/(1+4σ)"
-REMAINS: dict[str, planner.Remains] = {
-    DEFAULT: planner.remains,
+REMAINS: dict[str, search.Remains] = {
+    DEFAULT: search.remains,
     "1": np.ones_like,
     "σ^0.75": lambda s: s**0.75,
     "1/(1+4σ) + 0.4σ^8": lambda s: 1 / (1 + 4 * s) + 0.4 * s**8,
@@ -79,7 +76,7 @@ class Variant:
         guided: Whether the branches' errors are weighed with the CFG scale.
         mends: Whether gaps are mended.
         rule: Instead of a plan, the rule at K 6 and retention 0.1, at the threshold that computes
-            as many: with residuals "predicted", "scaled" or to "reuse".
+            as many: with residuals "predicted", or to "reuse".
     """
 
     computed: int
@@ -126,13 +123,13 @@ class Lab:
     def errors(self, variant: Variant) -> tuple[list[float], list[float]]:
         """Expected and found relative errors of all predictions that could be compared."""
         seen: list[tuple[float, float]] = []
-        observe = decide.PlannedDecider.observe
+        observe = by_plan.PlanDecider.observe
 
         def noted(own: Any, expected: float, found: float) -> None:
             seen.append((expected, found))
             observe(own, expected, found)
 
-        with patch.object(decide.PlannedDecider, "observe", noted):
+        with patch.object(by_plan.PlanDecider, "observe", noted):
             self.psnr(variant)
         return [e for e, _ in seen], [f for _, f in seen]
 
@@ -179,29 +176,31 @@ class Lab:
             settings = self._rule(calibration, variant)
         if not variant.guided:
             settings["guidance"] = 1.0
-        costs = partial(planner.costs_of, remaining=REMAINS[variant.remains])
+        costs = partial(search.costs_of, remaining=REMAINS[variant.remains])
         with ExitStack() as changed:
-            changed.enter_context(patch.object(decide, "costs_of", costs))
+            changed.enter_context(patch.object(by_plan, "costs_of", costs))
             weights = partial(gram.best_weights, ridge=variant.ridge)
-            for module in (gram, planner):
+            for module in (gram, search):
                 changed.enter_context(patch.object(module, "best_weights", weights))
             if self._multistep:  # a run would not mend it
                 changed.enter_context(patch.object(SchedulerClock, "allows_mending", True))
             if not variant.mends:
                 changed.enter_context(patch.object(Mender, "factors", return_value=None))
-            decider = partial(decide.PlannedDecider, corrects=variant.corrects)
-            changed.enter_context(patch.object(host, "PlannedDecider", decider))
+            decider = partial(by_plan.PlanDecider, corrects=variant.corrects)
+            changed.enter_context(patch.object(choose, "PlanDecider", decider))
             yield changed.enter_context(
                 magcache.apply(self._pipe, calibration=calibration, **settings)
             )
 
     def _rule(self, calibration: Calibration, variant: Variant) -> dict[str, Any]:
         """The rule's settings with the lowest threshold that computes few enough."""
-        at = Trajectory(tuple(shifted_sigmas(self.condition.steps, self.condition.shift)))
+        sigmas = shifted_sigmas(self.condition.steps, self.condition.shift)
+        at = Course.of_steps(Trajectory(sigmas))
         settings: dict[str, Any] = {"max_skip": 6, "retention": 0.1}
         for threshold in np.geomspace(0.002, 3, 200):
             settings["threshold"] = float(threshold)
-            made = plan(rule_of(calibration, **settings), calibration.curves, at)
+            rule = rule_of(calibration, **settings)
+            made = decider_for(rule, at, calibration.curves).schedule()
             if made.computed <= variant.computed:
                 break
         predict = None if variant.rule == "predicted" else variant.rule

@@ -35,7 +35,7 @@ class Kept:
 
     Attributes:
         left: Change at the end over the change that the step made.
-        weight: The same over Δσ times the residual's relative error: the planner's weight.
+        weight: The same over Δσ times the residual's relative error: the plan's weight.
     """
 
     left: float

@@ -2,7 +2,7 @@
 
     python -m bench.prediction.schedules --model emoji --shift 1 3 --count 70
 
-Samples random schedules, each good under some weight, and then asks of each form of the planner's
+Samples random schedules, each good under some weight, and then asks of each form of the plan's
 weight how well the cost that it gives goes with the PSNR that was measured.
 """
 
@@ -19,8 +19,7 @@ from bench.quality.condition import Condition
 from bench.quality.counting import one_thread
 from bench.quality.subjects import SUBJECTS
 from magcache.curves import Calibration
-from magcache.decide import planned as decide
-from magcache.decide import search as planner
+from magcache.decide import by_plan, search
 
 from .lab import FOLDER, REMAINS, Lab, Measured, Variant, arguments
 
@@ -39,8 +38,8 @@ def drawn(
     def remaining(at: np.ndarray) -> np.ndarray:
         return (0.5 / (1 + falls * at) + rises * at**power) * uneven
 
-    costs = planner.costs_of(calibration.grams, sigmas, 0.0, condition.cfg, remaining=remaining)
-    return planner.best_schedule(costs, round(condition.steps * random.choice(SHARES) / 28))
+    costs = search.costs_of(calibration.grams, sigmas, 0.0, condition.cfg, remaining=remaining)
+    return search.best_schedule(costs, round(condition.steps * random.choice(SHARES) / 28))
 
 
 def collect(lab: Lab, count: int, path: Path) -> list[dict]:
@@ -51,7 +50,7 @@ def collect(lab: Lab, count: int, path: Path) -> list[dict]:
         schedule = drawn(calibration, lab.condition, random)
         if str_of(schedule) in {each["schedule"] for each in known}:
             continue
-        with patch.object(decide, "best_schedule", lambda _c, _n, own=schedule: list(own)):
+        with patch.object(by_plan, "best_schedule", lambda *_, own=schedule: list(own)):
             psnr, _ = lab.psnr(Variant(sum(schedule)))
         known.append({"schedule": str_of(schedule), "psnr": psnr})
         with path.open("a") as file:
@@ -59,19 +58,19 @@ def collect(lab: Lab, count: int, path: Path) -> list[dict]:
     return known
 
 
-def judged(known: list[dict], lab: Lab, remaining: planner.Remains) -> tuple[float, float]:
+def judged(known: list[dict], lab: Lab, remaining: search.Remains) -> tuple[float, float]:
     """Of a form: its correlation with PSNR among schedules of one length, and its regret in dB.
 
     Regret is how much worse the fifth of the schedules that it puts first is than the best fifth.
     """
     calibration = lab.calibration(Measured())
-    costs = planner.costs_of(
+    costs = search.costs_of(
         calibration.grams, _sigmas(calibration), 0.0, lab.condition.cfg, remaining=remaining
     )
     lengths = np.array([each["schedule"].count("#") for each in known])
     found = np.array([(np.mean(e["psnr"]) + np.median(e["psnr"])) / 2 for e in known])
     schedules = [[symbol == "#" for symbol in each["schedule"]] for each in known]
-    errors = np.array([planner.expected_error(costs, each) for each in schedules])
+    errors = np.array([search.expected_error(costs, each) for each in schedules])
     foretold = -20 * np.log10(errors)
     regrets, centred = [], []
     for length in np.unique(lengths):

@@ -10,7 +10,7 @@ import numpy as np
 
 import magcache
 from magcache.curves import Calibration, Trajectory, presets, shifted_sigmas
-from magcache.decide import Reason, plan, rule_of
+from magcache.decide import Course, Reason, decider_for, rule_of
 
 from . import spectrum
 from .condition import Condition, Setting, grid, reaching
@@ -56,7 +56,8 @@ class Situation:
         subject = self.subject
         source = presets.load(subject.preset) if subject.preset else self.calibration
         sigmas = shifted_sigmas(self.condition.steps, self.condition.shift)
-        made = plan(rule_of(source, **setting), source.curves, Trajectory(tuple(sigmas)))
+        course = Course.of_steps(Trajectory(tuple(sigmas)))
+        made = decider_for(rule_of(source, **setting), course, source.curves).schedule()
         return [reason is not Reason.SKIPPED for reason in made.reasons]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..curves import presets
-from ..decide import Schedule, plan, rule_of
+from ..decide import Course, decider_for, rule_of
 
 FPS = 30
 WINDOW = 9  # latent frames of a section; the models were trained with it
@@ -133,14 +133,12 @@ class Settings:
             wanted = max(2, int(self.steps / self.speedup + 1e-9))
             places = {i * self.steps // wanted for i in range(wanted)}
             return "".join("#" if i in places else "." for i in range(self.steps))
-        return str(self._planned())
-
-    def _planned(self) -> Schedule:
         preset = presets.load(self.kind.preset)
         rule = rule_of(
             preset, threshold=self.threshold, max_skip=self.max_skip, retention=self.retention
         )
-        return plan(rule, preset.curves, preset.trajectory(self.steps, SHIFT))
+        course = Course.of_steps(preset.trajectory(self.steps, SHIFT))
+        return str(decider_for(rule, course, preset.curves).schedule())
 
 
 _WHOLE = ("seed", "steps", "crf", "max_skip")

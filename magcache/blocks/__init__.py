@@ -6,7 +6,7 @@ alone knows which.
 
 from .cache import ResidualCache, Store
 from .families import Family, family_of, find_stack, plain_module
-from .predict import Method, combine, weights
+from .predict import combine
 from .stack import BlockStack, Call, Mend, Residual, StackMismatch, StackNotFound
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "Call",
     "Family",
     "Mend",
-    "Method",
     "Residual",
     "ResidualCache",
     "StackMismatch",
@@ -24,5 +23,4 @@ __all__ = [
     "family_of",
     "find_stack",
     "plain_module",
-    "weights",
 ]

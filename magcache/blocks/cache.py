@@ -1,5 +1,6 @@
 """Residuals of one run, a branch each: where they are kept, as what, and for how long."""
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Literal
@@ -43,6 +44,10 @@ class _Entry:
     sigma: float
     tensors: tuple[_Packed, ...]
 
+    @property
+    def nbytes(self) -> int:
+        return sum(packed.nbytes for packed in self.tensors)
+
 
 class ResidualCache:
     """The last residuals of each branch.
@@ -84,8 +89,7 @@ class ResidualCache:
     @property
     def bytes_held(self) -> int:
         """Bytes of all residuals kept now."""
-        entries = (entry for branch in self._entries.values() for entry in branch)
-        return sum(packed.nbytes for entry in entries for packed in entry.tensors)
+        return sum(entry.nbytes for entries in self._entries.values() for entry in entries)
 
     def __contains__(self, branch: Hashable) -> bool:
         return branch in self._entries
@@ -95,7 +99,19 @@ class ResidualCache:
 
     def sigmas(self, branch: Hashable) -> list[float]:
         """Noise levels of a branch's residuals, the newest last."""
-        return [entry.sigma for entry in self._entries[branch]]
+        return [entry.sigma for entry in self._entries.get(branch, ())]
+
+    def rooms(self) -> dict[Hashable, int]:
+        """How many residuals each of the branches can keep within the budget."""
+        sizes = {branch: entries[-1].nbytes for branch, entries in self._entries.items()}
+        rooms, left = dict.fromkeys(sizes, 1), math.inf
+        if self.budget is not None:
+            left = self.budget - sum(sizes.values())
+        for _ in range(1, self.keep):  # all get a second one before any gets a third
+            for branch, size in sizes.items():
+                if size <= left:
+                    rooms[branch], left = rooms[branch] + 1, left - size
+        return rooms
 
     def put(self, branch: Hashable, sigma: float, residual: Residual) -> None:
         """Keeps a residual, in place of the branch's oldest where there is no room for both."""
@@ -109,7 +125,7 @@ class ResidualCache:
 
     def fits_one_more(self, branch: Hashable) -> bool:
         """Whether the budget leaves room for one residual more of a branch."""
-        newest = sum(packed.nbytes for packed in self._entries[branch][-1].tensors)
+        newest = self._entries[branch][-1].nbytes
         return self.budget is None or self.bytes_held + newest <= self.budget
 
     def make_room(self, branch: Hashable) -> None:

@@ -14,15 +14,14 @@ from ..blocks import Residual
 from .entries import Entries
 
 _ENTRIES = 1 << 14  # of a residual; an error is a mean over them, good to about 1 %
-_KEPT = 3  # samples of a branch: no more residuals are ever predicted from
 
 
 class Predictor(Protocol):
-    """A decider that predicts residuals, see `magcache.decide.PlannedDecider`."""
+    """A decider that is to be told how good its predictions are, see `magcache.decide.Decider`."""
 
-    def prediction(
-        self, branches: Sequence[str], sigma: float, cached: Sequence[float]
-    ) -> tuple[list[float], float]: ...
+    def predict(
+        self, curves: Sequence[str], sigma: float, held: Sequence[float]
+    ) -> tuple[list[float], float | None]: ...
 
     def observe(self, expected: float, found: float) -> None: ...
 
@@ -58,16 +57,15 @@ class Observer:
             curves: Names of the curves that the branch follows.
         """
         sample = self._entries.of(branch, residual).float()
-        known = self._samples.setdefault(branch, {})
+        known = self._samples.get(branch, {})
         if cached and all(at in known for at in cached):
-            factors, expected = self._decider.prediction(curves, sigma, cached)
+            factors, expected = self._decider.predict(curves, sigma, cached)
             error = sample.clone()
             for at, factor in zip(cached, factors, strict=True):
                 error.sub_(known[at], alpha=factor)
-            self._unread.append((expected, error.norm() / sample.norm()))
-        known[sigma] = sample
-        for old in list(known)[:-_KEPT]:
-            del known[old]
+            self._unread.append((expected or 0.0, error.norm() / sample.norm()))
+        kept = {at: known[at] for at in cached if at in known}
+        self._samples[branch] = {**kept, sigma: sample}
 
     def tell(self) -> None:
         """Tells the decider the relative errors since the last time; waits for the device."""

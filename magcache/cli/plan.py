@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from ..curves import Calibration, CalibrationError, Trajectory, presets
-from ..decide import FEW_STEPS, PlannedDecider, Rule, Schedule, Target, plan, rule_of
+from ..decide import Course, Rule, Schedule, Target, Window, decider_for, rule_of
 from .calibrations import stored_or_file
 
 _OF_THE_RULE = ("threshold", "max_skip", "retention")
@@ -53,8 +53,7 @@ def chosen_rule(arguments: argparse.Namespace, source: Calibration) -> Rule:
         threshold=arguments.threshold,
         max_skip=arguments.max_skip,
         retention=arguments.retention,
-        start_step=arguments.start_step,
-        end_step=arguments.end_step,
+        window=Window(arguments.start_step, arguments.end_step),
     )
 
 
@@ -62,9 +61,10 @@ def _plan(arguments: argparse.Namespace) -> int:
     source = curve_of(arguments)
     trajectory = source.trajectory(arguments.steps, arguments.shift)
     if arguments.speedup is None and arguments.error is None:
-        settings, schedule, notes = _by_rule(arguments, source, trajectory)
+        settings, schedule = _by_rule(arguments, source, trajectory)
     else:
-        settings, schedule, notes = _by_target(arguments, source, trajectory)
+        settings, schedule = _by_target(arguments, source, trajectory)
+    notes = list(schedule.notes)
     if source.note:
         notes.insert(0, source.note)
     if arguments.json:
@@ -108,20 +108,15 @@ _TITLES = {
 
 def _by_rule(
     arguments: argparse.Namespace, source: Calibration, trajectory: Trajectory
-) -> tuple[dict[str, Any], Schedule, list[str]]:
+) -> tuple[dict[str, Any], Schedule]:
     rule = chosen_rule(arguments, source)
-    schedule = plan(rule, source.curves, trajectory)
-    notes = []
-    if any(curve.over == "fraction" for curve in source.curves.values()):
-        notes.append("the list's schedule is unknown: it is used by fraction of the trajectory")
-    if len(schedule.sigmas) < FEW_STEPS:
-        notes.append(f"below {FEW_STEPS} steps there is little to gain")
-    return {name: getattr(rule, name) for name in _OF_THE_RULE}, schedule, notes
+    decider = decider_for(rule, Course.of_steps(trajectory), source.curves)
+    return {name: getattr(rule, name) for name in _OF_THE_RULE}, decider.schedule()
 
 
 def _by_target(
     arguments: argparse.Namespace, source: Calibration, trajectory: Trajectory
-) -> tuple[dict[str, Any], Schedule, list[str]]:
+) -> tuple[dict[str, Any], Schedule]:
     given = [name for name in _OF_THE_RULE if getattr(arguments, name) is not None]
     if given:
         raise ValueError(f"--speedup and --error take the place of {', '.join(given)}")
@@ -132,17 +127,8 @@ def _by_target(
             f"{source.name} has two experts, each of which is planned as it runs"
         )
     cfg = source.settings.get("cfg") or 1.0 if arguments.cfg is None else arguments.cfg
-    target = Target(
-        arguments.speedup,
-        arguments.error,
-        start_step=arguments.start_step,
-        end_step=arguments.end_step,
-    )
-    sigmas, steps = trajectory.sigmas, trajectory.steps
-    decider = PlannedDecider(target, grams, sigmas, range(steps), 0.0, steps, cfg)
-    reasons = tuple(decider.decide(sigma, step, grams) for step, sigma in enumerate(sigmas))
-    notes = list(decider.notes)
-    if decider.outside_curve:
-        notes.append("some noise levels lie outside the calibrated range")
+    window = Window(arguments.start_step, arguments.end_step)
+    target = Target(arguments.speedup, arguments.error, window=window)
+    decider = decider_for(target, Course.of_steps(trajectory), source.curves, grams, cfg)
     settings = {"speedup": arguments.speedup, "error": arguments.error, "cfg": cfg}
-    return settings, Schedule(sigmas, reasons), notes
+    return settings, decider.schedule()

@@ -151,6 +151,10 @@ class MagnitudeCurve:
             switch_at=() if switch is None else (switch[1],),
         )
 
+    def place(self, sigma: float, trajectory: Trajectory) -> float:
+        """The position of a noise level of a trajectory."""
+        return sigma if self.over == "sigma" else trajectory.fraction(sigma)
+
     def log_norm(self, position: float) -> float:
         """log‖r‖ at `position`; beyond the measured range the last slope goes on."""
         start, stop = self.span(self.part_at(position))

@@ -1,26 +1,38 @@
 """Which evaluations are computed, which are skipped, and how the skipped ones follow.
 
-The published rule and the planned schedule. Pure figures: decided once an evaluation, on the
-host, without a look at any activation.
+`decider_for` makes the decider of a run: by the published rule, or by a plan. Pure figures:
+decided once an evaluation, on the host, without a look at any activation.
 """
 
+from .by_plan import PlanDecider
+from .by_rule import RuleDecider
+from .choose import decider_for
+from .decider import Decider, Decision, Held, Holding, nothing_held
 from .mending import Mender
-from .planned import PlannedDecider, Target
-from .rule import Reason, Rule, rule_of
-from .ruled import FEW_STEPS, Decider, Schedule, plan
+from .rule import Rule, rule_of
+from .schedule import FEW_STEPS, Course, Reason, Schedule
 from .search import best_schedule, costs_of
+from .target import Target
+from .window import Window
 
 __all__ = [
     "FEW_STEPS",
+    "Course",
     "Decider",
+    "Decision",
+    "Held",
+    "Holding",
     "Mender",
-    "PlannedDecider",
+    "PlanDecider",
     "Reason",
     "Rule",
+    "RuleDecider",
     "Schedule",
     "Target",
+    "Window",
     "best_schedule",
     "costs_of",
-    "plan",
+    "decider_for",
+    "nothing_held",
     "rule_of",
 ]

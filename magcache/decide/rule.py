@@ -7,29 +7,11 @@ positions on the trajectory, never activations.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from ..curves import Calibration, check_rule
-
-
-class Reason(str, Enum):
-    """Why an evaluation was computed or skipped."""
-
-    SKIPPED = "skipped"
-    FIRST = "first evaluation"
-    WINDOW = "outside start_step..end_step"
-    RETENTION = "retention"
-    REFRESH = "fixed refresh"
-    NO_RATIO = "no magnitude ratio"
-    NO_RESIDUAL = "no usable residual"
-    THRESHOLD = "threshold"
-    MAX_SKIP = "max_skip"
-    OFF = "skipping is off"
-    PLANNED = "planned"
-    ERROR = "expected error"
-    LITTLE_GAIN = "little to gain"
-    CALIBRATION = "calibration"
+from .schedule import Reason
+from .window import EVERY_STEP, Window
 
 
 @dataclass(frozen=True)
@@ -42,9 +24,7 @@ class Rule:
         max_skip: Most evaluations skipped in a row (K). 0 skips nothing.
         retention: Fraction of the whole trajectory, from its noisiest end, that is always
             computed.
-        start_step: First step of the run in which skipping is allowed; negative counts from
-            the end.
-        end_step: Last step of the run in which skipping is allowed; -1 is the last step.
+        window: The steps of the run in which skipping is allowed.
         refresh: Fraction of the whole trajectory at which one evaluation is always computed
             (FLUX: 11/28), or None.
 
@@ -55,29 +35,19 @@ class Rule:
     threshold: float
     max_skip: int
     retention: float
-    start_step: int = 0
-    end_step: int = -1
+    window: Window = EVERY_STEP
     refresh: float | None = None
 
     def __post_init__(self) -> None:
         check_rule(self.threshold, self.max_skip, self.retention, self.refresh)
-        same_end = (self.start_step < 0) == (self.end_step < 0)
-        if same_end and self.end_step < self.start_step:
-            raise ValueError(
-                f"end_step {self.end_step} lies before start_step {self.start_step}: "
-                "no step would be left in which skipping is allowed"
-            )
 
     @property
     def skips_nothing(self) -> bool:
         """Whether no evaluation can ever be skipped."""
         return self.threshold == 0 or self.max_skip == 0
 
-    def allows_step(self, step: int, steps: int) -> bool:
-        """Whether `step` of a run of `steps` lies in start_step..end_step, both included."""
-        first = self.start_step + steps if self.start_step < 0 else self.start_step
-        last = self.end_step + steps if self.end_step < 0 else self.end_step
-        return first <= step <= last
+    def __str__(self) -> str:
+        return f"threshold {self.threshold:g}, K {self.max_skip}"
 
 
 def rule_of(source: Calibration, **changes: Any) -> Rule:
@@ -95,7 +65,7 @@ def rule_of(source: Calibration, **changes: Any) -> Rule:
     return Rule(**settings)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Drift:
     """What one branch has accumulated since its last computed evaluation."""
 
@@ -130,6 +100,10 @@ class RuleState:
         self.restart()
         return objection or Reason.NO_RATIO
 
+    def copy(self) -> "RuleState":
+        """Another one that remembers the same."""
+        return RuleState(self.rule, dict(self._drift))
+
     def restart(self) -> None:
         """Forgets what was accumulated: an evaluation was computed."""
         self._drift.clear()
@@ -139,10 +113,10 @@ class RuleState:
             return Reason.OFF
         if ratio is None or not math.isfinite(ratio):
             return Reason.NO_RATIO
-        drift = self._drift.setdefault(branch, _Drift())
-        drift.product *= ratio
-        drift.skipped += 1
-        drift.error += abs(1 - drift.product)
+        before = self._drift.get(branch, _Drift())
+        product = before.product * ratio
+        drift = _Drift(product, before.skipped + 1, before.error + abs(1 - product))
+        self._drift[branch] = drift
         if drift.error > self.rule.threshold:
             return Reason.THRESHOLD
         if drift.skipped > self.rule.max_skip:

@@ -7,6 +7,8 @@ their squares add up. A dynamic programme finds the schedule of least cost for a
 computed evaluations.
 """
 
+import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +18,8 @@ from ..curves import GramCurve, best_weights, guidance_shares
 
 LONGEST_GAP = 10  # most evaluations skipped in a row
 _FINISHED = 1e-3  # a run that ends at or below this σ ends with the image
+
+_ROUNDING = 1e-9
 
 Remains = Callable[[np.ndarray], np.ndarray]
 """What remains at the end of an error made at σ, relative to one made at the last step."""
@@ -65,7 +69,7 @@ def costs_of(
     guidance: float = 1.0,
     may_skip: Sequence[bool] | None = None,
     remaining: Remains = remains,
-    keep: int = 2,
+    keep: int | Mapping[str, int] = 2,
 ) -> Costs:
     """The expected errors of a run.
 
@@ -76,14 +80,15 @@ def costs_of(
         guidance: CFG scale.
         may_skip: Which evaluations may be skipped, (T,); all but the first by default.
         remaining: What remains of an error made at σ.
-        keep: How many residuals are predicted from; a third is not reckoned with, as it changes
-            little.
+        keep: How many residuals are predicted from, or how many of each branch; a third is not
+            reckoned with, as it changes little.
     """
     at = np.asarray(sigmas, float)
     count = len(at)
     shares = guidance_shares(list(grams), guidance)
+    kept = dict.fromkeys(grams, keep) if isinstance(keep, int) else keep
     squares = sum(
-        share * _errors(grams[branch].between(at), keep) ** 2
+        share * _errors(grams[branch].between(at), kept[branch]) ** 2
         for branch, share in shares.items()
         if share > 0
     )
@@ -96,10 +101,14 @@ def costs_of(
     return Costs(np.sqrt(squares), weights, allowed)
 
 
-def best_schedule(costs: Costs, computed: int) -> list[bool]:
-    """Which evaluations to compute, at most `computed` of them, for the least cost.
+def best_schedule(costs: Costs, computed: int, within: float = math.inf) -> list[bool]:
+    """Which evaluations to compute for the least cost.
 
-    The first one and those that may not be skipped are always computed, even if these are more.
+    Args:
+        costs: The expected errors.
+        computed: How many at most. The first one and those that may not be skipped are always
+            computed, even if these are more.
+        within: As many more are computed as bring the cost down to this.
     """
     count = costs.evaluations
     gaps = _gap_costs(costs)
@@ -115,7 +124,9 @@ def best_schedule(costs: Costs, computed: int) -> list[bool]:
             best[1:, here + gap, gap] = total.min(-1)
     closing = [gaps[: longest + 1, here, count] for here in range(count)]
     totals = best + np.stack(closing)[None]
-    fewest = int(np.isfinite(totals).any((1, 2)).argmax())  # all of them can always be computed
+    least = np.sqrt(totals.min((1, 2)))
+    good = np.isfinite(least) & (least <= within * (1 + _ROUNDING))
+    fewest = int(good.argmax())  # all of them are always good
     affordable = totals[: max(computed, fewest) + 1]
     number, here, gap = np.unravel_index(affordable.argmin(), affordable.shape)
     chosen = [False] * count
@@ -124,6 +135,24 @@ def best_schedule(costs: Costs, computed: int) -> list[bool]:
         if gap == 0:
             return chosen
         number, here, gap = number - 1, here - gap, before[number, here, gap]
+
+
+def bound_of(costs: Costs, computed: int) -> float:
+    """The expected error that, as a bound on skipped evaluations, computes so many."""
+    candidates = np.unique(costs.errors[costs.errors > 0])
+    fewest = bisect_left(candidates, -computed, key=lambda bound: -_computed_below(costs, bound))
+    return float(candidates[min(fewest, len(candidates) - 1)])
+
+
+def _computed_below(costs: Costs, bound: float) -> int:
+    """How many evaluations are computed where an expected error above `bound` is not taken."""
+    count, here, gap, computed = costs.evaluations, 0, 0, 1
+    longest = len(costs.errors) - 1
+    for place in range(1, count):
+        near = place - here <= longest
+        if not (near and costs.may_skip[place] and costs.errors[gap, here, place] <= bound):
+            gap, here, computed = min(place - here, longest), place, computed + 1
+    return computed
 
 
 def expected_error(costs: Costs, computed: Sequence[bool]) -> float:

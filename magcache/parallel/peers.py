@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..decide import Decider, PlannedDecider
+from ..decide import Decider
 
 PATIENCE = 300.0  # seconds for which another process is waited for
 GRACE = 10.0  # seconds for one whose last run failed: it may begin the next one all the same
@@ -115,28 +115,20 @@ def default_store() -> Any:
     return _get_default_store()
 
 
-def described(
-    decider: Decider | PlannedDecider, sigmas: Sequence[float], label: str
-) -> dict[str, str]:
+def described(decider: Decider, label: str, budget: int | None = None) -> dict[str, str]:
     """All that decisions follow from, to compare: short, and the same where they are the same.
 
     Args:
         decider: Decides the run.
-        sigmas: Noise levels of its evaluations.
         label: What the run is called.
+        budget: Bytes for what is held.
     """
-    numbers: list[Any] = [[c.positions, c.log_norms] for c in decider.curves.values()]
-    levels: list[Any] = [sigmas]
-    guidance = ""
-    if isinstance(decider, Decider):
-        levels.append(decider.trajectory.sigmas)
-    else:
-        numbers += [gram.correlations for gram in decider.grams.values()]
-        guidance = f", guidance {decider.guidance:g}"
+    basis = decider.basis
+    within = "" if budget is None else f", {budget} bytes"
     return {
-        "settings": f"{decider.summary}, {decider.details}{guidance}",
-        "curve": f"{label} {_digest(numbers)}",
-        "noise levels": f"{len(sigmas)} {_digest(levels)}",
+        "settings": f"{basis['settings']}{within}",
+        "curve": f"{label} {_digest(basis['curve'])}",
+        "noise levels": f"{len(decider.course.sigmas)} {_digest(basis['noise levels'])}",
     }
 
 

@@ -9,7 +9,6 @@ import torch
 from tiny_models import TINY, sample
 from watch import Cached, watching
 
-from magcache.decide.rule import Rule
 from magcache.doctor.tiny import FURTHER
 from magcache.hosts.comfyui.nodes.magcache import MagCache
 from magcache.hosts.comfyui.nodes.target_speed import MagCacheTargetSpeed
@@ -103,10 +102,10 @@ def test_recommended_values_stay_the_model_types_own() -> None:
         magcache(model, recommended=True),
         magcache(model, recommended=True, calibration="published"),
     )
-    rules: list[Rule] = []
+    rules: list[Any] = []
     for found in (measured, published):
         sample(found.model, WAN, STEPS)
-        rules.append(found.samplings[-1].settings.rule)
+        rules.append(found.samplings[-1].settings.asked)
     assert rules[0] == rules[1]
 
 

@@ -16,13 +16,13 @@ from torch import nn
 from magcache.blocks.cache import ResidualCache
 from magcache.curves import Calibration, presets
 from magcache.curves.magnitude import MagnitudeCurve, Trajectory
-from magcache.decide import rule_of
-from magcache.decide.ruled import plan
+from magcache.decide import Decider, rule_of
 from magcache.hosts.comfyui import sampling as host
 from magcache.hosts.comfyui.models import FAMILIES, MODEL_TYPES
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache
 from tests.calibrations import ratios_of, sigmas_of, steps_of, switch_of
+from tests.toys import scheduled
 
 FITTING = {
     "flux": "flux",
@@ -124,7 +124,7 @@ def test_at_other_step_counts_the_planned_evaluations_are_skipped(
     sigmas = own_sigmas(model, steps)
     changes = {"magcache_thresh": 0.2, "retention_ratio": 0.2, "magcache_K": 3}
     rule = rule_of(preset, threshold=0.2, retention=0.2, max_skip=3)
-    expected = plan(rule, preset.curves, Trajectory(tuple(sigmas[:-1])))
+    expected = scheduled(rule, preset.curves, Trajectory(tuple(sigmas[:-1])))
     accelerated = magcache(model, model_type, **changes)
     with count_blocks(accelerated, tiny) as counts:
         sample(accelerated, tiny, steps)
@@ -202,13 +202,14 @@ def test_two_experts_follow_their_own_part_of_the_curve(model_type: str) -> None
 def record_curves(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, MagnitudeCurve]]:
     """The curves that each sampling from here on follows."""
     curves: list[dict[str, MagnitudeCurve]] = []
-    take = host.Sampling._curves
+    take = host.Sampling._decider
 
-    def spy(sampling: host.Sampling) -> dict[str, MagnitudeCurve]:
-        curves.append(take(sampling))
-        return curves[-1]
+    def spy(sampling: host.Sampling) -> Decider:
+        decider = take(sampling)
+        curves.append({**decider.curves})
+        return decider
 
-    monkeypatch.setattr(host.Sampling, "_curves", spy)
+    monkeypatch.setattr(host.Sampling, "_decider", spy)
     return curves
 
 

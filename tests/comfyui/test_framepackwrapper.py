@@ -20,8 +20,8 @@ from magcache.blocks.cache import ResidualCache
 from magcache.curves import presets
 from magcache.curves.magnitude import Trajectory, shifted_sigmas
 from magcache.decide import rule_of
-from magcache.decide.ruled import plan
 from magcache.hosts.comfyui.nodes import MagCacheFramePackWrapper
+from tests.toys import scheduled
 
 PACK = packs.needed("FRAMEPACKWRAPPER_PATH")
 TEXT, POOLED, CHANNELS = 32, 24, 16
@@ -124,7 +124,7 @@ def schedule(calls: list[tuple[float, bool]]) -> str:
 def planned(steps: int, shift: float, preset: str = "framepack", **changes: Any) -> str:
     source = presets.load(preset)
     sigmas = shifted_sigmas(steps, shift)
-    return str(plan(rule_of(source, **changes), source.curves, Trajectory(sigmas)))
+    return str(scheduled(rule_of(source, **changes), source.curves, Trajectory(sigmas)))
 
 
 def state_of(model: dict[str, Any]) -> dict[str, Any]:

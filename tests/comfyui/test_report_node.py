@@ -16,7 +16,7 @@ from PIL import Image, ImageColor, ImageFont
 from tiny_models import TINY, sample
 from watch import settings_of
 
-from magcache.decide.rule import Reason
+from magcache.decide import Reason
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache
 from magcache.hosts.comfyui.nodes.report import MagCacheReport

@@ -12,8 +12,8 @@ from tiny_models import TINY, count_blocks, sample, sample_at
 from watch import Cached, difference, watching, without_residuals
 
 from magcache.curves.calibration import Calibration, CalibrationError
-from magcache.decide.planned import PlannedDecider
-from magcache.decide.rule import Reason
+from magcache.decide import Reason
+from magcache.decide.by_plan import PlanDecider
 from magcache.hosts.comfyui.nodes.target_speed import MagCacheTargetSpeed
 
 WAN = TINY["wan_t2v"]
@@ -83,7 +83,7 @@ def test_a_sampler_that_evaluates_between_the_steps_skips_too() -> None:
     sample(fast.model, WAN, STEPS)
     output = sample(fast.model, WAN, STEPS, sampler="dpm_2")
     assert torch.isfinite(output).all()
-    assert isinstance(fast.run.decider, PlannedDecider)
+    assert isinstance(fast.run.decider, PlanDecider)
     assert 0.2 < fast.run.skipped / len(fast.run.evaluations) < 0.8
 
 

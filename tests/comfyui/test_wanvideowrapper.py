@@ -21,13 +21,12 @@ from torch import nn
 from magcache.curves import presets
 from magcache.curves.calibration import CalibrationError
 from magcache.curves.magnitude import Trajectory
-from magcache.decide import rule_of
-from magcache.decide.rule import Rule
-from magcache.decide.ruled import plan
+from magcache.decide import Rule, Window, rule_of
 from magcache.export import compose, export
 from magcache.hosts.comfyui import calibrations
 from magcache.hosts.comfyui.nodes import MagCacheWanVideoWrapper
 from tests.calibrations import calibration
+from tests.toys import scheduled
 
 PACK = packs.needed("WANVIDEOWRAPPER_PATH")
 CPU, DIM = torch.device("cpu"), 48
@@ -133,9 +132,9 @@ def own_node() -> Any:
 
 def planned(sigmas: tuple[float, ...], preset: str = "wan2.1_t2v_14B") -> str:
     """The wrapper's rule: its first step is computed, the next one may be skipped."""
-    rule = Rule(0.12, 4, 0, start_step=SETTINGS["start_step"] + 1)
+    rule = Rule(0.12, 4, 0, Window(SETTINGS["start_step"] + 1))
     curve = presets.load(preset).curves["cond"]
-    return str(plan(rule, {"cond": curve}, Trajectory(sigmas)))
+    return str(scheduled(rule, {"cond": curve}, Trajectory(sigmas)))
 
 
 def state_of(transformer: nn.Module) -> dict[str, Any]:
@@ -191,7 +190,7 @@ def test_both_halves_of_a_split_run_follow_the_curve(model: Any) -> None:
         sample(model, cache_args, start_step=10)
     rule, curve = Rule(0.12, 4, 0), presets.load("wan2.1_t2v_14B").curves["cond"]
     sigmas = seen.sigmas()
-    halves = [plan(rule, {"cond": curve}, Trajectory(sigmas), part) for part in
+    halves = [scheduled(rule, {"cond": curve}, Trajectory(sigmas), part) for part in
               (sigmas[:10], sigmas[10:])]  # fmt: skip
     assert seen.schedule() == "".join(map(str, halves))
 
@@ -270,7 +269,7 @@ def test_an_export_makes_the_wrapper_skip_what_was_planned(
     with watched(model) as seen:
         sample(model, {**settings["cache_args"], "cache_device": CPU})
     cond = {"cond": source.curves["cond"]}
-    assert seen.schedule() == str(plan(rule_of(source), cond, trajectory))
+    assert seen.schedule() == str(scheduled(rule_of(source), cond, trajectory))
 
 
 def test_a_calibration_takes_the_place_of_the_published_curve(
@@ -281,8 +280,8 @@ def test_a_calibration_takes_the_place_of_the_published_curve(
     curve = calibration(20, model="WanModel").curves["cond"]
     with watched(model) as seen:
         sample(model, node(model, calibration=measured.name))
-    rule = Rule(0.12, 4, 0, start_step=SETTINGS["start_step"] + 1)
-    expected = plan(rule, {"cond": curve}, Trajectory(seen.sigmas()))
+    rule = Rule(0.12, 4, 0, Window(SETTINGS["start_step"] + 1))
+    expected = scheduled(rule, {"cond": curve}, Trajectory(seen.sigmas()))
     assert seen.schedule() == str(expected)
     other = calibration(20, model="Flux").save(tmp_path / "other.json")
     with pytest.raises(CalibrationError, match="measured on Flux, which WanVideoWrapper"):

@@ -14,7 +14,7 @@ from diffusers import FlowMatchHeunDiscreteScheduler
 import magcache
 from harness import FAMILIES, distance, reference, sample
 from magcache.curves.calibration import Calibration, CalibrationError
-from magcache.decide.planned import PlannedDecider
+from magcache.decide.by_plan import PlanDecider
 from tiny import TINY, Tiny
 
 FLUX, WAN22 = TINY["flux"], TINY["wan2.2_t2v"]
@@ -75,8 +75,8 @@ def test_two_experts_are_planned_each_for_itself(home: Path) -> None:
     high, low = applied.report().runs
     assert "." in schedule
     for run in (high, low):
-        assert isinstance(run.decider, PlannedDecider)
-        assert [e.sigma for e in run.evaluations] == pytest.approx(list(run.decider.sigmas))
+        assert isinstance(run.decider, PlanDecider)
+        assert [e.sigma for e in run.evaluations] == pytest.approx(list(run.decider.course.sigmas))
 
 
 def test_the_guidance_scale_of_the_call_is_reckoned_with() -> None:
@@ -85,7 +85,8 @@ def test_the_guidance_scale_of_the_call_is_reckoned_with() -> None:
         sample(pipe, FLUX, steps=STEPS)
         sample(pipe, FLUX, steps=STEPS)
         asked = FLUX.inputs(pipe, steps=STEPS)["true_cfg_scale"]
-        assert applied.report().runs[-1].decider.guidance == asked != 1
+        decider = applied.report().runs[-1].decider
+        assert isinstance(decider, PlanDecider) and decider.guidance == asked != 1
 
 
 def test_a_second_order_sampler_is_planned_evaluation_by_evaluation() -> None:

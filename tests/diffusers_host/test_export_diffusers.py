@@ -9,8 +9,8 @@ from torch import nn
 from harness import PRESETS
 from magcache.curves import presets
 from magcache.decide import rule_of
-from magcache.decide.ruled import plan
 from magcache.export import ENGINES, compose, export
+from tests.toys import scheduled
 from tiny import TINY, Tiny, experts, run
 
 STEPS = 20
@@ -41,7 +41,7 @@ def test_diffusers_skips_what_was_planned(tiny: Tiny) -> None:
     composed = compose(source, rule_of(source), trajectory)
     config = MagCacheConfig(**export("diffusers", source, composed))
     # It has one list for all branches, and no negative prompt here.
-    planned = plan(rule_of(source), {"cond": source.curves["cond"]}, trajectory)
+    planned = scheduled(rule_of(source), {"cond": source.curves["cond"]}, trajectory)
     assert computed_by_diffusers(tiny, [config]) == str(planned)
     assert "." in str(planned)
 
@@ -52,7 +52,7 @@ def test_both_experts_of_wan22_get_their_own_part() -> None:
     composed = compose(source, rule_of(source), trajectory, 5.0)
     parts = export("diffusers", source, composed)
     configs = [MagCacheConfig(**parts[name]) for name in ("transformer", "transformer_2")]
-    planned = plan(rule_of(source), {"cond": source.curves["cond"]}, trajectory)
+    planned = scheduled(rule_of(source), {"cond": source.curves["cond"]}, trajectory)
     assert computed_by_diffusers(tiny, configs) == str(planned)
 
 

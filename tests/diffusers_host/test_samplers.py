@@ -16,9 +16,8 @@ import magcache
 from harness import EAGER, PRESETS, build, counted, distance, reference, sample
 from magcache.curves import presets
 from magcache.curves.magnitude import Trajectory
-from magcache.decide import rule_of
-from magcache.decide.rule import Reason
-from magcache.decide.ruled import plan
+from magcache.decide import Reason, rule_of
+from tests.toys import scheduled
 from tiny import SCHEDULERS, TINY, UNSUPPORTED, run
 
 OWN = {name: "unipc" if name.startswith("wan") else "euler" for name in TINY}  # tested elsewhere
@@ -36,7 +35,7 @@ def test_each_evaluation_of_each_sampler_is_decided(name: str, scheduler: str) -
     evaluations = 15 if scheduler == "heun" else 8  # Heun: two a step, but one in the last
     assert len(schedule) == applied.report().evaluations == evaluations
     trajectory = Trajectory(uncached.sigmas)
-    expected = plan(rule_of(preset, **MILD), preset.curves, trajectory, uncached.sigmas)
+    expected = scheduled(rule_of(preset, **MILD), preset.curves, trajectory, uncached.sigmas)
     assert schedule == str(expected) and schedule.count(".") >= 2
     steps = [e.step for r in applied.report().runs for e in r.evaluations]
     assert steps == [i // 2 if scheduler == "heun" else i for i in range(evaluations)]
@@ -95,8 +94,8 @@ def test_retention_protects_only_the_beginning_of_the_whole_trajectory(
         schedules.append(applied.report().schedule)
         begin = 0 if strength == 1 else 6
         assert [e.sigma for e in record.evaluations] == pipe.scheduler.sigmas[begin:12].tolist()
-        assert record.decider.trajectory.steps == 12
-        assert record.decider.steps == 12 - begin
+        assert record.decider.course.trajectory.steps == 12
+        assert record.decider.course.steps == 12 - begin
     assert schedules[0][:6] == "######" and "." in schedules[0]
     assert schedules[1] == "#...#."
     reasons = [e.reason for e in record.evaluations]
@@ -215,7 +214,7 @@ def test_a_loop_written_by_hand(name: str, call: Callable, shape: tuple, step: b
     with counted(pipe, tiny) as blocks:
         first = last(loop(model, scheduler, call, shape, step=step))
     expected = str(
-        plan(
+        scheduled(
             rule_of(presets.load(PRESETS[name]), **EAGER),
             presets.load(PRESETS[name]).curves,
             Trajectory(tuple(scheduler.sigmas[:10].tolist())),

@@ -11,10 +11,9 @@ import magcache
 from harness import EAGER, FAMILIES, PRESETS, own_preset, reference, sample
 from magcache.curves import Calibration, presets
 from magcache.curves.magnitude import Trajectory
-from magcache.decide import rule_of
-from magcache.decide.rule import Rule
-from magcache.decide.ruled import Schedule, plan
+from magcache.decide import Rule, Schedule, Window, rule_of
 from tests.calibrations import ratios_of, steps_of, switch_of
+from tests.toys import scheduled
 from tiny import TINY, Tiny
 
 FRAMEPACK, WAN22 = TINY["framepack"], TINY["wan2.2_t2v"]
@@ -22,7 +21,7 @@ FRAMEPACK, WAN22 = TINY["framepack"], TINY["wan2.2_t2v"]
 
 def planned(preset: Calibration, rule: Rule, sigmas: tuple[float, ...], cfg: bool) -> Schedule:
     curves = {b: c for b, c in preset.curves.items() if cfg or b == "cond"}
-    return plan(rule, curves, Trajectory(sigmas), sigmas)
+    return scheduled(rule, curves, Trajectory(sigmas), sigmas)
 
 
 def replayed(preset: Calibration, steps: int) -> str:
@@ -73,10 +72,11 @@ CASES = [
 def test_the_plan_at_another_step_count(
     tiny: Tiny, options: dict[str, Any], settings: dict[str, Any]
 ) -> None:
-    preset = presets.load(PRESETS[tiny.name])
+    preset, rule = presets.load(PRESETS[tiny.name]), {**settings}
+    start_step, end_step = rule.pop("start_step", 0), rule.pop("end_step", -1)
     expected = planned(
         preset,
-        rule_of(preset, **settings),
+        rule_of(preset, **rule, window=Window(start_step, end_step)),
         reference(tiny, **{**options, "cfg": False}).sigmas,
         options.get("cfg", True),
     )

@@ -11,11 +11,9 @@ from typing import Any
 from ...blocks import plain_module
 from ...calibrate import identity_of
 from ...curves import Calibration, CalibrationError, Found, Identity, Measurement, Store
-from ...decide import Rule
 from . import host
 from .models import class_name
-from .sampling import Sampling
-from .settings import Settings
+from .settings import Ended, Settings
 
 log = logging.getLogger("magcache")
 
@@ -100,16 +98,16 @@ def load(name: str, model: str) -> Calibration:
 def measuring(node_id: str | None) -> Settings:
     """Settings of a sampling that is measured, so that the next one of its model is accelerated."""
 
-    def finished(sampling: Sampling) -> None:
+    def finished(sampling: Ended) -> None:
         summary = save_by_model(sampling)
         log.info("%s", summary)
         host.show(summary, node_id)
 
     label = "measuring, the next sampling is accelerated"
-    return Settings(None, Rule(0, 0, 0), label=label, finished=finished)
+    return Settings(label=label, finished=finished)
 
 
-def save(sampling: Sampling, label: str) -> str:
+def save(sampling: Ended, label: str) -> str:
     """Writes what a calibrating sampling has measured; the summary that the node shows.
 
     A file that cannot be written is part of the summary: the image is ready by then.
@@ -118,14 +116,12 @@ def save(sampling: Sampling, label: str) -> str:
     return _saved(sampling, {"model_type": label}, lambda c: replace(c, name=path.stem).save(path))
 
 
-def save_by_model(sampling: Sampling) -> str:
+def save_by_model(sampling: Ended) -> str:
     """The same under a name by which `nearest` knows it; one made alike is replaced."""
     return _saved(sampling, {}, Store(folder()).save)
 
 
-def _saved(
-    sampling: Sampling, settings: dict[str, Any], write: Callable[[Calibration], Path]
-) -> str:
+def _saved(sampling: Ended, settings: dict[str, Any], write: Callable[[Calibration], Path]) -> str:
     branches = sampling.measured()
     if not branches:
         reasons = sampling.report().warnings

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any, Literal
 
 from ...curves import Measurement
-from ...decide import Decider, PlannedDecider, Reason
+from ...decide import Reason
 from ...report import Report
 from ...run import Run
 
@@ -88,29 +88,16 @@ def record(
 
 
 def _evaluations(run: Run) -> tuple[Evaluated, ...]:
-    computed: list[float] = []
-    found = []
-    for each in run.evaluations:
-        error = _expected(run.decider, each.sigma, computed) if each.skipped else None
-        place = _place(run.decider, each.sigma)
-        found.append(Evaluated(each.sigma, place, each.outcome, each.seconds, error))
-        computed = computed if each.skipped else [*computed, each.sigma][-run.decider.keep :]
-    return tuple(found)
+    return tuple(
+        Evaluated(each.sigma, _place(run, each.sigma), each.outcome, each.seconds, each.error)
+        for each in run.evaluations
+    )
 
 
-def _expected(decider: Decider | PlannedDecider, sigma: float, cached: list[float]) -> float | None:
-    """The relative error that the calibration expects of a residual predicted from cached ones."""
-    if isinstance(decider, PlannedDecider):
-        return decider.prediction(list(decider.grams), sigma, cached)[1]
-    if decider.grams:
-        return decider.grams.predict(list(decider.grams.branches), sigma, cached)[1]
-    return None
-
-
-def _place(decider: Decider | PlannedDecider, sigma: float) -> float:
-    if isinstance(decider, PlannedDecider):
-        return sigma
-    return decider.position(next(iter(decider.curves.values())), sigma)
+def _place(run: Run, sigma: float) -> float:
+    """Where a noise level lies on the run's curves."""
+    curve = next(iter(run.decider.curves.values()), None)
+    return curve.place(sigma, run.decider.course.trajectory) if curve else sigma
 
 
 def _used(run: Run, evaluations: tuple[Evaluated, ...]) -> dict[str, tuple[float, ...]]:

@@ -16,8 +16,8 @@ from torch import nn
 
 from ...blocks import BlockStack, Call, StackNotFound, find_stack, plain_module
 from ...calibrate import Calibrator
-from ...curves import GuidedGrams, MagnitudeCurve, Measurement
-from ...decide import Decider, Mender, PlannedDecider, Target
+from ...curves import Measurement
+from ...decide import Course, Decider, Mender, decider_for
 from ...report import Report
 from ...run import Run, Storage
 from . import compile, host, trajectory
@@ -126,8 +126,9 @@ class Sampling:
         """
         whole = model.diffusion_model
         settings = self.patcher.model_options.get("torch_compile_kwargs")
-        measures = self.settings.source is None or not self.settings.rule.skips_nothing
-        if self.missing or not (hasattr(whole, "_orig_mod") and measures):
+        asked = self.settings.asked
+        taps = asked is None or not asked.skips_nothing
+        if self.missing or not (hasattr(whole, "_orig_mod") and taps):
             return nullcontext()
         if whole not in self._compiled:
             self._compiled[whole] = compile.compiled_blocks(whole, settings) if settings else {}
@@ -160,51 +161,35 @@ class Sampling:
         return self._runs.get(network)
 
     def _start(self, stack: BlockStack) -> Run:
-        decider = self._planned(self.settings.target) if self.settings.target else self._ruled()
-        calibrator = Calibrator() if self.settings.source is None else None
-        rule = self.settings.rule
-        if not any(rule.allows_step(step, self.steps) for step in range(self.steps)):
+        asked, steps = self.settings.asked, range(self.steps)
+        if asked and not any(asked.window.allows(step, self.steps) for step in steps):
             log.warning(
                 "MagCache: start_step %d to end_step %d leaves none of the %d steps in which "
                 "skipping is allowed: nothing is skipped",
-                rule.start_step, rule.end_step, self.steps,
+                asked.window.start_step, asked.window.end_step, self.steps,
             )  # fmt: skip
         storage = Storage(self.settings.store)
         mender = Mender(self._sigmas) if self.mends else None
-        run = Run(decider, stack, storage, calibrator, self.settings.label, mender=mender)
+        calibrator = None if asked else Calibrator()
+        run = Run(self._decider(), stack, storage, calibrator, self.settings.label, mender=mender)
         run.warnings += [self.settings.note] if self.settings.note else []
         self._begin(run)
         return run
 
-    def _ruled(self) -> Decider:
-        source, grams = self.settings.source, None
-        if source and source.grams:
-            of_expert = trajectory.of_expert(source.grams, self._sigmas)
-            grams = GuidedGrams(of_expert, self.made_with.get("cfg", 1.0))
-        rule, curves = self.settings.rule, self._curves()
-        return Decider(rule, curves, self._trajectory, self.steps, grams=grams)
-
-    def _planned(self, target: Target) -> Decider | PlannedDecider:
-        source = self.settings.source
-        if source is None:  # it is measured first
-            return self._ruled()
-        starts = self._sigmas[:-1] or self._sigmas
-        grams = trajectory.of_expert(source.grams, self._sigmas)
-        end, steps = self._sigmas[-1], range(len(starts))
-        guidance = self.made_with.get("cfg", 1.0)
-        return PlannedDecider(target, grams, starts, steps, end, self.steps, guidance)
+    def _decider(self) -> Decider:
+        asked, source, sigmas = self.settings.asked, self.settings.source, self._sigmas
+        course = Course.of_steps(self._trajectory, sigmas[:-1] or sigmas, sigmas[-1])
+        if source is None:
+            return decider_for(None, course)
+        curves = trajectory.of_expert(source.curves, sigmas)
+        grams = trajectory.of_expert(source.grams, sigmas)
+        return decider_for(asked, course, curves, grams, self.made_with.get("cfg", 1.0))
 
     def _begin(self, run: Run) -> None:
         reason = run.begin(*self._now)
         if self.settings.verbose:
             number, sigma = len(run.evaluations), self._now[0]
             log.info("MagCache: evaluation %d, sigma %.4f: %s", number, sigma, reason.value)
-
-    def _curves(self) -> dict[str, MagnitudeCurve]:
-        source = self.settings.source
-        if source is None:
-            return {"cond": MagnitudeCurve((1.0,), (0.0,))}
-        return trajectory.of_expert(source.curves, self._sigmas)
 
 
 def install(model: Any, settings: Settings, watch: Watch | None = None) -> Any:

@@ -1,20 +1,31 @@
 """What a node asks of the samplings of its model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ...blocks import Store
-from ...curves import Calibration
+from ...curves import Calibration, Measurement
 from ...decide import Rule, Target
+from ...report import Report
 from .models import Start
 from .watch import Watch
 
-if TYPE_CHECKING:
-    from .sampling import Sampling
-
 SETTINGS = "magcache"
 """Where they are in a model's transformer options."""
+
+
+class Ended(Protocol):
+    """A sampling that has ended."""
+
+    @property
+    def patcher(self) -> Any: ...
+    @property
+    def made_with(self) -> Mapping[str, Any]: ...
+    @property
+    def steps(self) -> int: ...
+    def report(self) -> Report: ...
+    def measured(self) -> dict[str, Measurement]: ...
 
 
 @dataclass(frozen=True)
@@ -22,9 +33,9 @@ class Settings:
     """What a node asks for. Kept in `model_options`, which ComfyUI copies: no tensors here.
 
     Attributes:
-        source: The curve, None to calibrate.
-        rule: Settings of the rule.
-        target: What is asked for in place of the rule; needs a calibration's Gram curves.
+        source: The curve, None where there is none yet.
+        asked: Settings of the rule, or what to plan for with a calibration's Gram curves; None
+            computes everything, and measures it.
         store: Where residuals are kept.
         verbose: Log every evaluation.
         label: What the log calls it.
@@ -35,15 +46,14 @@ class Settings:
         watch: Told how samplings go, and of those that have ended.
     """
 
-    source: Calibration | None
-    rule: Rule
+    source: Calibration | None = None
+    asked: Rule | Target | None = None
     store: Store = "device"
     verbose: bool = False
     label: str = ""
-    finished: Callable[["Sampling"], None] | None = None
+    finished: Callable[[Ended], None] | None = None
     choose: Callable[[Any, Start], "Settings"] | None = None
     note: str = ""
-    target: Target | None = None
     watch: Watch | None = None
 
 

@@ -1,6 +1,5 @@
 """What a node tells of the samplings of its model: live on itself, later to MagCache Report."""
 
-import copy
 import itertools
 import time
 from collections.abc import Sequence
@@ -104,21 +103,11 @@ class Progress:
     def _left(self, run: Run, step: int, computed: float, skipped: float) -> float:
         """Seconds from here on, with what each kind of evaluation has cost up to here."""
         evaluations = (len(run.evaluations) - 1) / step if step else 1  # a step, of two in Heun
-        costs = [skipped if skips else computed for skips in _ahead(run, step, self._sigmas)]
+        later = [(sigma, at) for at, sigma in enumerate(self._sigmas) if at > step]
+        reasons = run.ahead(later).reasons
+        costs = [skipped if reason is Reason.SKIPPED else computed for reason in reasons]
         now = skipped if run.evaluations[-1].reason is Reason.SKIPPED else computed
         return now + evaluations * sum(costs)
-
-
-def _ahead(run: Run, step: int, sigmas: Sequence[float]) -> list[bool]:
-    """Whether each step behind this one will be skipped, as a copy of the decider sees it."""
-    if run.calibrator or run.stack.problem:
-        return [False] * (len(sigmas) - 1 - step)
-    decider = copy.deepcopy(run.decider)
-    return [
-        decider.decide(sigma, later, decider.curves) is Reason.SKIPPED
-        for later, sigma in enumerate(sigmas)
-        if later > step
-    ]
 
 
 def _clock(seconds: float) -> str:

@@ -65,7 +65,7 @@ def measured_by(session: Session) -> Calibration:
     return Calibration(
         model=type(transformers[0]).__name__,
         branches=branches,
-        settings=settings_of(session, session.runs[-1].decider.steps),
+        settings=settings_of(session, session.runs[-1].decider.course.steps),
         switch_at=switch_at,
         identity=asdict(identity_of(*transformers)),
     )

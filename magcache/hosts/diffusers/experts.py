@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ...blocks import StackNotFound, family_of, find_stack, plain_module
-from ...curves import Calibration, CalibrationError, MagnitudeCurve, presets
+from ...curves import Calibration, CalibrationError, presets
 from .models import FAMILIES, GUESSES
 from .session import Expert, whole_compile
 
@@ -75,7 +75,7 @@ def check_fits(source: Calibration | None, transformer: nn.Module, experts: int)
 def give_curves(expert: Expert, source: Calibration | None, place: int, count: int) -> None:
     """Gives an expert its own part of the curves, or all where it is the only one."""
     if source is None:
-        expert.curves, expert.grams = {"cond": MagnitudeCurve((1.0,), (0.0,))}, {}
+        expert.curves, expert.grams = {}, {}
         return
     expert.curves, expert.grams = source.curves, source.grams
     if count > 1:

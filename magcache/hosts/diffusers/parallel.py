@@ -12,9 +12,8 @@ from torch import distributed, nn
 
 from ...blocks import BlockStack
 from ...calibrate import Calibrator
-from ...decide import Decider, PlannedDecider
+from ...decide import Decider
 from ...parallel import Peers, PooledCalibrator, default_store, described
-from .clock import SchedulerClock, Tick
 
 try:
     from diffusers.hooks.context_parallel import ContextParallelSplitHook
@@ -34,15 +33,22 @@ class Company:
 
     Args:
         transformers: The models that are sampled; parallelism may be put on them later.
-        branch: Which branch this process samples, or None where it samples all.
-        group: A torch.distributed group, None for all processes; used with `branch`.
+        branch: The one that this process samples, "cond", "uncond" or "ref", where CFG is split
+            over processes; None where it samples all.
+        group: The torch.distributed group of the processes that `branch` is about; None for all.
+        padding: How many tokens at the end of each sequence only make it divisible by the number
+            of processes; they are not measured.
 
     Raises:
         ValueError: There is no torch.distributed to split branches over.
     """
 
     def __init__(
-        self, transformers: Sequence[nn.Module], branch: str | None = None, group: Any = None
+        self,
+        transformers: Sequence[nn.Module],
+        branch: str | None = None,
+        group: Any = None,
+        padding: int = 0,
     ) -> None:
         if branch is not None and branch not in ("cond", "uncond", "ref"):
             raise ValueError(f'branch is "cond", "uncond" or "ref", got {branch!r}')
@@ -53,15 +59,11 @@ class Company:
         self.branch = branch
         self._transformers = list(transformers)
         self._group = group
+        self._padding = padding
         self._peers: Peers | None = None
 
     def begin(
-        self,
-        decider: Decider | PlannedDecider,
-        clock: SchedulerClock,
-        first: Tick,
-        label: str,
-        stack: BlockStack,
+        self, decider: Decider, label: str, budget: int | None, stack: BlockStack
     ) -> Sequence[str] | None:
         """Begins a run with the others: makes sure that they decide alike.
 
@@ -78,15 +80,14 @@ class Company:
             return None
         if self._peers is None or self._peers.ranks != ranks:
             self._peers = Peers(ranks, distributed.get_rank(), default_store())
-        sigmas = [tick.sigma for tick in clock.ahead(first)]
-        self._peers.agree(described(decider, sigmas, label))
+        self._peers.agree(described(decider, label, budget))
         return () if self.branch is None else tuple(decider.curves)
 
-    def calibrator(self, transformer: nn.Module, padding: int) -> Calibrator:
+    def calibrator(self, transformer: nn.Module) -> Calibrator:
         """Measures a run that has begun."""
-        if self._peers is None and not padding:
+        if self._peers is None and not self._padding:
             return Calibrator()
-        return PooledCalibrator(self._peers, padding, share_of(transformer))
+        return PooledCalibrator(self._peers, self._padding, share_of(transformer))
 
     def fail(self, error: BaseException) -> None:
         """Tells the others that this process will not go on."""

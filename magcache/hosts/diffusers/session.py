@@ -74,7 +74,8 @@ def whole_compile(module: nn.Module) -> str:
     )
 
 
-MakeRun = Callable[[SchedulerClock, Expert, Tick], Run]
+MakeRun = Callable[["Session", SchedulerClock, Expert, Tick], Run]
+"""Makes the run of an expert that begins at a tick of a clock."""
 
 
 class Session:
@@ -84,7 +85,7 @@ class Session:
         target: The pipeline or transformer.
         scheduler: Gives the scheduler; asked at each call, as pipelines may exchange it.
         experts: The transformers whose blocks were found.
-        make_run: Makes the run of an expert that begins at a tick of a clock.
+        make_run: MakeRuns the runs.
         bare: Whether no pipeline call surrounds its model calls.
 
     Attributes:
@@ -208,7 +209,7 @@ class Session:
             return None  # after the end, or a model that has turned out not to fit
         if expert.run is None or tick.index < expert.index:
             expert.close()
-            expert.run = self._make_run(self._clock, expert, tick)
+            expert.run = self._make_run(self, self._clock, expert, tick)
             expert.index = -1
             self.runs.append(expert.run)
             self.begun += 1

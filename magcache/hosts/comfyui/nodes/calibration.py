@@ -3,11 +3,10 @@
 import logging
 from typing import Any
 
-from ....decide import Rule
 from .. import calibrations, detect, host
 from ..models import AUTO, OLD_NAMES, class_name, misfit
-from ..sampling import Sampling, install
-from ..settings import Settings
+from ..sampling import install
+from ..settings import Ended, Settings
 from ..watch import Watch
 from .widgets import model_type_input
 
@@ -50,11 +49,11 @@ class MagCacheCalibration:
             detect.check_type(model, kind)
         name = class_name(model) if kind == AUTO else kind
 
-        def finished(sampling: Sampling) -> None:
+        def finished(sampling: Ended) -> None:
             summary = calibrations.save(sampling, name)
             log.info("%s", summary)
             host.show(summary, node_id)
 
         label, watch = f"{name} calibration", Watch(node_id, f"model_type {model_type}")
-        settings = Settings(None, Rule(0, 0, 0), label=label, finished=finished)
+        settings = Settings(label=label, finished=finished)
         return (install(model, settings, watch),)

@@ -15,7 +15,7 @@ import torch
 from ....blocks import BlockStack, Store
 from ....curves import Calibration, MagnitudeCurve, Trajectory, shifted_sigmas
 from ....curves.presets import load
-from ....decide import Decider, Rule
+from ....decide import Course, Rule, decider_for
 from ....report import Report
 from ....run import Run, Storage
 from .widgets import STORES, number, store_of
@@ -176,7 +176,7 @@ class Section:
         self._curves = settings.preset.curves
         self._steps = steps
         trajectory = Trajectory(tuple(1 - step / steps for step in range(steps)))
-        self._decider = Decider(settings.rule, self._curves, trajectory, steps)
+        self._decider = decider_for(settings.rule, Course.of_steps(trajectory), self._curves)
         storage = Storage(settings.store)
         self._run = Run(self._decider, stack, storage, label=settings.preset.name)
         self._step = -1

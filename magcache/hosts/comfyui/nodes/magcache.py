@@ -3,7 +3,7 @@
 from typing import Any
 
 from ....curves import Calibration
-from ....decide import Rule, rule_of
+from ....decide import Window, rule_of
 from .. import calibrations, detect, host
 from ..models import AUTO, OLD_NAMES, Start, class_name, misfit
 from ..sampling import install
@@ -126,6 +126,7 @@ class MagCache:
             return (host.uncached(model, note, node_id),)
         widgets = (magcache_thresh, retention_ratio, magcache_K)
         threshold, retention, max_skip = (None,) * 3 if recommended else widgets
+        window = Window(start_step, end_step)
         store = detect.store() if residuals == _AUTOMATIC else store_of(residuals)
         asked = f"model_type {model_type}, calibration {calibration}"
         watch = Watch(node_id, f"{asked}, recommended settings" if recommended else asked)
@@ -136,8 +137,7 @@ class MagCache:
                 threshold=threshold,
                 retention=retention,
                 max_skip=max_skip,
-                start_step=start_step,
-                end_step=end_step,
+                window=window,
             )
             again = None if measured else choose
             return Settings(curve, rule, store, verbose, curve.name, choose=again, note=note)
@@ -150,5 +150,5 @@ class MagCache:
                 return settings(found.calibration, str(found), values_of=curve)
             return settings(curve, note) if curve else calibrations.measuring(node_id)
 
-        first = settings(source, note) if source else Settings(None, Rule(0, 0, 0), choose=choose)
+        first = settings(source, note) if source else Settings(choose=choose)
         return (install(model, first, watch),)

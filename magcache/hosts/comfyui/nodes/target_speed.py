@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ....decide import Rule, Target, rule_of
+from ....decide import Target
 from .. import calibrations, detect, host
 from ..models import Start, class_name, misfit
 from ..sampling import install
@@ -74,7 +74,7 @@ class MagCacheTargetSpeed:
         if calibration != _AUTOMATIC:
             source = calibrations.load(calibration, class_name(model))
             source.check_grams()
-            settings = Settings(source, rule_of(source), store, label=source.name, target=target)
+            settings = Settings(source, target, store, label=source.name)
             return (install(model, settings, watch),)
 
         def choose(patcher: Any, start: Start) -> Settings:
@@ -82,8 +82,6 @@ class MagCacheTargetSpeed:
             if found is None:
                 return calibrations.measuring(node_id)
             source = found.calibration
-            return Settings(
-                source, rule_of(source), store, label=source.name, target=target, note=str(found)
-            )
+            return Settings(source, target, store, label=source.name, note=str(found))
 
-        return (install(model, Settings(None, Rule(0, 0, 0), choose=choose), watch),)
+        return (install(model, Settings(choose=choose), watch),)

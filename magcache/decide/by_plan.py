@@ -1,0 +1,290 @@
+"""Deciding by a plan: from Gram curves, by target speed-up or by expected error."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..curves import CLOSE, GramCurve, GuidedGrams, MagnitudeCurve, same_levels
+from .correction import Correction
+from .decider import OUTSIDE, Decision, Holding, Stepwise
+from .schedule import FEW_STEPS, Course, Reason, few_steps
+from .search import Costs, best_schedule, bound_of, costs_of, expected_error
+from .target import Target
+
+LEAST_GAIN = 1.1  # a speed-up below this is not worth any difference
+_FEWEST = 5  # computed evaluations; with fewer, as many plain steps are as good
+_SHORT_RUN = 12  # steps; in a shorter one it takes one evaluation more
+_FITS = 1.5  # errors so many times the expected ones are nothing unusual: prompts differ
+_MORE = 0.25  # of the planned evaluations: as many more as about halve the error
+
+
+@dataclass(frozen=True)
+class _State:
+    """How far a run has come.
+
+    Attributes:
+        plan: Which evaluations of the course are computed; empty where there is no plan, or the
+            sampler has left it.
+        place: How many of them are past.
+        bound: Largest expected error of a skipped evaluation, where there is no plan.
+        rooms: How many of each branch it counts on to predict from.
+        added: How many evaluations a correction has added to the plan.
+        lacking: How many were computed against the plan, as too little was held.
+        notes: What the report should say, by topic.
+        begun: Whether there was an evaluation.
+    """
+
+    plan: tuple[bool, ...]
+    bound: float
+    rooms: Mapping[str, int]
+    notes: Mapping[str, str]
+    begun: bool = False
+    place: int = 0
+    added: int = 0
+    lacking: int = 0
+
+    @property
+    def following(self) -> int | None:
+        """How many evaluations the plan skips from here on; None where there is no plan."""
+        if not self.plan:
+            return None
+        ahead = self.plan[self.place :]
+        return ahead.index(True) if True in ahead else len(ahead)
+
+    @property
+    def last_computed(self) -> int:
+        """Place of the newest one that the plan has computed."""
+        return max((p for p in range(self.place) if self.plan[p]), default=0)
+
+    def noting(self, topic: str, note: str) -> Mapping[str, str]:
+        return {**self.notes, topic: note}
+
+
+@dataclass
+class PlanDecider(Stepwise[_State]):
+    """Decides the evaluations of one run by a plan, or by the expected error alone.
+
+    A target speed-up is planned before the first evaluation. A sampler that evaluates between
+    the σ it was given leaves the plan; from there on the expected error decides, with the bound
+    that gives the planned number on the given σ.
+
+    A plan counts on what can be held. Where there turns out to be room for less, the rest of the
+    run is planned anew, with as many evaluations as keep the error that was planned.
+
+    Attributes:
+        target: What is asked for.
+        course: The run.
+        grams: Gram curve of each branch.
+        guidance: CFG scale, by which the branches' errors are weighed.
+        corrects: Whether the run's own errors, once seen, correct the expected ones.
+    """
+
+    target: Target
+    course: Course
+    grams: Mapping[str, GramCurve]
+    guidance: float = 1.0
+    corrects: bool = True
+    keep: int = field(init=False)
+    curves: Mapping[str, MagnitudeCurve] = field(init=False)
+    _correction: Correction = field(default_factory=Correction, init=False)
+    _little_gain: bool = field(default=False, init=False)
+    _state: _State = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.keep = self.target.keep
+        self.curves = {branch: gram.norms for branch, gram in self.grams.items()}
+        self._state = self._beginning()
+
+    @property
+    def predicts(self) -> bool:
+        return True
+
+    @property
+    def skips_nothing(self) -> bool:
+        return self.target.skips_nothing
+
+    @property
+    def summary(self) -> str:
+        return str(self.target)
+
+    @property
+    def details(self) -> str:
+        return f"{self.target.window}, residuals: predicted from the last {self.keep}"
+
+    @property
+    def basis(self) -> Mapping[str, Any]:
+        norms = [[curve.positions, curve.log_norms] for curve in self.curves.values()]
+        return {
+            "settings": f"{self.summary}, {self.details}, guidance {self.guidance:g}",
+            "curve": [*norms, *(gram.correlations for gram in self.grams.values())],
+            "noise levels": [self.course.sigmas],
+        }
+
+    def computed(self) -> None:
+        """What is held next time says it."""
+
+    def predict(
+        self, curves: Sequence[str], sigma: float, held: Sequence[float]
+    ) -> tuple[list[float], float]:
+        """See `Decider`."""
+        return GuidedGrams(self.grams, self.guidance).predict(curves, sigma, held)
+
+    def observe(self, expected: float, found: float) -> None:
+        """See `Decider`. Where errors are much larger than expected, more is computed."""
+        self._correction.add(expected, found)
+        if self._state.plan and self._correction.factor > _FITS:
+            self._state = self._corrected(self._state)
+
+    def _next(
+        self, state: _State, sigma: float, step: int, held: Holding
+    ) -> tuple[Decision, _State]:
+        reason = self._barred(state, step, held)
+        state, planned = self._follow(self._with_room(state, held), sigma)
+        if reason is None:
+            if not all(gram.norms.covers(sigma) for gram in self.grams.values()):
+                state = replace(state, notes=state.noting("outside", OUTSIDE))
+            reason, state = self._weighed(state, sigma, held, planned)
+        if reason is Reason.SKIPPED:
+            return self._skipped(sigma, held, state.following), state
+        return Decision(reason, following=state.following), state
+
+    def _barred(self, state: _State, step: int, held: Holding) -> Reason | None:
+        """Why an evaluation is computed whatever is expected, if it is."""
+        if not any(each.sigmas for each in held.values()):
+            return Reason.NO_RESIDUAL if state.begun else Reason.FIRST
+        if self.skips_nothing:
+            return Reason.OFF
+        if not self.target.window.allows(step, self.course.steps):
+            return Reason.WINDOW
+        return Reason.LITTLE_GAIN if self._little_gain else None
+
+    def _weighed(
+        self, state: _State, sigma: float, held: Holding, planned: bool | None
+    ) -> tuple[Reason, _State]:
+        """Whether an evaluation is skipped, by the plan and by what is expected of it."""
+        if planned:
+            return Reason.PLANNED, state
+        error = self._error(sigma, held) or 0.0
+        if planned is None:
+            fits = error * self._correction.factor <= state.bound
+            return Reason.SKIPPED if fits else Reason.ERROR, state
+        counted_on = self._counted_on(state, held)
+        if counted_on == held or error <= _FITS * (self._error(sigma, counted_on) or 0.0):
+            return Reason.SKIPPED, state
+        lacking = state.lacking + 1
+        note = f"less was held than planned for: {_more(lacking)}"
+        return Reason.ERROR, replace(state, lacking=lacking, notes=state.noting("held", note))
+
+    def _counted_on(self, state: _State, held: Holding) -> Holding:
+        """What the plan expected to be held; as it is, where that is the same but for rounding."""
+        past = zip(self.course.sigmas, state.plan[: state.place - 1], strict=False)
+        computed = [sigma for sigma, chosen in past if chosen]
+        return {
+            branch: replace(each, sigmas=planned)
+            if each.sigmas and not same_levels(planned := (*computed[-each.room :],), each.sigmas)
+            else each
+            for branch, each in held.items()
+        }
+
+    def _follow(self, state: _State, sigma: float) -> tuple[_State, bool | None]:
+        """Whether the plan computes this evaluation; None without a plan, or off it."""
+        state = replace(state, begun=True)
+        if not state.plan:
+            return state, None
+        place, sigmas = state.place, self.course.sigmas
+        if place >= len(sigmas) or abs(sigmas[place] - sigma) > CLOSE * sigma:
+            return replace(
+                state, plan=(), bound=bound_of(self._costs(state.rooms), sum(state.plan))
+            ), None
+        return replace(state, place=place + 1), state.plan[place]
+
+    def _beginning(self) -> _State:
+        """The state before the first evaluation, with the plan for a target speed-up."""
+        rooms = dict.fromkeys(self.grams, self.keep)
+        state = _State((), self.target.error or 0.0, rooms, few_steps(self.course))
+        if self.target.speedup is None or self.skips_nothing:
+            return state
+        steps, count = self.course.steps, len(self.course.sigmas)
+        asked = int(count / self.target.speedup + 1e-9)
+        plan = best_schedule(self._costs(rooms), self._wanted)
+        best = sum(plan)
+        if best > asked:
+            why, fewest = "cannot be reached here", fewest_worth(steps)
+            if best <= fewest:
+                why = f"leaves fewer than {fewest} evaluations: as many plain steps are as good"
+            note = f"a speed-up of {self.target.speedup:g} {why}; the best is {count / best:.2f}"
+            state = replace(state, notes=state.noting("speed-up", note))
+        if steps < FEW_STEPS or count < LEAST_GAIN * best:
+            self._little_gain = True
+            note = f"{steps} steps: there is little to gain, everything is computed"
+            return replace(state, notes=state.noting("gain", note))
+        return replace(state, plan=tuple(plan))
+
+    def _with_room(self, state: _State, held: Holding) -> _State:
+        """The state where there turns out to be room for less than was counted on."""
+        rooms = {
+            name: min([room, *(each.room for each in held.values() if name in each.curves)])
+            for name, room in state.rooms.items()
+        }
+        if rooms == state.rooms or self.skips_nothing or self._little_gain:
+            return state
+        found = f"there is room to predict from {min(rooms.values())} instead of {self.keep}"
+        if not state.plan:
+            note = f"{found}: more is computed"
+            return replace(state, rooms=rooms, notes=state.noting("room", note))
+        here = state.last_computed
+        expected = expected_error(self._costs(state.rooms).after(here), state.plan[here:])
+        state, more = self._replanned(replace(state, rooms=rooms), within=expected)
+        return replace(state, notes=state.noting("room", f"{found}: {_more(more)}"))
+
+    def _corrected(self, state: _State) -> _State:
+        """The state with more to compute, as errors are larger than expected."""
+        most = _MORE * self._wanted
+        more = int(most * math.log2(self._correction.factor / _FITS)) - state.added
+        corrected, more = self._replanned(state, more) if more > 0 else (state, 0)
+        if more < 1:
+            return state
+        note = f"errors are larger than the calibration's: {_more(state.added + more)}"
+        notes = state.noting("errors", note)
+        return replace(corrected, added=state.added + more, notes=notes)
+
+    def _replanned(
+        self, state: _State, more: int = 0, within: float = math.inf
+    ) -> tuple[_State, int]:
+        """Plans the rest of the run anew, and tells how many evaluations that adds.
+
+        Args:
+            state: How far the run has come.
+            more: How many the rest may add.
+            within: It may add as many as bring the expected error down to this.
+        """
+        past, here = state.place, state.last_computed
+        costs = self._costs(state.rooms).after(here)
+        rest = best_schedule(costs, sum(state.plan[here:]) + more, within)[past - here :]
+        added = sum(rest) - sum(state.plan[past:])
+        return replace(state, plan=(*state.plan[:past], *rest)), added
+
+    def _costs(self, rooms: Mapping[str, int]) -> Costs:
+        course, window = self.course, self.target.window
+        allowed = [window.allows(step, course.steps) for step in course.step_of]
+        return costs_of(
+            self.grams, course.sigmas, course.end, self.guidance, may_skip=allowed, keep=rooms
+        )
+
+    @property
+    def _wanted(self) -> int:
+        """How many evaluations a target speed-up leaves, but not fewer than are worth it."""
+        assert self.target.speedup is not None
+        count, steps = len(self.course.sigmas), self.course.steps
+        part = min(1.0, count / steps)  # of two experts each has its own
+        return max(math.ceil(fewest_worth(steps) * part), int(count / self.target.speedup + 1e-9))
+
+
+def fewest_worth(steps: int) -> int:
+    """How many computed evaluations a run must have to be better than as many plain steps."""
+    return _FEWEST + (steps < _SHORT_RUN)
+
+
+def _more(count: int) -> str:
+    return f"{count} evaluations more are computed"

@@ -1,0 +1,144 @@
+"""Deciding by the published rule."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..curves import GuidedGrams, MagnitudeCurve
+from .decider import OUTSIDE, Decision, Holding, Stepwise, curves_of
+from .rule import Rule, RuleState
+from .schedule import Course, Reason, few_steps
+
+_SLACK = 1e-6  # of the trajectory: σ come as float32 from the hosts
+_PLACED = "the curve's sampling schedule is unknown: it is used by fraction of the trajectory"
+
+
+@dataclass(frozen=True)
+class _State:
+    """How far a run has come.
+
+    Attributes:
+        drift: What the skipped evaluations have accumulated.
+        notes: What the report should say, by topic.
+        previous: σ of the evaluation before.
+    """
+
+    drift: RuleState
+    notes: Mapping[str, str]
+    previous: float | None = None
+
+
+@dataclass
+class RuleDecider(Stepwise[_State]):
+    """Decides the evaluations of one run by the rule.
+
+    Attributes:
+        rule: The settings in force.
+        course: The run; `retention` and `refresh` are fractions of its trajectory.
+        curves: Magnitude curve of each branch.
+        grams: If given, a skipped evaluation is predicted by them from the last two computed
+            ones; else it repeats the last.
+    """
+
+    rule: Rule
+    course: Course
+    curves: Mapping[str, MagnitudeCurve]
+    grams: GuidedGrams | None = None
+    keep: int = field(init=False)
+    corrects: bool = field(default=False, init=False)
+    _state: _State = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.keep = 2 if self.grams else 1
+        placed = any(curve.over == "fraction" for curve in self.curves.values())
+        notes = {"schedule": _PLACED} if placed else {}
+        self._state = _State(RuleState(self.rule), notes | few_steps(self.course))
+
+    @property
+    def predicts(self) -> bool:
+        return self.grams is not None
+
+    @property
+    def skips_nothing(self) -> bool:
+        return self.rule.skips_nothing
+
+    @property
+    def summary(self) -> str:
+        return str(self.rule)
+
+    @property
+    def details(self) -> str:
+        how = "predicted from the last 2" if self.grams else "reuse"
+        return f"retention {self.rule.retention:g}, {self.rule.window}, residuals: {how}"
+
+    @property
+    def basis(self) -> Mapping[str, Any]:
+        return {
+            "settings": f"{self.summary}, {self.details}",
+            "curve": [[c.positions, c.log_norms] for c in self.curves.values()],
+            "noise levels": [self.course.sigmas, self.course.trajectory.sigmas],
+        }
+
+    def computed(self) -> None:
+        """See `Decider`."""
+        self._state = replace(self._state, drift=RuleState(self.rule))
+
+    def predict(
+        self, curves: Sequence[str], sigma: float, held: Sequence[float]
+    ) -> tuple[list[float], float | None]:
+        """See `Decider`."""
+        if self.grams:
+            return self.grams.predict(curves, sigma, held)
+        return [0.0] * (len(held) - 1) + [1.0], None
+
+    def observe(self, expected: float, found: float) -> None:
+        """The rule knows no errors."""
+
+    def _next(
+        self, state: _State, sigma: float, step: int, held: Holding
+    ) -> tuple[Decision, _State]:
+        drift, notes = state.drift.copy(), state.notes
+        reason = self._barred(state.previous, sigma, step, held)
+        if reason is None and state.previous is not None:
+            ratios, inside = self._ratios(state.previous, sigma, held)
+            notes = notes if inside else {**notes, "outside": OUTSIDE}
+            reason = drift.decide(ratios)
+        else:
+            drift.restart()
+        behind = _State(drift, notes, sigma)
+        if reason is Reason.SKIPPED:
+            return self._skipped(sigma, held), behind
+        return Decision(reason or Reason.FIRST), behind
+
+    def _ratios(
+        self, previous: float, sigma: float, held: Holding
+    ) -> tuple[dict[str, float | None], bool]:
+        """Each branch's magnitude ratio, and whether both noise levels lie within the curves."""
+        ratios, inside = {}, True
+        for branch in curves_of(held):
+            # A branch without a curve of its own follows the first.
+            curve = self.curves.get(branch) or next(iter(self.curves.values()))
+            before, here = (curve.place(at, self.course.trajectory) for at in (previous, sigma))
+            ratios[branch] = curve.ratio(before, here)
+            inside = inside and curve.covers(before) and curve.covers(here)
+        return ratios, inside
+
+    def _barred(
+        self, previous: float | None, sigma: float, step: int, held: Holding
+    ) -> Reason | None:
+        """Why an evaluation is computed whatever has been accumulated, if it is."""
+        rule, trajectory = self.rule, self.course.trajectory
+        if previous is None:
+            return Reason.FIRST
+        if rule.skips_nothing:
+            return Reason.OFF
+        if not rule.window.allows(step, self.course.steps):
+            return Reason.WINDOW
+        here = trajectory.fraction(sigma) + _SLACK
+        # The published rule counts whole steps: int(T·retention).
+        if here < int(trajectory.steps * rule.retention) / trajectory.steps:
+            return Reason.RETENTION
+        before = trajectory.fraction(previous) + _SLACK
+        if rule.refresh is not None and before < rule.refresh <= here:
+            return Reason.REFRESH
+        return None if any(b.sigmas for b in held.values()) else Reason.NO_RESIDUAL

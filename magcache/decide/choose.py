@@ -1,0 +1,102 @@
+"""Where deciders are made."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
+
+from ..curves import GramCurve, GuidedGrams, MagnitudeCurve
+from .by_plan import PlanDecider
+from .by_rule import RuleDecider
+from .decider import Decider, Decision, Holding
+from .rule import Rule
+from .schedule import Course, Reason, Schedule, few_steps
+from .target import Target
+
+
+class ComputeAll:
+    """Computes every evaluation of a run, which is measured."""
+
+    keep, skips_nothing, predicts, corrects = 1, True, False, False
+    summary = details = "everything is computed"
+    curves: Mapping[str, MagnitudeCurve] = {}
+
+    def __init__(self, course: Course) -> None:
+        self.course = course
+        self.basis: Mapping[str, Any] = {
+            "settings": self.summary,
+            "curve": [],
+            "noise levels": course.sigmas,
+        }
+        self.notes: Sequence[str] = list(few_steps(course).values())
+
+    def decide(self, sigma: float, step: int, held: Holding) -> Decision:
+        """See `Decider`."""
+        return Decision(Reason.OFF)
+
+    def schedule(
+        self,
+        evaluations: Sequence[tuple[float, int]] | None = None,
+        held: Holding | None = None,
+    ) -> Schedule:
+        """See `Decider`."""
+        evaluations = self.course.evaluations if evaluations is None else evaluations
+        sigmas = tuple(sigma for sigma, _ in evaluations)
+        return Schedule(sigmas, (Reason.OFF,) * len(sigmas), (*self.notes,))
+
+    def predict(
+        self, curves: Sequence[str], sigma: float, held: Sequence[float]
+    ) -> tuple[list[float], float | None]:
+        """See `Decider`; nothing is predicted."""
+        return [0.0] * len(held), None
+
+    def computed(self) -> None:
+        """As always."""
+
+    def observe(self, expected: float, found: float) -> None:
+        """There are no predictions."""
+
+
+@overload
+def decider_for(
+    asked: Rule,
+    course: Course,
+    curves: Mapping[str, MagnitudeCurve],
+    grams: Mapping[str, GramCurve] = ...,
+    guidance: float = ...,
+) -> RuleDecider: ...
+@overload
+def decider_for(
+    asked: Rule | Target | None,
+    course: Course,
+    curves: Mapping[str, MagnitudeCurve] = ...,
+    grams: Mapping[str, GramCurve] = ...,
+    guidance: float = ...,
+) -> Decider: ...
+def decider_for(
+    asked: Rule | Target | None,
+    course: Course,
+    curves: Mapping[str, MagnitudeCurve] | None = None,
+    grams: Mapping[str, GramCurve] | None = None,
+    guidance: float = 1.0,
+) -> Decider:
+    """The decider of one run.
+
+    Args:
+        asked: Settings of the rule, or what to plan for; None computes everything.
+        course: The run.
+        curves: Magnitude curve of each branch.
+        grams: Gram curve of each branch. A plan is made from them; the rule predicts by them, or
+            repeats the last computed evaluation where there are none.
+        guidance: CFG scale, by which the branches' errors are weighed.
+
+    Raises:
+        ValueError: There is nothing to decide by.
+    """
+    if asked is None:
+        return ComputeAll(course)
+    if isinstance(asked, Target):
+        if not grams:
+            raise ValueError("a plan needs Gram curves")
+        return PlanDecider(asked, course, grams, guidance)
+    if not curves:
+        raise ValueError("the rule needs magnitude curves")
+    return RuleDecider(asked, course, curves, GuidedGrams(grams, guidance) if grams else None)

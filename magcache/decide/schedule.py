@@ -1,0 +1,98 @@
+"""Schedules: which evaluations of a run are computed, which are skipped, and why."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from ..curves import Trajectory
+
+FEW_STEPS = 9  # below this many steps there is little to gain
+
+
+class Reason(str, Enum):
+    """Why an evaluation was computed or skipped."""
+
+    SKIPPED = "skipped"
+    FIRST = "first evaluation"
+    WINDOW = "outside start_step..end_step"
+    RETENTION = "retention"
+    REFRESH = "fixed refresh"
+    NO_RATIO = "no magnitude ratio"
+    NO_RESIDUAL = "no usable residual"
+    THRESHOLD = "threshold"
+    MAX_SKIP = "max_skip"
+    OFF = "skipping is off"
+    PLANNED = "planned"
+    ERROR = "expected error"
+    LITTLE_GAIN = "little to gain"
+    CALIBRATION = "calibration"
+
+
+@dataclass(frozen=True)
+class Course:
+    """The evaluations of one run, as far as they are known beforehand.
+
+    Attributes:
+        trajectory: The whole trajectory, of which a run may sample a part.
+        steps: Steps of this run.
+        sigmas: Noise level of each evaluation, falling.
+        step_of: The step that each belongs to.
+        end: Noise level behind the last one.
+    """
+
+    trajectory: Trajectory
+    steps: int
+    sigmas: Sequence[float]
+    step_of: Sequence[int]
+    end: float = 0.0
+
+    @classmethod
+    def of_steps(
+        cls, trajectory: Trajectory, sigmas: Sequence[float] | None = None, end: float = 0.0
+    ) -> "Course":
+        """That of a run of one evaluation a step, of the whole trajectory by default."""
+        at = trajectory.sigmas if sigmas is None else sigmas
+        return cls(trajectory, len(at), at, range(len(at)), end)
+
+    @property
+    def evaluations(self) -> list[tuple[float, int]]:
+        """σ and step of each."""
+        return list(zip(self.sigmas, self.step_of, strict=True))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which evaluations of a run are computed and which are skipped.
+
+    Attributes:
+        sigmas: Noise level of each evaluation.
+        reasons: Why each is computed, or that it is skipped.
+        notes: What a user should know of it.
+    """
+
+    sigmas: tuple[float, ...]
+    reasons: tuple[Reason, ...]
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "".join("." if r is Reason.SKIPPED else "#" for r in self.reasons)
+
+    @property
+    def computed(self) -> int:
+        return len(self.reasons) - self.skipped
+
+    @property
+    def skipped(self) -> int:
+        return self.reasons.count(Reason.SKIPPED)
+
+    def speedup(self, skip_cost: float = 0.0) -> float:
+        """Evaluations over their cost; `skip_cost` is a skipped one's share of a computed one."""
+        cost = self.computed + skip_cost * self.skipped
+        return len(self.reasons) / cost if cost else 1.0
+
+
+def few_steps(course: Course) -> dict[str, str]:
+    """The note on a short run, by its topic."""
+    if course.steps >= FEW_STEPS:
+        return {}
+    return {"steps": f"{course.steps} steps: below {FEW_STEPS} there is little to gain"}
