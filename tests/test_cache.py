@@ -283,3 +283,20 @@ def test_offload_from_a_gpu(dtype: torch.dtype | None) -> None:
             torch.equal(a, b) and a.device == cuda for a, b in zip(found, wanted, strict=True)
         )
     assert offload.bytes_held == device.bytes_held
+
+
+def test_rooms_are_what_put_leaves_room_for() -> None:
+    one = tokens(1).nbytes
+    for keep in (1, 2, 3):
+        for residuals in range(7):
+            cache = ResidualCache(keep, budget=residuals * one)
+            assert cache.rooms() == {}
+            for branch in "ab":
+                cache.put(branch, 1.0, (tokens(1),))
+            rooms = cache.rooms()
+            for sigma in (0.9, 0.8, 0.7):
+                for branch in "ab":
+                    cache.make_room(branch)
+                    cache.put(branch, sigma, (tokens(1),))
+            assert {branch: len(cache.sigmas(branch)) for branch in "ab"} == rooms
+            assert max(2, min(residuals, 2 * keep)) == sum(rooms.values())
