@@ -1,7 +1,6 @@
 """Composing magnitude ratios over the noise level, and places on a trajectory."""
 
 import math
-from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given
@@ -73,27 +72,6 @@ def test_the_own_schedule_gives_the_list_back(curve: MagnitudeCurve) -> None:
 @given(curves(), SIGMA)
 def test_a_repeated_sigma_has_ratio_one(curve: MagnitudeCurve, sigma: float) -> None:
     assert curve.ratios([sigma, sigma]) == [1.0, 1.0]
-
-
-@given(curves(), st.sets(SIGMA, min_size=1, max_size=6))
-def test_resampling_keeps_the_value_at_each_place(
-    curve: MagnitudeCurve, places: set[float]
-) -> None:
-    run = sorted(places, reverse=True)
-    resampled = curve.resample(run)
-    assert resampled.positions == tuple(run)
-    wanted = [curve.log_norm(place) for place in run]
-    assert [resampled.log_norm(place) for place in run] == pytest.approx(wanted, abs=1e-9)
-
-
-@given(curves())
-def test_resampling_on_a_finer_grid_changes_nothing_between(curve: MagnitudeCurve) -> None:
-    middle = [(a + b) / 2 for a, b in pairwise(curve.positions)]
-    assume(all(a > m > b for (a, b), m in zip(pairwise(curve.positions), middle, strict=True)))
-    fine = curve.resample(sorted({*curve.positions, *middle}, reverse=True))
-    quarters = [a + (b - a) / 4 for a, b in pairwise(curve.positions)]
-    for place in quarters:
-        assert fine.log_norm(place) == pytest.approx(curve.log_norm(place), abs=1e-9)
 
 
 def test_a_ratio_is_the_product_of_those_listed_between() -> None:
@@ -190,12 +168,6 @@ def test_parts_are_the_experts_own_curves() -> None:
 def test_a_switch_over_the_fraction() -> None:
     curve = MagnitudeCurve.from_ratios([1, 0.5, 99, 0.25], switch=(2, 0.5))
     assert curve.ratios([0, 0.25, 0.5, 0.75]) == [1, pytest.approx(0.5), None, pytest.approx(0.25)]
-
-
-def test_a_curve_with_a_switch_is_resampled_by_parts() -> None:
-    with pytest.raises(ValueError, match="parts of a curve with a switch one by one"):
-        two_experts().resample([1, 0.5])
-    assert two_experts().part(1).resample([0.2]).positions == (0.2,)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from tests.toys import (
     Toy,
     block_calls,
     decider_of,
+    dry_calls,
     even,
     tokens,
     toy_run,
@@ -318,7 +319,7 @@ def test_a_model_that_does_not_fit_runs_uncached_with_one_warning(
     for step in range(5):
         assert evaluate(run, model, step)[0, 0, 0] == 20
     assert symbols(run) == "#####" and block_calls(model) == 5
-    assert run.stack.dry_calls == 1  # it is not tried again
+    assert dry_calls(run.stack) == 1  # it is not tried again
     assert len(caplog.records) == 1
     assert "runs uncached from here on: without its blocks the model fails" in caplog.text
 

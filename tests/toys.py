@@ -1,11 +1,12 @@
 """Models small enough to check by hand: what each block, and each head, does to the tokens."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from magcache.blocks.stack import BlockStack
+from magcache.blocks.stack import BlockStack, Call
 from magcache.curves.magnitude import MagnitudeCurve, Trajectory
 from magcache.decide import Course, Held, Holding, Rule, RuleDecider, Schedule, decider_for
 from magcache.run import Run, Storage
@@ -52,6 +53,23 @@ class Toy(nn.Module):
 
 def toy_stack(module: nn.Module) -> BlockStack:
     return BlockStack(module, ["blocks"], ["head"])
+
+
+_dry: "WeakKeyDictionary[BlockStack, int]" = WeakKeyDictionary()
+_dry_call = BlockStack._dry_call
+
+
+def _counted(stack: BlockStack, call: Call) -> list[Tensor] | None:
+    _dry[stack] = dry_calls(stack) + 1
+    return _dry_call(stack, call)
+
+
+BlockStack._dry_call = _counted
+
+
+def dry_calls(stack: BlockStack) -> int:
+    """How many calls a stack has made only to measure the base."""
+    return _dry.get(stack, 0)
 
 
 def block_calls(module: nn.Module) -> int:

@@ -79,7 +79,6 @@ class BlockStack:
         problem: Why the last computed call gave no residual, or None.
         split: Makes this process's part of all tokens, where the first block would make it and
             so no head sees all; None where the host splits them before.
-        dry_calls: How many calls were made only to measure the base.
 
     Raises:
         StackNotFound: There is no such list, or a head is missing.
@@ -102,7 +101,6 @@ class BlockStack:
             raise StackNotFound(f"{kind} has no head named {' and '.join(heads)}")
         self.problem: str | None = None
         self.split: Callable[[torch.Tensor], torch.Tensor] | None = None
-        self.dry_calls = 0
         self._lock = _locks.setdefault(module, threading.RLock())
         self._rules: dict[tuple, list[BaseRule]] = {}  # by signature; [] where none holds
         self._guessed = self._unproven = guessed
@@ -257,7 +255,6 @@ class BlockStack:
             if len(seen) == len(self._heads):
                 raise _HeadsReached
 
-        self.dry_calls += 1
         try:
             with self._emptied(), self._tapped(stop):
                 call()

@@ -173,13 +173,6 @@ class MagnitudeCurve:
         pairs = itertools.pairwise(positions)
         return [1.0, *(self.ratio(a, b) for a, b in pairs)][: len(positions)]
 
-    def resample(self, positions: Sequence[float]) -> "MagnitudeCurve":
-        """The same curve known at other positions only; a curve with a switch has to be parted."""
-        if self.switch:
-            raise ValueError("resample the parts of a curve with a switch one by one")
-        logs = tuple(self.log_norm(p) for p in positions)
-        return MagnitudeCurve(tuple(positions), logs, self.over)
-
     def part(self, index: int) -> "MagnitudeCurve":
         """The curve of one expert: 0 for high noise, 1 for low noise."""
         start, stop = self.span(index)
@@ -201,7 +194,6 @@ class MagnitudeCurve:
         return low - slack <= position <= high + slack
 
     def span(self, part: int) -> tuple[int, int]:
-        """Index of a part's first position, and of the next part's."""
         """First index of a part, and the one behind its last."""
         edges = (0, *self.switch, len(self.positions))
         return edges[part], edges[part + 1]

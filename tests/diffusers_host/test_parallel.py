@@ -18,6 +18,7 @@ import magcache.parallel.peers
 from harness import PRESETS, counted, distance
 from magcache.curves.calibration import Calibration
 from processes import scenarios, together
+from tests.toys import dry_calls
 from tiny import TINY, Tiny, run
 
 WAN, FLUX, QWEN = (TINY[name] for name in ("wan2.1_t2v", "flux", "qwen_image"))
@@ -43,7 +44,7 @@ def sampled(tiny: Tiny, pipe: Any, applied: Any, cfg: bool = True) -> dict[str, 
         "schedule": seen.schedule(tiny.calls_per_evaluation[cfg]),
         "reported": report.schedule,
         "bytes": report.runs[-1].cache.peak_bytes,
-        "dry": report.runs[-1].stack.dry_calls,
+        "dry": dry_calls(report.runs[-1].stack),
         "warnings": report.warnings,
     }
 
