@@ -204,12 +204,39 @@ def test_the_nearest_noise_levels_come_first(store):
     assert found(store, shifted_sigmas(50, 1)) == ["50-1", "28-1", "28-3"]
 
 
-def test_half_as_many_noise_levels_are_further_by_one(store):
+def test_the_distance_is_in_steps_of_the_run():
     whole = [calibration(steps) for steps in (80, 40, 20, 10)]
-    far = [distance(one, shifted_sigmas(40)[:-4], {}) for one in whole]
-    assert far[:2] == [0, 0]
-    # Every second noise level lies in the middle between two, then three of four lie between.
-    assert far[2:] == pytest.approx([1 + 0.25, 2 + 0.25], abs=0.02)
+    far = [distance(one, shifted_sigmas(40)) for one in whole]
+    # Every second level is a step away; then of four two are one and one is two steps away, and
+    # the last one three.
+    assert far == pytest.approx([0, 0, 1 / 2, 1 + 2 / 40])
+
+
+def test_a_range_that_is_not_covered_counts_in_the_same_steps():
+    # Of 40 levels the lower 20 lie 1 to 20 steps below the calibration's lowest.
+    assert distance(partial(20, low=0.5), shifted_sigmas(40)[:20]) == 0
+    assert distance(partial(20, low=0.5), shifted_sigmas(40)) == pytest.approx(20 * 21 / 2 / 40)
+
+
+def test_a_level_that_a_sampler_evaluates_twice_counts_once():
+    once = shifted_sigmas(8)
+    twice = [sigma for sigma in once for _ in range(2)]
+    assert distance(calibration(5), twice) == distance(calibration(5), once)
+
+
+@pytest.mark.parametrize(("steps", "taken"), [(50, True), (14, True), (7, False)])
+def test_one_whose_levels_are_more_than_a_step_away_is_not_taken_by_itself(store, steps, taken):
+    store.save(calibration(steps))
+    found = store.nearest(MODEL, shifted_sigmas(50 if steps == 7 else 28), {})
+    assert (found is not None) == taken
+
+
+def test_cfg_counts_where_noise_levels_are_alike(store):
+    """Within half a step of the run's own on average; beyond, they count more."""
+    for steps, cfg in ((28, 7.0), (50, 3.0), (7, 3.0)):
+        store.save(calibration(steps, settings={"cfg": cfg}), f"{steps}-{cfg:g}")
+    wanted = {"steps": 28, "cfg": 3.0}
+    assert found(store, settings=wanted) == ["50-3", "28-7", "7-3"]
 
 
 def test_steps_and_shift_stand_in_for_noise_levels(store):

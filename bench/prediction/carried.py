@@ -8,6 +8,7 @@ schedule and weights that the carried one gives, over those of its own.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from rich.console import Console
@@ -18,6 +19,7 @@ from bench.quality.condition import Condition
 from bench.quality.counting import one_thread
 from bench.quality.subjects import SUBJECTS
 from magcache.curves import Calibration, GuidedGrams
+from magcache.curves.nearness import distance
 from magcache.decide import best_schedule, costs_of
 
 from .lab import Lab, Measured, arguments
@@ -25,6 +27,7 @@ from .lab import Lab, Measured, arguments
 STEPS, SHIFTS = (10, 20, 28, 50), (1.0, 3.0, 8.0)
 SHARES = np.arange(8, 20) / 28  # of the evaluations computed
 KEEP = 2
+APART = (0, 0.25, 0.5, 1, 2, 4)  # steps, see `magcache.curves.nearness.distance`
 
 
 def error(own: Calibration, used: Calibration, cfg: float, computed: int) -> float:
@@ -77,6 +80,7 @@ def main() -> None:
     for steps, shift in settings:
         table.add_column(f"{steps}/{shift:g}", justify="right", no_wrap=True)
     losses: dict[bool, list[float]] = {False: [], True: []}
+    distances: list[tuple[float, float]] = []
     for run, own in made.items():
         row = []
         costs = sorted({round(float(share) * run[0]) for share in SHARES} - {0, 1, 2})
@@ -87,6 +91,7 @@ def main() -> None:
             row.append(f"{lost:.1f}{'*' if wide else ''}")
             if other != run:
                 losses[wide].append(lost)
+                distances.append((distance(used, levels(own)), lost))
         table.add_row(f"{run[0]}/{run[1]:g}", *row)
     console = Console(width=130)
     console.print(table)
@@ -94,6 +99,10 @@ def main() -> None:
         told = f"median {np.median(losses[wide]):.1f} dB, largest {max(losses[wide]):.1f} dB"
         told += f", {np.mean(np.array(losses[wide]) <= 2):.0%} within 2 dB"
         console.print(f"{len(losses[wide])} calibrations {name} than the run: {told}")
+    for low, high in pairwise(APART):
+        lost = [lost for far, lost in distances if low <= far < high]
+        told = f"median {np.median(lost):.1f} dB, largest {max(lost):.1f} dB"
+        console.print(f"{len(lost)} with noise levels {low:g} to {high:g} steps away: {told}")
 
 
 if __name__ == "__main__":

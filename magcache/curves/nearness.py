@@ -9,38 +9,52 @@ import numpy as np
 from .calibration import Calibration
 from .magnitude import MagnitudeCurve
 
-_OUTSIDE = 4.0  # a run wholly outside the range is as far as one 16 times finer
-_NO_GRAM = 8.0  # it cannot predict or plan at all
-_BETWEEN = 0.5  # of noise levels in the middle between two calibrated ones
-_CFG, _LATENT, _SAMPLER = 0.5, 0.1, 0.1  # a factor of two in CFG or size; another sampler
 _SAME = 1e-3  # ends of two σ ranges are one within this share
 
 
-def distance(
-    calibration: Calibration, sigmas: Sequence[float], settings: Mapping[str, Any]
-) -> float:
-    """How far apart they are: 0 for the same, about 1 for half as many noise levels.
+def distance(calibration: Calibration, sigmas: Sequence[float]) -> float:
+    """How far a run's noise levels lie from calibrated ones: the mean, in steps of the run.
 
-    Steps and shift count through the noise levels only, which are what a curve is made of.
+    0 where all of them were calibrated, 0.5 where every second one was; levels beyond the
+    calibration's range count in the same way. What a plan loses grows with it
+    (`python -m bench.prediction.carried`).
 
     Args:
         calibration: One of the run's model.
-        sigmas: The run's noise levels, falling; none leaves them out of account.
+        sigmas: The run's noise levels, falling; without any, all calibrations are at 0.
+    """
+    run = np.array([sigma for sigma in sigmas if sigma > 0])
+    if not len(run):
+        return 0.0
+    known = np.array(next(iter(calibration.curves.values())).positions)
+    steps = -np.diff([*run, 0.0])
+    gaps = np.abs(run[:, None] - known).min(1)
+    apart = steps > 0  # samplers of second order repeat levels
+    return round(float((gaps[apart] / steps[apart]).mean()), 3)  # hosts round levels differently
+
+
+def order(calibration: Calibration, far: float, settings: Mapping[str, Any]) -> tuple[float, ...]:
+    """What calibrations of one model are sorted by, the best first.
+
+    Those with Gram curves first; then by `distance` in whole steps; then those whose CFG, size
+    and sampler are nearer; then by `distance` itself, then those from more prompts.
+
+    Args:
+        calibration: One of the run's model.
+        far: Its `distance`.
         settings: The run's "sampler", "cfg", "latent", as far as they are known.
     """
-    far = 0.0 if len(calibration.grams) == len(calibration.branches) else _NO_GRAM
-    wanted = np.array([sigma for sigma in sigmas if sigma > 0])
-    if len(wanted):
-        curve = next(iter(calibration.curves.values()))
-        outside = np.mean([not curve.covers(sigma) for sigma in wanted])
-        rising = np.array(curve.positions[::-1])
-        far += _OUTSIDE * outside + _coarser(rising, wanted) + _BETWEEN * _off(rising, wanted)
     made = calibration.settings
-    far += _CFG * _octaves(made.get("cfg"), settings.get("cfg"))
-    far += _LATENT * _octaves(_size(made.get("latent")), _size(settings.get("latent")))
     sampler = settings.get("sampler")
-    far += _SAMPLER * (sampler is not None and made.get("sampler") != sampler)
-    return round(float(far), 3)  # two hosts round noise levels differently
+    return (
+        len(calibration.grams) < len(calibration.branches),
+        round(far),
+        _octaves(made.get("cfg"), settings.get("cfg")),
+        _octaves(_size(made.get("latent")), _size(settings.get("latent"))),
+        sampler is not None and made.get("sampler") != sampler,
+        far,
+        -calibration.prompts,
+    )
 
 
 def at_least_as_good(new: Calibration, old: Calibration) -> bool:
@@ -64,24 +78,6 @@ def _covers(new: MagnitudeCurve, old: MagnitudeCurve) -> bool:
     wide = new.positions[0] + slack >= old.positions[0]
     deep = new.positions[-1] - slack <= old.positions[-1]
     return wide and deep and len(new.positions) >= len(old.positions)
-
-
-def _coarser(rising: np.ndarray, wanted: np.ndarray) -> float:
-    """Mean over the run's steps of log2(calibrated step / run's step) where that is above 0."""
-    held = -np.diff(_place(rising, wanted))  # calibrated steps in each of the run's
-    inside = held > 1e-6
-    return float(np.maximum(-np.log2(held[inside]), 0).mean()) if inside.any() else 0.0
-
-
-def _off(rising: np.ndarray, wanted: np.ndarray) -> float:
-    """How far noise levels are from calibrated ones: 0 at one, 1 in the middle of two."""
-    place = _place(rising, wanted)
-    return float(2 * np.abs(place - place.round()).mean())
-
-
-def _place(rising: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Where noise levels lie among the calibrated ones, as an index with a fraction."""
-    return np.interp(wanted, rising, np.arange(len(rising), dtype=float))
 
 
 def _octaves(one: Any, other: Any) -> float:

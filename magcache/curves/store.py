@@ -14,10 +14,10 @@ from filelock import FileLock
 from .calibration import Calibration, CalibrationError
 from .identity import Identity
 from .magnitude import shifted_sigmas
-from .nearness import at_least_as_good, distance
+from .nearness import at_least_as_good, distance, order
 
 log = logging.getLogger("magcache")
-_FARTHEST = 4.0  # a calibration farther from a run's settings is not taken by itself
+_FARTHEST = 1.0  # steps; a calibration farther from a run is not taken by itself
 _PATIENCE = 30  # seconds to wait for another process that is writing
 _warned: set[tuple[Path, int]] = set()
 
@@ -39,7 +39,7 @@ class Found:
         path: Its file.
         calibration: What the file holds.
         same_weights: Whether it was measured on the very weights.
-        distance: How far its settings are from the wanted ones, 0 for the same.
+        distance: How many of the run's steps its noise levels are from the run's, on average.
         place, of: Which of the found ones it is, from 1, the best first.
     """
 
@@ -117,8 +117,8 @@ class Store:
         """The calibrations of a model, the best first.
 
         Only those of the same class and shapes are any good; those of the same weights come
-        first, then the nearest settings (see `nearness.distance`), then those merged from more
-        prompts, then the newest. A file without identity is never found: it has to be named.
+        first, then the nearest (see `nearness.order`), then the newest. A file without identity
+        is never found: it has to be named.
 
         Args:
             identity: The model, see `identity_of`.
@@ -133,9 +133,9 @@ class Store:
         for path, calibration in self.calibrations().items():
             known = calibration.known_as()
             if known and known.same_architecture(identity):
-                far = distance(calibration, sigmas or (), wanted)
+                far = distance(calibration, sigmas or ())
                 found.append(Found(path, calibration, known.same_weights(identity), far))
-        found.sort(key=lambda f: (not f.same_weights, f.distance, -f.calibration.prompts))
+        found.sort(key=lambda f: (not f.same_weights, *order(f.calibration, f.distance, wanted)))
         return [replace(one, place=p, of=len(found)) for p, one in enumerate(found, start=1)]
 
     def nearest(
