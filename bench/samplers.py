@@ -84,8 +84,6 @@ class Bench:
     def cell(self, sampler: str, scheduler: str) -> Cell:
         import torch
 
-        from magcache.run import Run
-
         counted: list[float] = []
         plain = self.model.clone()
 
@@ -97,10 +95,10 @@ class Bench:
         uncached = self._sample(plain, sampler, scheduler)
         model, samplings = self._cached()
         output = self._sample(model, sampler, scheduler)
-        runs: list[Run] = [run for sampling in samplings for run in sampling.report().runs]
+        runs = [run for sampling in samplings for run in sampling.report().runs]
         error = torch.linalg.vector_norm(output - uncached) / torch.linalg.vector_norm(uncached)
         evaluations = [len(run.evaluations) for run in runs]
-        computed = [count - run.skipped for run, count in zip(runs, evaluations, strict=True)]
+        computed = [run.computed for run in runs]
         several = len(runs)
         return Cell(
             round(len(counted) / several),

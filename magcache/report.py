@@ -1,13 +1,90 @@
-"""What a run did: a text summary, figures for programs, and pictures."""
+"""What a sampling did: text, figures for programs, and a picture.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+A report is made of plain figures. It may be kept: it keeps neither a model nor a tensor alive.
+"""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from .decide import Schedule
+from .decide import Reason
 from .run import Run
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One evaluation, as it went.
+
+    Attributes:
+        sigma: Its noise level.
+        step: Its step in the run.
+        place: Where it lies on the curve: σ, or the fraction of the trajectory.
+        reason: Why it was computed, or that it was skipped.
+        seconds: Time of its model calls.
+        error: Of a skipped one, the expected relative error of the predicted residual; None where
+            no Gram curve tells it.
+    """
+
+    sigma: float
+    step: int
+    place: float
+    reason: Reason
+    seconds: float
+    error: float | None = None
+
+    @property
+    def skipped(self) -> bool:
+        return self.reason is Reason.SKIPPED
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """One run.
+
+    Attributes:
+        label: What its settings are called, a preset's name for instance.
+        summary: The settings that matter most; "" where it was measured.
+        details: The other settings.
+        steps: Steps of the run.
+        evaluations: In order.
+        mended: How many computed ones put right what was skipped before them.
+        curves: Of each branch log‖r‖ at every evaluation, up to a constant.
+        over: What an evaluation's `place` is.
+        bytes_held: Most bytes of residuals held at one time.
+        warnings: What the user should know.
+    """
+
+    label: str
+    summary: str
+    details: str
+    steps: int
+    evaluations: tuple[Evaluated, ...]
+    mended: int = 0
+    curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    over: Literal["sigma", "fraction"] = "sigma"
+    bytes_held: int = 0
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def skipped(self) -> int:
+        return sum(each.skipped for each in self.evaluations)
+
+    @property
+    def computed(self) -> int:
+        return len(self.evaluations) - self.skipped
+
+    @property
+    def schedule(self) -> str:
+        """`#` computed, `.` skipped."""
+        return "".join("." if each.skipped else "#" for each in self.evaluations)
 
 
 @dataclass(frozen=True)
@@ -17,10 +94,12 @@ class Report:
     Attributes:
         runs: In the order in which they began.
         missing: Why there is nothing to report, where a model ran uncached.
+        told: What the host knows besides, by its name: "asked", "sampling".
     """
 
-    runs: Sequence[Run]
+    runs: Sequence[RunReport]
     missing: str = ""
+    told: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def evaluations(self) -> int:
@@ -42,7 +121,7 @@ class Report:
     @property
     def bytes_held(self) -> int:
         """Most bytes of residuals held at one time by any of the runs."""
-        return max((run.cache.peak_bytes for run in self.runs), default=0)
+        return max((run.bytes_held for run in self.runs), default=0)
 
     @property
     def speedup(self) -> float:
@@ -52,8 +131,7 @@ class Report:
         """
         full = taken = 0.0
         for run in self.runs:
-            computed = [e.seconds for e in run.evaluations if not e.skipped]
-            skipped = [e.seconds for e in run.evaluations if e.skipped]
+            computed, skipped = _seconds(run.evaluations)
             if computed:
                 full += median(computed) * len(run.evaluations)
                 taken += median(computed) * len(computed)
@@ -63,40 +141,40 @@ class Report:
     @property
     def schedule(self) -> str:
         """`#` computed, `.` skipped; a space between runs."""
-        return " ".join(str(schedule_of(run)) for run in self.runs)
+        return " ".join(run.schedule for run in self.runs)
 
     @property
     def warnings(self) -> list[str]:
         """What the user should know, without repeats."""
         found = [self.missing] if self.missing else []
-        for run in self.runs:
-            found += [*run.warnings, *run.decider.notes]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(found + [w for run in self.runs for w in run.warnings]))
+
+    def telling(self, name: str, text: str) -> "Report":
+        """The same with one more line behind the headline."""
+        return replace(self, told={name: text, **self.told})
 
     def headline(self) -> str:
         """One line, as logged once a run."""
         if not self.runs:
             return f"MagCache: {self.missing or 'no run yet'}"
         run = self.runs[-1]
-        made_with = run.label if run.calibrator else f"{run.label}, {run.decider.summary}"
+        made_with = f"{run.label}, {run.summary}" if run.summary else run.label
         return (
             f"MagCache: {self.skipped} of {self.evaluations} evaluations skipped, "
             f"{self.speedup:.2f}x ({made_with})"
         )
 
     def __str__(self) -> str:
-        lines = [self.headline()]
+        lines = dict(self.told)
         if self.runs:
-            run = self.runs[-1]
-            mended = f"  mended     {self.mended} gaps, by the evaluations computed behind them"
-            lines += [
-                f"  schedule   {self.schedule}",
-                f"  computed   {_counts(self.runs)} ({_reasons(self.runs)})",
-                *([mended] if self.mended else []),
-                f"  settings   {run.decider.details}, kept on {run.storage.store}",
-                f"  memory     {self.bytes_held / 2**20:.1f} MiB of residuals at most",
-            ]
-        return "\n".join(lines + [f"  note       {warning}" for warning in self.warnings])
+            lines |= {"times": _times(self.runs), "schedule": self.schedule}
+            lines["computed"] = f"{_counts(self.runs)} ({_reasons(self.runs)})"
+            if self.mended:
+                lines["mended"] = f"{self.mended} gaps, by the evaluations computed behind them"
+            lines["settings"] = self.runs[-1].details
+            lines["memory"] = f"{self.bytes_held / 2**20:.1f} MiB of residuals at most"
+        texts = [*lines.items(), *(("note", warning) for warning in self.warnings)]
+        return "\n".join([self.headline(), *(f"  {name:10} {text}" for name, text in texts)])
 
     def figures(self) -> dict[str, Any]:
         """The same as plain data, for JSON."""
@@ -109,47 +187,129 @@ class Report:
             "schedule": self.schedule,
             "bytes_held": self.bytes_held,
             "warnings": self.warnings,
+            "told": dict(self.told),
             "runs": [
                 {
                     "label": run.label,
-                    "computed": len(run.evaluations) - run.skipped,
+                    "computed": run.computed,
                     "skipped": run.skipped,
-                    "sigmas": [e.sigma for e in run.evaluations],
-                    "reasons": [e.outcome.value for e in run.evaluations],
-                    "seconds": [round(e.seconds, 6) for e in run.evaluations],
+                    "sigmas": [each.sigma for each in run.evaluations],
+                    "reasons": [each.reason.value for each in run.evaluations],
+                    "seconds": [round(each.seconds, 6) for each in run.evaluations],
+                    "expected_errors": [each.error for each in run.evaluations],
                 }
                 for run in self.runs
             ],
         }
 
-    def save_picture(self, path: str | Path) -> Path:
-        """Draws curve and schedule of the last run; needs the extra `plot`."""
-        from .pictures import draw_schedule, save
+    def picture(self) -> "Image":
+        """Draws the last run: curve, schedule, times and expected errors; needs Pillow.
 
+        Of a sampling without a run it is the text.
+        """
+        from .pictures import draw_sampling, draw_text
+
+        headline, _, rest = str(self).partition("\n")
+        if not self.runs:
+            return draw_text(headline, rest)
+        run, count = self.runs[-1], len(self.runs)
+        headline += f"\nBelow: the last of {count} runs" if count > 1 else ""
+        return draw_sampling(headline, run.evaluations, run.curves, run.over)
+
+    def save_picture(self, path: str | Path) -> Path:
+        """Writes the picture, as a file of the kind that its name tells; makes its folder."""
         if not self.runs:
             raise ValueError("there is no run to draw yet")
-        run = self.runs[-1]
-        return save(draw_schedule(schedule_of(run), run.decider.curves, self.headline()), path)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.picture().save(path)
+        return path
 
 
-def schedule_of(run: Run) -> Schedule:
-    """A run's schedule as it came out."""
-    return Schedule(
-        sigmas=tuple(e.sigma for e in run.evaluations),
-        reasons=tuple(e.outcome for e in run.evaluations),
+def report_of(
+    runs: Iterable[Run], missing: str = "", told: Mapping[str, str] | None = None
+) -> Report:
+    """The report of runs, also of those under way; waits for the device's clock."""
+    return Report([figures_of(run) for run in runs], missing, told or {})
+
+
+def figures_of(run: Run) -> RunReport:
+    """What a run has done so far; waits for the device's clock."""
+    evaluations, decider = tuple(_evaluated(run)), run.decider
+    placed = any(curve.over == "fraction" for curve in decider.curves.values())
+    return RunReport(
+        label=run.label,
+        summary="" if run.calibrator else decider.summary,
+        details=f"{decider.details}, kept on {run.storage.store}",
+        steps=decider.course.steps,
+        evaluations=evaluations,
+        mended=run.mended,
+        curves=_curves(run, evaluations),
+        over="fraction" if placed and not run.calibrator else "sigma",
+        bytes_held=run.cache.peak_bytes,
+        warnings=(*run.warnings, *decider.notes),
     )
 
 
-def _counts(runs: Sequence[Run]) -> str:
+def sampled_with(made_with: Mapping[str, Any]) -> str:
+    """Sampler, steps, guidance and so on in a line, as far as they are known."""
+    parts = [str(made_with["sampler"])] if made_with.get("sampler") else []
+    titles = {"steps": "{:g} steps", "cfg": "CFG {:g}", "shift": "shift {:g}"}
+    known = {name: made_with.get(name) for name in titles}
+    parts += [titles[name].format(value) for name, value in known.items() if value is not None]
+    parts += [f"latent {'x'.join(map(str, made_with['latent']))}"] if "latent" in made_with else []
+    return ", ".join(parts)
+
+
+def _evaluated(run: Run) -> Iterable[Evaluated]:
+    curve = next(iter(run.decider.curves.values()), None)
+    for each in run.evaluations:
+        place = curve.place(each.sigma, run.decider.course.trajectory) if curve else each.sigma
+        error = each.error if each.skipped else None
+        yield Evaluated(each.sigma, each.step, place, each.outcome, each.seconds, error)
+
+
+def _curves(run: Run, evaluations: Sequence[Evaluated]) -> dict[str, tuple[float, ...]]:
+    """The curves that a run went by, or that it measured.
+
+    Measured ones only of branches that took part in every evaluation.
+    """
+    if run.calibrator is None:
+        return {
+            branch: tuple(curve.log_norm(each.place) for each in evaluations)
+            for branch, curve in run.decider.curves.items()
+        }
+    curves = {}
+    for branch, ratios in run.calibrator.ratios().items():
+        if len(ratios) == len(evaluations) and all(math.isfinite(r) and r > 0 for r in ratios):
+            curves[branch] = tuple(itertools.accumulate(map(math.log, ratios)))
+    return curves
+
+
+def _seconds(evaluations: Iterable[Evaluated]) -> tuple[list[float], list[float]]:
+    """Times of those that were computed, and of those that were skipped."""
+    kinds: tuple[list[float], list[float]] = ([], [])
+    for each in evaluations:
+        kinds[each.skipped].append(each.seconds)
+    return kinds
+
+
+def _times(runs: Sequence[RunReport]) -> str:
+    kinds = _seconds(each for run in runs for each in run.evaluations)
+    parts = [f"{sum(map(sum, kinds)):.2f} s in the model"]
+    for name, seconds in zip(("computed", "skipped"), kinds, strict=True):
+        parts += [f"{name} {median(seconds):.3g} s each"] if seconds else []
+    return ", ".join(parts)
+
+
+def _counts(runs: Sequence[RunReport]) -> str:
     """How many were computed: "24", or of several runs "24 = 12 + 12"."""
-    counts = [len(run.evaluations) - run.skipped for run in runs]
+    counts = [run.computed for run in runs]
     parts = f" = {' + '.join(map(str, counts))}" if len(counts) > 1 else ""
     return f"{sum(counts)}{parts}"
 
 
-def _reasons(runs: Sequence[Run]) -> str:
-    counts: dict[str, int] = {}
-    for evaluation in (e for run in runs for e in run.evaluations if not e.skipped):
-        reason = evaluation.outcome.value
-        counts[reason] = counts.get(reason, 0) + 1
+def _reasons(runs: Sequence[RunReport]) -> str:
+    computed = (each for run in runs for each in run.evaluations if not each.skipped)
+    counts = Counter(each.reason.value for each in computed)
     return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import ImageColor
 
 from magcache import cli
-from magcache.cli.calibrations import draw
 from magcache.curves import Calibration, join
 from magcache.curves.magnitude import shifted_sigmas
 from magcache.curves.store import Store
+from magcache.pictures import draw_calibration
+from magcache.pictures.calibration import GAP, LEFT, LINES, RIGHT, SIDE
+from magcache.pictures.canvas import shaded
 from tests.calibrations import IDENTITY, calibration, measurement
 
 
@@ -116,38 +119,52 @@ def test_show_of_one_evaluation(capsys, store):
 
 
 def test_show_draws_a_picture(capsys, store, tmp_path):
-    pytest.importorskip("matplotlib")
     store.save(calibration(), "mine")
     printed = output(capsys, "show", "mine", "--picture", "pictures/mine.png")
     assert printed.endswith(f"wrote {Path('pictures/mine.png')}\n")
     assert (tmp_path / "pictures" / "mine.png").read_bytes().startswith(b"\x89PNG")
 
 
+def drawn(known):
+    """Pixels of a calibration's picture, (H, W, 3)."""
+    return np.asarray(draw_calibration("a title", known.curves, known.grams)).astype(int)
+
+
+def columns_of(pixels, colour):
+    """Of each column of the upper part, whether a colour is in it."""
+    wanted = np.abs(pixels[:380] - ImageColor.getrgb(colour)).max(-1) <= 2
+    return wanted[90:].any(0)  # below the names of the branches
+
+
 def test_the_picture_has_the_curves_and_a_square_a_branch():
-    pytest.importorskip("matplotlib")
     sigmas = shifted_sigmas(10)
     branches = {"cond": measurement(sigmas), "uncond": measurement(sigmas, turn=2.0)}
-    figure = draw(calibration(branches=branches))
-    left, cond, uncond, *_ = figure.axes
-    heights = [list(line.get_ydata()) for line in left.lines]
-    assert heights == [pytest.approx([s - 1 for s in sigmas])] * 2
-    for axes, branch in ((cond, "cond"), (uncond, "uncond")):
-        (mesh,) = axes.collections
-        assert np.asarray(mesh.get_array()) == pytest.approx(branches[branch].matrix())
-        assert axes.get_title(loc="left").startswith(branch)
+    pixels = drawn(calibration(branches=branches))
+    lowest = min(measured.matrix().min() for measured in branches.values())
+    middle = 0.95 - 0.1 * np.arange(9)  # of the cells: nearest to one noise level each
+    for left, measured in ((LEFT, branches["cond"]), (LEFT + SIDE + GAP, branches["uncond"])):
+        at = [round((1 - level) / 0.9 * (SIDE - 1)) for level in middle + 0.03]
+        top = next(row for row in range(400, 500) if (pixels[row, left] == (252, 255, 200)).all())
+        cells = pixels[np.ix_(top + np.array(at), left + np.array(at))]
+        expected = np.asarray(shaded((measured.matrix()[:9, :9] - lowest) / (1 - lowest)))
+        assert np.abs(cells - expected.astype(int)).max() <= 2
+    assert columns_of(pixels, LINES[1])[LEFT + 5 : RIGHT - 5].all()  # the upper of the two lines
 
 
 def test_the_picture_of_two_experts_has_a_line_each_in_one_colour():
-    pytest.importorskip("matplotlib")
     high, low = measurement([1.0, 0.8]), measurement([0.4, 0.2])
     branches, switch_at = join({"cond": high}, {"cond": low})
-    left, *_ = draw(calibration(branches=branches, switch_at=switch_at)).axes
-    assert [list(line.get_xdata()) for line in left.lines] == [[1.0, 0.8], [0.4, 0.2]]
-    assert len({line.get_color() for line in left.lines}) == 1
+    known = calibration(branches=branches, switch_at=switch_at)
+    own = columns_of(drawn(known), LINES[0])
+    high_end, low_start = (LEFT + round((RIGHT - LEFT) * at) for at in (0.25, 0.75))
+    assert own[LEFT + 2 : high_end].all() and own[low_start : RIGHT - 2].all()
+    assert not own[high_end + 5 : low_start - 5].any()
 
 
-def test_without_matplotlib_it_says_what_to_install(capsys, store, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+def test_without_pillow_it_says_what_to_install(capsys, store, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("magcache.pictures")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "PIL", None)
     store.save(calibration(), "mine")
     said = complaint(capsys, "show", "mine", "--picture", "a.png")
     assert "pip install 'magcache[plot]'" in said

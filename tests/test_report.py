@@ -1,6 +1,8 @@
 """What a report says of runs whose evaluations and times are given."""
 
+import gc
 import json
+import weakref
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from magcache.curves import presets
 from magcache.curves.magnitude import MagnitudeCurve
 from magcache.decide import Reason, Rule, rule_of
-from magcache.pictures.charts import draw_comparison, draw_schedule, save
-from magcache.report import Report, schedule_of
+from magcache.pictures import canvas, draw_rows, draw_sampling
+from magcache.pictures.schedule import colour_of
+from magcache.report import Evaluated, Report, report_of
 from magcache.run import Evaluation, Run, Storage
-from tests.calibrations import steps_of
 from tests.toys import CPU, Toy, decider_of, even, flat_curve, scheduled, tokens, toy_run, toy_stack
 
 PERIODIC = "#..#..#..#"
@@ -61,7 +63,7 @@ def with_curve(curve: MagnitudeCurve, steps: int = 10) -> Run:
 
 def test_the_headline() -> None:
     # Ten evaluations at 1 s would be 10 s; four of them and six of 0.25 s are 5.5 s.
-    report = Report([timed(1.0, 0.25)])
+    report = report_of([timed(1.0, 0.25)])
     assert report.headline() == (
         "MagCache: 6 of 10 evaluations skipped, 1.82x (toy, threshold 0.1, K 2)"
     )
@@ -69,7 +71,11 @@ def test_the_headline() -> None:
 
 def test_the_whole_text() -> None:
     # 2 tokens of 3 channels in float32 are 24 bytes: 0.0 MiB.
-    assert str(Report([timed(1.0, 0.25)])).splitlines()[1:] == [
+    told = {"asked": "a speed", "sampling": "euler, 10 steps"}
+    assert str(report_of([timed(1.0, 0.25)], told=told)).splitlines()[1:] == [
+        "  asked      a speed",
+        "  sampling   euler, 10 steps",
+        "  times      5.50 s in the model, computed 1 s each, skipped 0.25 s each",
         f"  schedule   {PERIODIC}",
         "  computed   4 (first evaluation 1, max_skip 3)",
         "  settings   retention 0, steps 0 to -1, residuals: reuse, kept on device",
@@ -78,36 +84,36 @@ def test_the_whole_text() -> None:
 
 
 def test_settings_in_the_text_are_those_of_the_run() -> None:
-    text = str(Report([timed(1.0, 0.25, retention=0.3, storage=Storage("offload"))]))
+    text = str(report_of([timed(1.0, 0.25, retention=0.3, storage=Storage("offload"))]))
     assert "retention 0.3, steps 0 to -1, residuals: reuse, kept on offload" in text
-    assert "retention 2" in text.splitlines()[2]  # of int(10·0.3) = 3 the first one is "first"
+    assert "retention 2" in text.splitlines()[3]  # of int(10·0.3) = 3 the first one is "first"
 
 
 def test_speedup_takes_medians() -> None:
     # A slow first evaluation (compiling, say) does not count: 10·1 / (4·1 + 6·0.25).
     run = timed(1.0, 0.25)
     run.evaluations[0]._watches = [Took(100.0)]  # type: ignore[list-item]
-    assert Report([run]).speedup == pytest.approx(10 / 5.5)
+    assert report_of([run]).speedup == pytest.approx(10 / 5.5)
 
 
 def test_speedup_adds_the_times_of_runs() -> None:
     # Full: 10·1 + 10·3; taken: 4·1 + 6·0.5 and 4·3 + 6·0.5.
-    assert Report([timed(1, 0.5), timed(3, 0.5)]).speedup == pytest.approx(40 / 22)
+    assert report_of([timed(1, 0.5), timed(3, 0.5)]).speedup == pytest.approx(40 / 22)
 
 
 def test_speedup_of_a_run_that_skips_nothing_is_one() -> None:
-    assert Report([timed(1, 0.5, threshold=0.0)]).speedup == 1
+    assert report_of([timed(1, 0.5, threshold=0.0)]).speedup == 1
 
 
 def test_counts_of_several_runs_add_up() -> None:
-    report = Report([sampled(), sampled(7)])
+    report = report_of([sampled(), sampled(7)])
     assert (report.evaluations, report.computed, report.skipped) == (17, 7, 10)
     assert report.schedule == f"{PERIODIC} #..#..#"
     assert report.bytes_held == 24  # held at one time, not in all
 
 
 def test_figures_are_json_and_add_up() -> None:
-    report = Report([timed(1.0, 0.25), timed(1.0, 0.25)])
+    report = report_of([timed(1.0, 0.25), timed(1.0, 0.25)])
     figures = json.loads(json.dumps(report.figures(), allow_nan=False))
     assert figures == report.figures()
     assert figures["computed"] + figures["skipped"] == figures["evaluations"] == 20
@@ -138,38 +144,38 @@ def test_an_evaluation_that_could_not_be_skipped_counts_as_computed_everywhere()
     """The rule allowed a skip, but the branch was new: text, schedule and figures agree."""
     run = sampled()
     run.evaluations[1] = Evaluation(0.9, 1, Reason.SKIPPED, {"cond": False, "uncond": True})
-    report = Report([run])
+    report = report_of([run])
     assert report.schedule == "##.#..#..#" and report.computed == 5
-    assert schedule_of(run).computed == 5
+    assert report.runs[0].computed == 5
     assert "5 (first evaluation 1, no usable residual 1, max_skip 3)" in str(report)
     assert report.figures()["runs"][0]["reasons"].count("skipped") == 5
 
 
 @pytest.mark.parametrize(("steps", "noted"), [(8, True), (9, False)])
 def test_few_steps_are_noted(steps: int, noted: bool) -> None:
-    warnings = Report([sampled(steps)]).warnings
+    warnings = report_of([sampled(steps)]).warnings
     assert warnings == ["8 steps: below 9 there is little to gain"] * noted
 
 
 def test_a_curve_over_the_fraction_is_noted() -> None:
     run = with_curve(MagnitudeCurve.from_ratios([1.0] * 10))
     note = "the curve's sampling schedule is unknown: it is used by fraction of the trajectory"
-    assert Report([run]).warnings == [note]
-    assert str(Report([run])).endswith(f"\n  note       {note}")
+    assert report_of([run]).warnings == [note]
+    assert str(report_of([run])).endswith(f"\n  note       {note}")
 
 
 def test_noise_levels_outside_the_curve_are_noted() -> None:
     run = with_curve(MagnitudeCurve((0.9, 0.2), (0.0, 0.0)))
     note = "noise levels outside the calibrated range: the curve's end slope is used"
-    assert Report([run]).warnings == [note]
-    assert Report([with_curve(flat_curve())]).warnings == []
+    assert report_of([run]).warnings == [note]
+    assert report_of([with_curve(flat_curve())]).warnings == []
 
 
 def test_warnings_of_the_run_come_first_and_without_repeats() -> None:
     runs = [sampled(5), sampled(5)]
     for run in runs:
         run.warnings.append("a residual held NaN or Inf")
-    assert Report(runs, "one expert runs uncached").warnings == [
+    assert report_of(runs, "one expert runs uncached").warnings == [
         "one expert runs uncached",
         "a residual held NaN or Inf",
         "5 steps: below 9 there is little to gain",
@@ -184,26 +190,62 @@ def colours(path: Path) -> int:
 
 
 def test_a_picture_of_a_run_is_written(tmp_path: Path) -> None:
-    path = Report([sampled()]).save_picture(tmp_path / "new" / "run.png")
+    path = report_of([sampled()]).save_picture(tmp_path / "new" / "run.png")
     assert path == tmp_path / "new" / "run.png" and colours(path) > 10
+
+
+def test_a_report_keeps_figures_only() -> None:
+    """The model that it tells of is freed, and so is all that its run has held."""
+
+    def made() -> tuple[Report, list[weakref.ref]]:
+        run = sampled()
+        blocks = list(run.stack.first.modules())
+        return report_of([run]), [weakref.ref(each) for each in (run, run.decider, *blocks)]
+
+    report, seen = made()
+    gc.collect()
+    assert [each() for each in seen] == [None] * len(seen) and report.evaluations == 10
+
+
+def colours_along(picture: Image.Image, row: int, wanted: set[str]) -> list[str]:
+    """The wanted colours of a row of pixels, one for each stretch."""
+    pixels = np.asarray(picture)[row].astype(int)
+    names = np.full(len(pixels), "", dtype=object)
+    for colour in wanted:
+        names[np.abs(pixels - ImageColor.getrgb(colour)).max(-1) <= 2] = colour
+    return [name for at, name in enumerate(names) if name and (at == 0 or name != names[at - 1])]
 
 
 @pytest.mark.parametrize("name", ["wan2.2_t2v_14B", FRACTION], ids=["sigma", "fraction"])
 def test_a_picture_of_a_plan_shows_each_evaluation(name: str) -> None:
     preset = presets.load(name)
     schedule = scheduled(rule_of(preset), preset.curves, preset.trajectory())
-    axes = draw_schedule(schedule, preset.curves, "a title").axes[0]
-    drawn = {line.get_marker(): len(line.get_xdata()) for line in axes.lines[:3]}  # type: ignore[arg-type]
-    assert drawn == {"None": steps_of(preset), "o": schedule.computed, ".": schedule.skipped}
-    assert axes.get_title(loc="left") == "a title"
-    assert axes.xaxis_inverted() == (name != FRACTION)
-    assert sum(line.get_marker() == "|" for line in axes.lines) == steps_of(preset)
+    over = "fraction" if name == FRACTION else "sigma"
+    count = len(schedule.sigmas)
+    evaluations = [
+        Evaluated(sigma, step, step / count if over == "fraction" else sigma, reason, 1.0)
+        for step, (sigma, reason) in enumerate(zip(schedule.sigmas, schedule.reasons, strict=True))
+    ]
+    curves = {
+        name: [curve.log_norm(each.place) for each in evaluations]
+        for name, curve in preset.curves.items()
+    }
+    picture = draw_sampling("a title", evaluations, curves, over)
+    expected = [colour_of(reason) for reason in schedule.reasons]
+    assert expected.count(canvas.GREY) == schedule.skipped
+    assert any(
+        colours_along(picture, row, {*expected}) == expected for row in range(picture.height)
+    )
+    marks = np.asarray(picture)[: picture.height // 2]  # the first evaluation's is on the left
+    first = np.abs(marks.astype(int) - ImageColor.getrgb(expected[0])).max(-1) <= 2
+    assert np.flatnonzero(first.any(0))[0] < 100
 
 
 def test_a_picture_compares_rows_of_images(tmp_path: Path) -> None:
     black, white = np.zeros((3, 8, 8, 3)), np.ones((2, 8, 8, 3))
-    figure = draw_comparison({"full": black, "cached": white}, ["a", "b", "c"])
-    path = save(figure, tmp_path / "rows.png")
+    picture = draw_rows({"full": black, "cached": white}, ["a", "b", "c"])
+    picture.save(path := tmp_path / "rows.png")
     assert colours(path) > 2
-    assert len(figure.axes) == 6
-    assert [len(axes.images) for axes in figure.axes] == [1, 1, 1, 1, 1, 0]
+    pixels = np.asarray(picture)
+    for colour, count in ((0, 3), (255, 2)):
+        assert (pixels == colour).all(-1).sum() == count * 96**2

@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..curves import Store, described
-from ..pictures import draw_schedule, save
-from ..report import Report, schedule_of
+from ..report import Report
 from .compare import Quality, quality, side_by_side
 from .files import fitted, read_image, video_size, write_video
 from .models import Model, Models
@@ -87,7 +86,7 @@ class Engine:
             result = replace(
                 result,
                 video=write_video(folder / _name(settings), frames, settings.crf),
-                picture=_picture(folder / "schedule.png", report) if report.skipped else None,
+                picture=report.save_picture(folder / "schedule.png") if report.skipped else None,
             )
             if not settings.compare:
                 return result
@@ -183,14 +182,6 @@ def _run(
         callback_on_step_end=watch,
     ).frames
     return np.stack([np.asarray(frame) for frame in frames]), time.perf_counter() - began
-
-
-def _picture(path: Path, report: Report) -> Path:
-    """Curve and schedule of the last section."""
-    run = report.runs[-1]
-    schedule = schedule_of(run)
-    title = f"The last section: {schedule.computed} of {len(schedule.sigmas)} computed"
-    return save(draw_schedule(schedule, run.decider.curves, title), path)
 
 
 def _name(settings: Settings) -> str:

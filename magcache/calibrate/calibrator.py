@@ -57,6 +57,13 @@ class Calibrator:
         """Frees the residuals kept for comparing; what was measured stays."""
         self._last.clear()
 
+    def ratios(self) -> dict[str, list[float]]:
+        """The magnitude ratios measured so far; of several branches of a curve, the first."""
+        found: dict[str, list[float]] = {}
+        for branch, figures in self._figures.items():
+            found.setdefault(self._curve[branch], torch.stack(figures)[:, 0].tolist())
+        return found
+
     def finish(self) -> dict[str, Measurement]:
         """The measurement of each curve; of several branches of one curve, the first."""
         self.release()

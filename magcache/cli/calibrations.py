@@ -3,15 +3,11 @@
 import argparse
 import json
 import sys
-import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..calibrate import merge
 from ..curves import Calibration, CalibrationError, Store, described
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def add_to(commands: Any) -> None:
@@ -178,43 +174,12 @@ def _text(calibration: Calibration) -> str:
 
 
 def _save_picture(calibration: Calibration, path: Path) -> Path:
-    from ..pictures import save
+    from ..pictures import draw_calibration
 
-    return save(draw(calibration), path)
-
-
-def draw(calibration: Calibration) -> "Figure":
-    """The magnitude curves, and the correlations of the residuals of each branch."""
-    from matplotlib.figure import Figure
-
-    grams = calibration.grams
-    figure = Figure(figsize=(4.8 + 3.9 * len(grams), 4.1), layout="constrained")
-    left, *squares = figure.subplots(1, 1 + len(grams), squeeze=False)[0]
-    for branch, curve in calibration.curves.items():
-        for start, stop in (curve.span(part) for part in range(curve.parts)):
-            label = branch if not start else None
-            color = left.lines[-1].get_color() if start else None
-            points = curve.positions[start:stop], curve.log_norms[start:stop]
-            left.plot(*points, ".-", linewidth=1, markersize=4, label=label, color=color)
-    left.set_xlabel("noise level σ")
-    left.set_ylabel("log ‖residual‖ (first = 0)")
-    left.invert_xaxis()
-    left.legend(frameon=False, fontsize=9)
-    left.spines[["top", "right"]].set_visible(False)
-    left.set_title("magnitude", fontsize=9, loc="left")
     title = f"{calibration.name} ({calibration.model}): {described(calibration)}"
-    figure.suptitle(textwrap.fill(title, 24 + 60 * len(grams)), fontsize=10, x=0.01, ha="left")
-    lowest = min((gram.correlations.min() for gram in grams.values()), default=0)
-    for axes, (branch, gram) in zip(squares, grams.items(), strict=True):
-        at = gram.norms.positions
-        image = axes.pcolormesh(at, at, gram.correlations, vmin=lowest, vmax=1, shading="nearest")
-        axes.set_aspect("equal")
-        axes.invert_xaxis()
-        axes.set_xlabel("noise level σ")
-        axes.set_ylabel("noise level σ")
-        axes.set_title(f"{branch}: correlation of the residuals", fontsize=9, loc="left")
-        figure.colorbar(image, ax=axes, shrink=0.9)
-    return figure
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_calibration(title, calibration.curves, calibration.grams).save(path)
+    return path
 
 
 def _write(text: str) -> int:

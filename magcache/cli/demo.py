@@ -15,7 +15,7 @@ import torch
 from ..emoji import image as emoji
 from ..hosts.diffusers import apply
 from ..images import Difference, difference
-from ..pictures import draw_comparison, save
+from ..pictures import draw_rows
 from ..report import Report
 
 STEPS = 28
@@ -77,14 +77,16 @@ class Demo:
 
     def write(self, folder: Path) -> list[Path]:
         """Writes comparison.png, a picture of each run's schedule, and demo.json."""
-        pictures = [save(draw_comparison(self.images, self.prompts), folder / "comparison.png")]
-        pictures += [
+        folder.mkdir(parents=True, exist_ok=True)
+        comparison = folder / "comparison.png"
+        draw_rows(self.images, self.prompts).save(comparison)
+        pictures = [
             report.save_picture(folder / f"{name.replace(', ', '-').replace(' ', '-').lower()}.png")
             for name, report in self.reports.items()
         ]
         data = folder / "demo.json"
         data.write_text(json.dumps(self.figures(), indent=1), encoding="utf-8")
-        return [*pictures, data]
+        return [comparison, *pictures, data]
 
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]

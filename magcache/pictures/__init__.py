@@ -1,14 +1,16 @@
-"""What a run did and how images differ, as pictures.
+"""What a sampling did, what a calibration measured and how images differ, drawn with Pillow."""
 
-Charts are drawn with matplotlib, cards for a node with Pillow alone.
-"""
-
+from .calibration import draw_calibration
 from .canvas import as_batch
-from .charts import draw_comparison, draw_schedule, save
+from .comparison import draw_comparison
+from .rows import draw_rows
+from .schedule import draw_sampling, draw_text
 
 __all__ = [
     "as_batch",
+    "draw_calibration",
     "draw_comparison",
-    "draw_schedule",
-    "save",
+    "draw_rows",
+    "draw_sampling",
+    "draw_text",
 ]

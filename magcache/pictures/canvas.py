@@ -1,6 +1,7 @@
 """Drawing with what ComfyUI brings: lines, text and axes on a card that suits any theme."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,9 @@ CARD, TEXT, FAINT, GRID = "#1f242d", "#e8eaed", "#9aa4b2", "#3a4350"
 BLUE, ORANGE, GREEN, YELLOW = "#56b4e9", "#e69f00", "#2fc08b", "#f0e442"
 RED, PINK, VIOLET, GREY = "#ff6b57", "#e88ac0", "#b49cf0", "#5d6878"
 SIZE = 22  # of text: half of it is left where a node shows 800 pixels on 400
+_SHADES = np.array(  # dark to light, rising evenly in lightness
+    [(6, 5, 20), (74, 18, 108), (165, 44, 96), (237, 105, 37), (252, 208, 80), (252, 255, 200)]
+)
 _FINER = 2  # drawn larger and made smaller, which smooths lines
 
 
@@ -33,10 +37,12 @@ class Canvas:
     def width_of(self, text: str) -> float:
         return _font(self.size * _FINER).getlength(text) / _FINER
 
-    def lines(self, x: float, y: float, text: str, colour: str = TEXT) -> float:
-        """Writes lines, broken at the card's edge; where the next one would begin."""
+    def lines(
+        self, x: float, y: float, text: str, colour: str = TEXT, width: float | None = None
+    ) -> float:
+        """Writes lines, broken at a width or the card's edge; where the next one would begin."""
         for line in text.splitlines():
-            for part in self._broken(line, self.width - 2 * x):
+            for part in self._broken(line, width or self.width - 2 * x):
                 self.text(x, y, part, colour, "la")
                 y += 1.35 * self.size
         return y
@@ -66,14 +72,18 @@ class Canvas:
         return card.resize((self.width, used), Image.Resampling.BOX)
 
     def _broken(self, line: str, width: float) -> list[str]:
-        """A line as lines of at most a width, broken between words."""
+        """A line as lines of at most a width, broken between words, a long name behind - and _."""
         parts = [""]
         for word in line.split():
-            longer = f"{parts[-1]} {word}".lstrip()
-            if parts[-1] and self.width_of(longer) > width:
-                parts.append(word)
-            else:
-                parts[-1] = longer
+            fits = self.width_of(word) <= width
+            space = " "
+            for piece in [word] if fits else re.findall(r"[^_-]+[_-]*", word):
+                longer = f"{parts[-1]}{space}{piece}".lstrip()
+                if parts[-1] and self.width_of(longer) > width:
+                    parts.append(piece)
+                else:
+                    parts[-1] = longer
+                space = ""
         return parts
 
 
@@ -129,6 +139,14 @@ def ticks(start: float, end: float, about: int) -> list[float]:
             if len(places) > about / 2:
                 return [round(place * part, 12) for place in places]
         step /= 10
+
+
+def shaded(values: np.ndarray) -> Image.Image:
+    """Values (H, W) from 0 to 1 as shades."""
+    places = np.clip(np.nan_to_num(values), 0, 1) * (len(_SHADES) - 1)
+    grid = np.arange(len(_SHADES))
+    channels = [np.interp(places, grid, _SHADES[:, channel]) for channel in range(3)]
+    return Image.fromarray(np.stack(channels, -1).round().astype(np.uint8))
 
 
 def as_batch(picture: Image.Image) -> torch.Tensor:

@@ -8,18 +8,17 @@ import torch
 from PIL import Image
 
 from ..images import Compared
-from .canvas import BLUE, FAINT, ORANGE, RED, Canvas, Plot
+from .canvas import BLUE, FAINT, ORANGE, RED, Canvas, Plot, shaded
 
 WIDTH, MARGIN, GAP = 1536, 30, 18
 _SIZE = 40  # of text: a quarter of the width on the node
 _TALLEST = 640
 _SCALES = (0.05, 0.1, 0.25, 0.5, 1.0)  # ends of the colour scale
-_SHADES = np.array(  # dark to light, rising evenly in lightness
-    [(6, 5, 20), (74, 18, 108), (165, 44, 96), (237, 105, 37), (252, 208, 80), (252, 255, 200)]
-)
 
 
-def draw(a: torch.Tensor, b: torch.Tensor, compared: Compared, headline: str) -> Image.Image:
+def draw_comparison(
+    a: torch.Tensor, b: torch.Tensor, compared: Compared, headline: str
+) -> Image.Image:
     """Draws the frames (H, W, C) that differ most, their FLIP errors, and curves of all frames."""
     canvas = Canvas(WIDTH, 2400, _SIZE)
     frames = len(compared.flips)
@@ -46,14 +45,6 @@ def draw(a: torch.Tensor, b: torch.Tensor, compared: Compared, headline: str) ->
         y = _curve(canvas, y + 130, compared.psnrs, "PSNR in dB, by frame", BLUE, compared.worst)
         y += 50
     return canvas.image(y + MARGIN)
-
-
-def shaded(values: np.ndarray) -> Image.Image:
-    """Values (H, W) from 0 to 1 as shades."""
-    places = np.clip(np.nan_to_num(values), 0, 1) * (len(_SHADES) - 1)
-    grid = np.arange(len(_SHADES))
-    channels = [np.interp(places, grid, _SHADES[:, channel]) for channel in range(3)]
-    return Image.fromarray(np.stack(channels, -1).round().astype(np.uint8))
 
 
 def _picture(image: torch.Tensor) -> Image.Image:

@@ -1,12 +1,12 @@
 """The picture of one sampling: its curve, and time, expected error and fate of each evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import Protocol
 
 from PIL import Image
 
 from ..decide import Reason
-from ..hosts.comfyui.record import Evaluated, Record
 from .canvas import (
     BLUE,
     FAINT,
@@ -38,19 +38,51 @@ _COLOURS = {
 _LINES = (TEXT, FAINT, GREEN, PINK)
 
 
+class Evaluation(Protocol):
+    """One evaluation, see `magcache.report.Evaluated`."""
+
+    @property
+    def place(self) -> float: ...
+    @property
+    def reason(self) -> Reason: ...
+    @property
+    def skipped(self) -> bool: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def error(self) -> float | None: ...
+
+
 def colour_of(reason: Reason) -> str:
     """The colour of an evaluation in every part of the picture."""
     return _COLOURS.get(reason, _ALWAYS)
 
 
-def draw(record: Record) -> Image.Image:
-    """Draws a sampling; one without evaluations is its text alone."""
-    canvas, evaluations = Canvas(WIDTH, 1400), record.evaluations
-    y = canvas.lines(24, 22, record.headline)
-    if not evaluations:
-        return canvas.image(canvas.lines(24, y + 8, record.text.partition("\n")[2], FAINT) + 14)
-    if record.curves:
-        y = _curves(canvas, y + 48, record) + 40
+def draw_text(headline: str, text: str) -> Image.Image:
+    """A card with a text alone."""
+    canvas = Canvas(WIDTH, 1400)
+    y = canvas.lines(24, 22, headline)
+    return canvas.image(canvas.lines(24, y + 8, text, FAINT) + 14)
+
+
+def draw_sampling(
+    headline: str,
+    evaluations: Sequence[Evaluation],
+    curves: Mapping[str, Sequence[float]],
+    over: str,
+) -> Image.Image:
+    """Draws one run.
+
+    Args:
+        headline: Written above.
+        evaluations: At least one.
+        curves: Of each branch log‖r‖ at every evaluation.
+        over: What the evaluations' places are: "sigma", or "fraction" of the trajectory.
+    """
+    canvas = Canvas(WIDTH, 1400)
+    y = canvas.lines(24, 22, headline)
+    if curves:
+        y = _curves(canvas, y + 48, evaluations, curves, over) + 40
     times = [each.seconds for each in evaluations]
     unit, scale = ("s", 1.0) if fmean(times) >= 0.5 else ("ms", 1e3)
     heights = [seconds * scale for seconds in times]
@@ -63,25 +95,31 @@ def draw(record: Record) -> Image.Image:
     return canvas.image(_legend(canvas, y + 56, evaluations) + 14)
 
 
-def _curves(canvas: Canvas, top: float, record: Record) -> float:
+def _curves(
+    canvas: Canvas,
+    top: float,
+    evaluations: Sequence[Evaluation],
+    curves: Mapping[str, Sequence[float]],
+    over: str,
+) -> float:
     """Magnitude over the noise level, with a mark an evaluation; where the axes end."""
-    places = [each.place for each in record.evaluations]
-    heights = [height for curve in record.curves.values() for height in curve]
+    places = [each.place for each in evaluations]
+    heights = [height for curve in curves.values() for height in curve]
     low, high = min(heights), max(heights)
     margin = 0.08 * (high - low) or 0.5
-    ends = (max(places), min(places)) if record.over == "sigma" else (0.0, 1.0)
+    ends = (max(places), min(places)) if over == "sigma" else (0.0, 1.0)
     ys = (low - margin, high + margin)
     plot = Plot(canvas, LEFT, top, RIGHT, top + 230, ends, ys)
-    over = "the noise level sigma" if record.over == "sigma" else "the trajectory"
-    plot.frame(f"log of the residual's norm, over {over}")
+    axis = "the noise level sigma" if over == "sigma" else "the trajectory"
+    plot.frame(f"log of the residual's norm, over {axis}")
     x = float(RIGHT)
-    for (branch, curve), colour in zip(record.curves.items(), _LINES, strict=False):
+    for (branch, curve), colour in zip(curves.items(), _LINES, strict=False):
         points = sorted(zip(map(plot.x, places), map(plot.y, curve), strict=True))
         canvas.line(points, colour)
-        if len(record.curves) > 1:
+        if len(curves) > 1:
             x = canvas.text(x, top - 22, branch, colour, anchor="rm") - 20
-    for curve in record.curves.values():
-        for each, place, height in zip(record.evaluations, places, curve, strict=True):
+    for curve in curves.values():
+        for each, place, height in zip(evaluations, places, curve, strict=True):
             colour, radius = colour_of(each.reason), 4 if each.skipped else 7
             canvas.dot(plot.x(place), plot.y(height), radius, colour, filled=not each.skipped)
     return plot.bottom
@@ -90,7 +128,7 @@ def _curves(canvas: Canvas, top: float, record: Record) -> float:
 def _bars(
     canvas: Canvas,
     top: float,
-    evaluations: Sequence[Evaluated],
+    evaluations: Sequence[Evaluation],
     heights: Sequence[float],
     title: str,
     colour: str,
@@ -107,7 +145,7 @@ def _bars(
     return plot.bottom
 
 
-def _schedule(canvas: Canvas, top: float, evaluations: Sequence[Evaluated]) -> float:
+def _schedule(canvas: Canvas, top: float, evaluations: Sequence[Evaluation]) -> float:
     """A cell an evaluation, coloured by its reason; where the cells end."""
     plot = Plot(canvas, LEFT, top, RIGHT, top + 30, _ends(evaluations), (0.0, 1.0))
     plot.frame("schedule, by evaluation", across=min(6, len(evaluations)), up=0)
@@ -116,18 +154,18 @@ def _schedule(canvas: Canvas, top: float, evaluations: Sequence[Evaluated]) -> f
     return plot.bottom
 
 
-def _ends(evaluations: Sequence[Evaluated]) -> tuple[float, float]:
+def _ends(evaluations: Sequence[Evaluation]) -> tuple[float, float]:
     return 0.5, len(evaluations) + 0.5
 
 
-def _cells(plot: Plot, evaluations: Sequence[Evaluated]) -> list[tuple[float, float]]:
+def _cells(plot: Plot, evaluations: Sequence[Evaluation]) -> list[tuple[float, float]]:
     """From where to where each evaluation reaches; counted from 1."""
     gap = min(2.0, 0.2 * (plot.x(1) - plot.x(0)))
     numbers = range(1, len(evaluations) + 1)
     return [(plot.x(at - 0.5) + gap / 2, plot.x(at + 0.5) - gap / 2) for at in numbers]
 
 
-def _legend(canvas: Canvas, y: float, evaluations: Sequence[Evaluated]) -> float:
+def _legend(canvas: Canvas, y: float, evaluations: Sequence[Evaluation]) -> float:
     """What the colours mean, and how often each was; where the next line would be."""
     counts: dict[Reason, int] = {}
     for each in evaluations:

@@ -21,9 +21,9 @@ from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache
 from magcache.hosts.comfyui.nodes.report import MagCacheReport
 from magcache.hosts.comfyui.nodes.target_speed import MagCacheTargetSpeed
-from magcache.hosts.comfyui.record import Evaluated, Record
 from magcache.pictures import canvas
-from magcache.pictures.schedule import LEFT, RIGHT, colour_of, draw
+from magcache.pictures.schedule import LEFT, RIGHT, colour_of, draw_sampling
+from magcache.report import Evaluated, RunReport
 
 WAN = TINY["wan_t2v"]
 STEPS = 12
@@ -53,7 +53,7 @@ def report(model: Any, after: Any = None) -> tuple[np.ndarray, str]:
 def test_it_tells_settings_curve_counts_speed_and_memory() -> None:
     model = cached()
     sample(model, WAN, STEPS)
-    skipped = sum(each.skipped for each in settings_of(model).watch.last.evaluations)
+    skipped = settings_of(model).watch.last.skipped
     lines = report(model)[1].splitlines()
     assert lines[0].startswith(f"MagCache: {skipped} of {STEPS} evaluations skipped, ")
     assert lines[0].endswith("x (wan2.1_t2v_1.3B, threshold 0.24, K 4)")
@@ -76,7 +76,7 @@ def test_warnings_are_part_of_it() -> None:
 def test_after_a_measuring_sampling_it_shows_the_curve_that_was_measured() -> None:
     (model,) = MagCacheCalibration().apply(WAN.build(), "auto")
     sample(model, WAN, STEPS)
-    record = settings_of(model).watch.last
+    (record,) = settings_of(model).watch.last.runs
     assert f"computed   {STEPS} (calibration {STEPS})" in report(model)[1]
     assert set(record.curves) == {"cond", "uncond"}
     for curve in record.curves.values():
@@ -88,7 +88,7 @@ def test_a_planned_run_has_an_expected_error_where_it_skips() -> None:
     (model,) = MagCacheTargetSpeed().apply(WAN.build(), 2.0, "automatic")
     sample(model, WAN, STEPS)
     sample(model, WAN, STEPS)
-    record, text = settings_of(model).watch.last, report(model)[1]
+    (record,), text = settings_of(model).watch.last.runs, report(model)[1]
     assert "asked      speed-up 2, calibration automatic" in text
     assert "note       calibration " in text and "same weights" in text
     for each in record.evaluations:
@@ -211,18 +211,19 @@ def spread(picture: np.ndarray) -> float:
 
 def made(
     reasons: Sequence[Reason], error: float | None = None, places: Sequence[float] = ()
-) -> Record:
-    """A record whose evaluations lie at even distances, skipped ones taking a tenth."""
+) -> RunReport:
+    """A run whose evaluations lie at even distances, skipped ones taking a tenth."""
     places = places or [1 - at / (len(reasons) - 1) for at in range(len(reasons))]
     evaluations = tuple(
-        Evaluated(place, place, reason, 0.1 if reason is S else 1.0, error if reason is S else None)
-        for place, reason in zip(places, reasons, strict=True)
+        Evaluated(place, at, place, reason, *((0.1, error) if reason is S else (1.0, None)))
+        for at, (place, reason) in enumerate(zip(places, reasons, strict=True))
     )
-    return Record("one line", "text", evaluations, {"cond": tuple(places)})
+    return RunReport("label", "", "", len(reasons), evaluations, curves={"cond": tuple(places)})
 
 
-def pixels(record: Record) -> np.ndarray:
-    return np.asarray(draw(record)).astype(int)
+def pixels(run: RunReport, headline: str = "one line") -> np.ndarray:
+    drawn = draw_sampling(headline, run.evaluations, run.curves, run.over)
+    return np.asarray(drawn).astype(int)
 
 
 def is_colour(picture: np.ndarray, colour: str) -> np.ndarray:
@@ -249,7 +250,7 @@ def test_a_row_of_the_picture_spells_out_the_schedule(count: int) -> None:
 def test_the_schedule_of_a_real_run_is_drawn() -> None:
     model = cached()
     sample(model, WAN, 28)
-    colours = [colour_of(each.reason) for each in settings_of(model).watch.last.evaluations]
+    colours = [colour_of(each.reason) for each in settings_of(model).watch.last.runs[0].evaluations]
     picture, _ = report(model)
     assert colours.count(canvas.GREY) > 10
     assert any(runs_of(row, {*colours}) == colours for row in picture)
@@ -300,12 +301,11 @@ def test_expected_errors_are_drawn_where_there_are_any() -> None:
 
 
 def test_long_lines_stay_on_the_card() -> None:
-    record = made([FIRST, S, T])
-    long = Record("a_very_long_calibration_name " * 12, "text", record.evaluations, record.curves)
-    picture = pixels(long)
+    run = made([FIRST, S, T])
+    picture = pixels(run, f"{'a_very_long_calibration_name ' * 10} {'one-name-' * 20}")
     background = np.array(ImageColor.getrgb(canvas.CARD))
     assert (picture[:, :20] == background).all() and (picture[:, -14:] == background).all()
-    assert len(picture) > len(pixels(record)) + 50
+    assert len(picture) > len(pixels(run)) + 50
 
 
 def test_values_on_axes_are_round_and_few() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import magcache
 from harness import EAGER, FAMILIES, counted, reference, sample
+from magcache.run import Run
 from tiny import TINY, Tiny, run
 
 FLUX, WAN, WAN22 = TINY["flux"], TINY["wan2.1_t2v"], TINY["wan2.2_t2v"]
@@ -122,13 +123,13 @@ def test_a_calibration_file_that_cannot_be_used(tmp_path: Path, content: str, me
     assert path.read_text() == content
 
 
-def test_a_calibration_of_two_experts_has_a_part_for_each(tmp_path: Path) -> None:
+def test_a_calibration_of_two_experts_has_a_part_for_each(tmp_path: Path, runs: list[Run]) -> None:
     path = calibrated(WAN22, tmp_path / "wan.json")
     assert json.loads(path.read_text())["switch_at"] == pytest.approx(0.86, abs=0.04)
     pipe = WAN22.build()
     with magcache.apply(pipe, calibration=path, **EAGER) as applied:
         schedule = sample(pipe, WAN22)[1]
-    first, second = (run.decider.curves["uncond"] for run in applied.report().runs)
+    first, second = (run.decider.curves["uncond"] for run in runs[-2:])
     assert (*first.positions, *second.positions) == pytest.approx(reference(WAN22).sigmas)
     assert applied.report().schedule.replace(" ", "") == schedule and "." in schedule
 

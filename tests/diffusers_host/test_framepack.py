@@ -17,6 +17,7 @@ import magcache
 from harness import EAGER, distance, reference, sample
 from magcache.curves import presets
 from magcache.hosts.diffusers.clock import SchedulerClock
+from magcache.run import Run
 from tests.calibrations import ratios_of
 from tiny import TINY, run
 
@@ -105,12 +106,12 @@ def test_the_report_counts_each_section(sampling_type: str) -> None:
     assert [(r["computed"], r["skipped"]) for r in report.figures()["runs"]] == [(4, 6)] * 3
 
 
-def test_residuals_are_freed_between_sections() -> None:
+def test_residuals_are_freed_between_sections(runs: list[Run]) -> None:
     pipe = FRAMEPACK.build()
     held: list[int] = []
 
     def look(*_: Any) -> None:
-        held.append(sum(run.cache.bytes_held for run in applied._session.runs))
+        held.append(sum(run.cache.bytes_held for run in runs))
 
     decoding = pipe.vae.decoder.register_forward_pre_hook(look)
     with magcache.apply(pipe, **SETTINGS) as applied:
@@ -147,14 +148,14 @@ def test_true_cfg_keeps_its_branches_apart() -> None:
 @pytest.mark.parametrize("how", [None, RuntimeError], ids=["interrupt", "exception"])
 @pytest.mark.parametrize("place", [(0, 9), (1, 3)], ids=str)
 def test_nothing_is_left_after_stopping(
-    place: tuple[int, int], how: type[Exception] | None
+    place: tuple[int, int], how: type[Exception] | None, runs: list[Run]
 ) -> None:
     pipe = FRAMEPACK.build()
     with magcache.apply(pipe, **SETTINGS) as applied:
         inputs = FRAMEPACK.inputs(pipe, sections=2)
         with pytest.raises(how, match="stopped") if how else nullcontext():
             pipe(**inputs, callback_on_step_end=stopping(*place, how))
-        assert not any(run.cache.bytes_held for run in applied._session.runs)
+        assert not any(run.cache.bytes_held for run in runs)
         assert not any(expert.run for expert in applied._session.experts)
         latents, schedule = sample(pipe, FRAMEPACK, sections=2)
     expected, expected_schedule = fresh()

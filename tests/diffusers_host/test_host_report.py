@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,3 +95,36 @@ def test_the_report_of_a_run_under_way_can_be_read() -> None:
         run(pipe, **tiny.inputs(pipe), callback_on_step_end=look)
     whole = applied.report().schedule
     assert seen == [whole[: i + 1] for i in range(10)]
+
+
+@pytest.mark.parametrize(
+    "asked", [{"preset": "flux"}, {"speedup": 2}, {"calibrate": True}], ids=str
+)
+def test_what_is_kept_of_a_removed_pipeline_keeps_no_weights(
+    asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither a report nor the `Applied` itself; both say what they said before."""
+    monkeypatch.setenv("MAGCACHE_HOME", str(tmp_path))
+    tiny = TINY["flux"]
+    pipe = tiny.build()
+    weights = [weakref.ref(weight) for weight in pipe.transformer.parameters()]
+    with magcache.apply(pipe, **asked) as applied:
+        run(pipe, **tiny.inputs(pipe, steps=12))
+        report = applied.report()
+    del pipe
+    gc.collect()
+    assert not any(weight() is not None for weight in weights)
+    assert report.evaluations == 12 and str(applied.report()) == str(report)
+    if "calibrate" in asked:
+        assert len(applied.calibration().branches["cond"].sigmas) == 12
+
+
+def test_it_says_what_was_sampled_with() -> None:
+    tiny = TINY["flux"]
+    pipe = tiny.build()
+    with magcache.apply(pipe, preset="flux") as applied:
+        run(pipe, **tiny.inputs(pipe, steps=12))
+    cfg = tiny.inputs(pipe, steps=12)["true_cfg_scale"]
+    told = f"FlowMatchEulerDiscreteScheduler, 12 steps, CFG {cfg:g}, shift "
+    assert f"  sampling   {told}" in str(applied.report())
+    assert applied.report().figures()["told"]["sampling"].startswith(told)

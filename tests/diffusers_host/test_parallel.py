@@ -43,8 +43,8 @@ def sampled(tiny: Tiny, pipe: Any, applied: Any, cfg: bool = True) -> dict[str, 
         "latents": latents.tolist(),
         "schedule": seen.schedule(tiny.calls_per_evaluation[cfg]),
         "reported": report.schedule,
-        "bytes": report.runs[-1].cache.peak_bytes,
-        "dry": dry_calls(report.runs[-1].stack),
+        "bytes": report.runs[-1].bytes_held,
+        "dry": dry_calls(applied._session.experts[-1].stack),
         "warnings": report.warnings,
     }
 

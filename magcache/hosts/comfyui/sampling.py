@@ -18,11 +18,10 @@ from ...blocks import BlockStack, Call, StackNotFound, find_stack, plain_module
 from ...calibrate import Calibrator
 from ...curves import Measurement
 from ...decide import Course, Decider, Mender, decider_for
-from ...report import Report
+from ...report import Report, report_of, sampled_with
 from ...run import Run, Storage
 from . import compile, host, trajectory
 from .models import FAMILIES, Start
-from .record import record
 from .settings import SETTINGS, Settings, settings_on
 from .watch import Progress, Watch
 
@@ -70,7 +69,10 @@ class Sampling:
 
     def report(self) -> Report:
         """What the sampling has done so far."""
-        return Report(list(self._runs.values())[:1], self.missing)
+        watch = self.settings.watch
+        told = {"asked": watch.asked} if watch else {}
+        told["sampling"] = sampled_with({**self.made_with, "steps": self.steps})
+        return report_of(list(self._runs.values())[:1], self.missing, told)
 
     @property
     def steps(self) -> int:
@@ -259,7 +261,7 @@ def _finish(sampling: Sampling) -> None:
         if warning != sampling.missing:  # the headline says it
             log.info("MagCache: %s", warning)
     if watch := sampling.settings.watch:
-        watch.keep(record(report, watch.asked, sampling.made_with, sampling.measured()))
+        watch.keep(report)
     if sampling.settings.finished:
         sampling.settings.finished(sampling)
 

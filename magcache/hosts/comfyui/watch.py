@@ -7,9 +7,9 @@ from statistics import median
 from typing import Any
 
 from ...decide import Reason
+from ...report import Report
 from ...run import Run
 from . import host
-from .record import Record
 
 _EVERY = 0.3  # seconds between two texts on a node
 
@@ -31,17 +31,17 @@ class Watch:
         self.node_id = node_id
         self.asked = asked
         self.ended = 0
-        self.last: Record | None = None
+        self.last: Report | None = None
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> "Watch":
         """Itself: older ComfyUI copy a model's options with each clone, and clones are sampled."""
         return self
 
-    def keep(self, record: Record) -> None:
+    def keep(self, report: Report) -> None:
         """Takes in a sampling that has ended."""
         self.ended += 1
-        self.last = record
-        host.show(record.headline.removeprefix("MagCache: "), self.node_id)
+        self.last = report
+        host.show(report.headline().removeprefix("MagCache: "), self.node_id)
 
 
 class Progress:

@@ -4,7 +4,7 @@ import logging
 
 from ...calibrate import identity_of
 from ...curves import CalibrationError, Found, Store
-from .applied import measured_by, settings_of
+from .applied import Measured
 from .clock import SchedulerClock
 from .session import Session
 
@@ -37,10 +37,11 @@ class Automatic:
 
     def keep(self, session: Session) -> None:
         """Stores what a sampling that ran to its end has measured, if it did."""
-        if self._found is not None or not session.runs or session.runs[-1].calibrator is None:
+        measured = Measured.by(session) if self._found is None else None
+        if measured is None:
             return
         try:
-            path = self._store.save(measured_by(session))
+            path = self._store.save(measured.calibration())
         except (CalibrationError, OSError) as error:
             log.warning("MagCache: %s", error)
             return
@@ -48,6 +49,6 @@ class Automatic:
 
     def _nearest(self, session: Session, clock: SchedulerClock) -> Found | None:
         transformers = [expert.transformer for expert in session.experts]
-        sigmas, made_with = clock.trajectory.sigmas, settings_of(session, clock.steps)
+        sigmas, made_with = clock.trajectory.sigmas, session.described(clock.steps)
         identity = identity_of(*transformers)
         return self._store.nearest(identity, sigmas, made_with, len(transformers))

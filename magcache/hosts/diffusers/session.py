@@ -10,17 +10,19 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import diffusers
 import torch
 from torch import nn
 
 from ...blocks import BlockStack, plain_module
+from ...calibrate import Calibrator
 from ...curves import GramCurve, MagnitudeCurve
-from ...report import Report
+from ...report import Report, RunReport, figures_of, report_of, sampled_with
 from ...run import Run
 from .clock import SchedulerClock, Tick
 
 log = logging.getLogger("magcache")
-_RUNS_KEPT = 256  # records of past runs, for the report; they hold no tensors
+_RUNS_KEPT = 256  # past runs, for the report; figures only
 _CURVE_OF_CALL = ("cond", "uncond", "ref")  # pipelines call the conditional branch first
 
 
@@ -33,6 +35,7 @@ class Expert:
         curves, grams: The part of the curves that belongs to it.
         until: σ at which the next expert takes over, 0 for the last.
         run: The current run, or None between two.
+        calibrator: What has measured the latest run; None where that was not measured.
         index: The evaluation under way; -1 before the first.
         calls: How often the transformer has been called in it.
     """
@@ -43,6 +46,7 @@ class Expert:
     grams: Mapping[str, GramCurve] = field(default_factory=dict)
     until: float = 0.0
     run: Run | None = None
+    calibrator: Calibrator | None = None
     index: int = -1
     calls: int = 0
 
@@ -89,7 +93,9 @@ class Session:
         bare: Whether no pipeline call surrounds its model calls.
 
     Attributes:
-        runs: The latest runs, in the order in which they began.
+        running: The runs under way, in the order in which they began.
+        past: The latest ones that have ended, likewise.
+        made_with: Sampler, guidance and so on of the latest run.
         problems: Why something ran uncached.
         begun: How many runs the pipeline's call has begun.
         guidance: CFG scale of the pipeline's call, or None where it is not known.
@@ -114,7 +120,9 @@ class Session:
         self.target = target
         self.bare = bare
         self.experts = list(experts)
-        self.runs: deque[Run] = deque(maxlen=_RUNS_KEPT)
+        self.running: list[Run] = []
+        self.past: deque[RunReport] = deque(maxlen=_RUNS_KEPT)
+        self.made_with: dict[str, Any] = {}
         self.problems: list[str] = []
         self.begun = 0
         self.guidance: float | None = None
@@ -145,7 +153,7 @@ class Session:
         if not self._called:
             self._problem(f"{type(self.target).__name__} ran uncached: {self._why_not_called()}")
         elif self.begun:
-            log.info(Report(list(self.runs)[-self.begun :]).headline())
+            log.info(Report(list(self.past)[-self.begun :]).headline())
 
     def expert(self, transformer: nn.Module) -> Expert:
         """Its expert of that model."""
@@ -175,11 +183,35 @@ class Session:
             self.end()
             raise
 
+    def described(self, steps: int) -> dict[str, Any]:
+        """What a run is made with, by the names that calibrations have it under."""
+        scheduler = self.scheduler()
+        return {
+            "host": f"diffusers {diffusers.__version__}",
+            "steps": steps,
+            "sampler": type(scheduler).__name__,
+            "shift": scheduler.config.get("shift"),
+            "cfg": self.guidance,
+        }
+
+    @property
+    def schedule(self) -> str:
+        """That of the report, without waiting for the device."""
+        live = (
+            "".join("." if each.skipped else "#" for each in run.evaluations)
+            for run in self.running
+        )
+        return " ".join([*(run.schedule for run in self.past), *live])
+
+    def report(self, missing: Sequence[str] = ()) -> Report:
+        """What was done so far; `missing` says why something runs uncached."""
+        now = report_of(self.running)
+        told = {"sampling": sampled_with(self.made_with)} if self.made_with else {}
+        return Report([*self.past, *now.runs], "; ".join([*missing, *self.problems]), told)
+
     def end(self) -> None:
         """Ends the runs and frees every residual; the next call begins a new run."""
-        for expert in self.experts:
-            expert.close()
-            expert.run = None
+        self._end_runs()
         self._clock = None
 
     def remove(self) -> None:
@@ -192,7 +224,8 @@ class Session:
         self.end()
         for expert in self.experts:
             expert.stack.problem = None
-        self.runs.clear()
+            expert.calibrator = None
+        self.past.clear()
         self.problems.clear()
 
     def _run_of_call(self, expert: Expert, timestep: torch.Tensor | None) -> Run | None:
@@ -208,14 +241,27 @@ class Session:
         if tick is None or (expert.run is None and expert.stack.problem):
             return None  # after the end, or a model that has turned out not to fit
         if expert.run is None or tick.index < expert.index:
-            expert.close()
-            expert.run = self._make_run(self, self._clock, expert, tick)
-            expert.index = -1
-            self.runs.append(expert.run)
-            self.begun += 1
+            expert.run = self._begin_run(expert, self._clock, tick)
         if tick.index != expert.index:
             self._begin(expert, expert.run, tick)
         return expert.run
+
+    def _end_runs(self) -> None:
+        for expert in self.experts:
+            expert.close()
+            expert.run = None
+        self.past.extend(map(figures_of, self.running))
+        self.running.clear()
+
+    def _begin_run(self, expert: Expert, clock: SchedulerClock, tick: Tick) -> Run:
+        if expert.run is not None:  # the sampling has begun anew
+            self._end_runs()
+        run = self._make_run(self, clock, expert, tick)
+        expert.calibrator, expert.index = run.calibrator, -1
+        self.made_with = self.described(clock.steps)
+        self.running.append(run)
+        self.begun += 1
+        return run
 
     def _begin(self, expert: Expert, run: Run, tick: Tick) -> None:
         for other in self.experts:

@@ -5,8 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from ....images import Compared, compare, psnr
-from ....pictures import as_batch
-from ....pictures.comparison import draw
+from ....pictures import as_batch, draw_comparison
 from .. import host
 
 
@@ -56,7 +55,7 @@ class MagCacheCompare:
         _check(image_a, image_b)
         a, b = _colours(image_a), _colours(image_b)
         found = compare(a, b, model_management.get_torch_device(), done)
-        picture = as_batch(draw(a[found.worst], b[found.worst], found, _figures(found)))
+        picture = as_batch(draw_comparison(a[found.worst], b[found.worst], found, _figures(found)))
         text = _told(found, a)
         host.show(text, node_id)
         return {"ui": {**host.preview(picture), "text": [text]}, "result": (picture, text)}

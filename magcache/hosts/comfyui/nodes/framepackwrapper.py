@@ -16,7 +16,7 @@ from ....blocks import BlockStack, Store
 from ....curves import Calibration, MagnitudeCurve, Trajectory, shifted_sigmas
 from ....curves.presets import load
 from ....decide import Course, Rule, decider_for
-from ....report import Report
+from ....report import Report, report_of
 from ....run import Run, Storage
 from .widgets import STORES, number, store_of
 
@@ -186,7 +186,7 @@ class Section:
 
     def report(self) -> Report:
         """What it has done so far."""
-        return Report([self._run])
+        return report_of([self._run])
 
     def call(self, kwargs: dict[str, Any], forward: Any) -> Any:
         """Runs one model call. The prompt's call is the first of each evaluation."""

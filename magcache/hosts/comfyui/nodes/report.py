@@ -3,10 +3,9 @@
 import re
 from typing import Any
 
-from ....pictures import as_batch
-from ....pictures.schedule import draw
+from ....pictures import as_batch, draw_text
+from ....report import Report
 from .. import host
-from ..record import Record
 from ..settings import settings_on
 
 
@@ -66,36 +65,33 @@ class MagCacheReport:
 
     def report(self, model: Any, after: Any, node_id: str | None = None) -> dict[str, Any]:
         host.check_model(model)
-        record = _last(model)
-        picture = as_batch(draw(record))
-        host.show(re.sub(r"(?m)^  (\w+) +", r"\1: ", record.text), node_id)  # no columns there
-        ui = {**host.preview(picture), "text": [record.text]}
-        return {"ui": ui, "result": (picture, record.text, after)}
+        found = _last(model)
+        text = found if isinstance(found, str) else str(found)
+        headline, _, advice = text.partition("\n")
+        drawn = draw_text(headline, advice) if isinstance(found, str) else found.picture()
+        picture = as_batch(drawn)
+        host.show(re.sub(r"(?m)^  (\w+) +", r"\1: ", text), node_id)  # no columns there
+        ui = {**host.preview(picture), "text": [text]}
+        return {"ui": ui, "result": (picture, text, after)}
 
 
-def _last(model: Any) -> Record:
-    """The record of a model's last sampling, or one that says why there is none."""
+def _last(model: Any) -> Report | str:
+    """The report of a model's last sampling, or why there is none and what to do."""
     settings = settings_on(model)
     watch = settings.watch if settings else None
     if watch is None:
-        return _told(
-            "MagCache is not on this model",
-            "Connect the MODEL output of a MagCache node. A model that MagCache does not fit, or "
-            "a speed-up of 1, leaves the model as it is: then that node says so.",
+        return (
+            "MagCache is not on this model\nConnect the MODEL output of a MagCache node. A model "
+            "that MagCache does not fit, or a speed-up of 1, leaves the model as it is: then that "
+            "node says so."
         )
     if watch.last is None:
-        return _told(
-            "MagCache: no run yet",
-            "This model has not been sampled since its MagCache node last ran. Connect `after` "
-            "to the result of the sampler that uses it; where ComfyUI took that result from its "
-            "cache, change the seed.",
+        return (
+            "MagCache: no run yet\nThis model has not been sampled since its MagCache node last "
+            "ran. Connect `after` to the result of the sampler that uses it; where ComfyUI took "
+            "that result from its cache, change the seed."
         )
     if watch.ended == 1:
         return watch.last
-    return watch.last.with_line(
-        f"  runs       {watch.ended} with the MagCache node as it is, this is the last"
-    )
-
-
-def _told(headline: str, advice: str) -> Record:
-    return Record(headline, f"{headline}\n{advice}")
+    runs = f"{watch.ended} with the MagCache node as it is, this is the last"
+    return watch.last.telling("runs", runs)

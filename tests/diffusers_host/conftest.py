@@ -1,0 +1,23 @@
+"""What reports leave out: the runs themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from magcache.run import Run
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """The runs that a test makes, in the order in which they begin."""
+    made: list[Run] = []
+    make = Run.__init__
+
+    def init(self: Run, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        made.append(self)
+
+    monkeypatch.setattr(Run, "__init__", init)
+    return made
