@@ -53,7 +53,6 @@ class RunReport:
         label: What its settings are called, a preset's name for instance.
         summary: The settings that matter most; "" where it was measured.
         details: The other settings.
-        steps: Steps of the run.
         evaluations: In order.
         mended: How many computed ones put right what was skipped before them.
         curves: Of each branch log‖r‖ at every evaluation, up to a constant.
@@ -65,7 +64,6 @@ class RunReport:
     label: str
     summary: str
     details: str
-    steps: int
     evaluations: tuple[Evaluated, ...]
     mended: int = 0
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -213,6 +211,7 @@ class Report:
         if not self.runs:
             return draw_text(headline, rest)
         run, count = self.runs[-1], len(self.runs)
+        headline = headline.replace(" (", "\n(", 1)  # the settings on a line of their own
         headline += f"\nBelow: the last of {count} runs" if count > 1 else ""
         return draw_sampling(headline, run.evaluations, run.curves, run.over)
 
@@ -241,7 +240,6 @@ def figures_of(run: Run) -> RunReport:
         label=run.label,
         summary="" if run.calibrator else decider.summary,
         details=f"{decider.details}, kept on {run.storage.store}",
-        steps=decider.course.steps,
         evaluations=evaluations,
         mended=run.mended,
         curves=_curves(run, evaluations),

@@ -96,7 +96,7 @@ class Watch:
         """
         if self._job.cancelled.is_set():
             raise Cancelled
-        seen = tuple(self.applied.schedule.split()) if self.applied else ()
+        seen = tuple(self.applied.report().schedule.split()) if self.applied else ()
         spent = self._before + _cost(seen)
         left = self._after + _cost(self._planned[len(seen) :])
         left += _cost(p[len(s) :] for p, s in zip(self._planned, seen, strict=False))

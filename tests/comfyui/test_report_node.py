@@ -218,7 +218,7 @@ def made(
         Evaluated(place, at, place, reason, *((0.1, error) if reason is S else (1.0, None)))
         for at, (place, reason) in enumerate(zip(places, reasons, strict=True))
     )
-    return RunReport("label", "", "", len(reasons), evaluations, curves={"cond": tuple(places)})
+    return RunReport("label", "", "", evaluations, curves={"cond": tuple(places)})
 
 
 def pixels(run: RunReport, headline: str = "one line") -> np.ndarray:

@@ -4,7 +4,7 @@ import logging
 
 from ...calibrate import identity_of
 from ...curves import CalibrationError, Found, Store
-from .applied import Measured
+from .applied import measured_by
 from .clock import SchedulerClock
 from .session import Session
 
@@ -37,11 +37,10 @@ class Automatic:
 
     def keep(self, session: Session) -> None:
         """Stores what a sampling that ran to its end has measured, if it did."""
-        measured = Measured.by(session) if self._found is None else None
-        if measured is None:
+        if self._found is not None or not any(expert.calibrator for expert in session.experts):
             return
         try:
-            path = self._store.save(measured.calibration())
+            path = self._store.save(measured_by(session))
         except (CalibrationError, OSError) as error:
             log.warning("MagCache: %s", error)
             return

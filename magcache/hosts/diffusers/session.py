@@ -17,7 +17,7 @@ from torch import nn
 from ...blocks import BlockStack, plain_module
 from ...calibrate import Calibrator
 from ...curves import GramCurve, MagnitudeCurve
-from ...report import Report, RunReport, figures_of, report_of, sampled_with
+from ...report import Report, RunReport, figures_of, sampled_with
 from ...run import Run
 from .clock import SchedulerClock, Tick
 
@@ -194,20 +194,11 @@ class Session:
             "cfg": self.guidance,
         }
 
-    @property
-    def schedule(self) -> str:
-        """That of the report, without waiting for the device."""
-        live = (
-            "".join("." if each.skipped else "#" for each in run.evaluations)
-            for run in self.running
-        )
-        return " ".join([*(run.schedule for run in self.past), *live])
-
     def report(self, missing: Sequence[str] = ()) -> Report:
         """What was done so far; `missing` says why something runs uncached."""
-        now = report_of(self.running)
+        runs = [*self.past, *map(figures_of, self.running)]
         told = {"sampling": sampled_with(self.made_with)} if self.made_with else {}
-        return Report([*self.past, *now.runs], "; ".join([*missing, *self.problems]), told)
+        return Report(runs, "; ".join([*missing, *self.problems]), told)
 
     def end(self) -> None:
         """Ends the runs and frees every residual; the next call begins a new run."""
