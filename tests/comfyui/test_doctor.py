@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from comfyserver import PACK, REPOSITORY, unpacked
 
-from magcache.doctor.tiny import every
+from magcache.doctor.tiny import EVERY
 from magcache.hosts.comfyui.models import UNFIT
 
 CHECKOUT = Path(os.environ["COMFYUI_PATH"])
@@ -107,7 +107,7 @@ def crowded(base: Path) -> tuple[int, dict[str, Any], bool]:
 def test_every_family_of_this_comfyui_works_or_is_known_not_to(whole: Any) -> None:
     status, told, _ = whole
     assert (status, told["unfinished"]) == (0, "")
-    assert {each["name"] for each in told["families"]} == {*every()}
+    assert {each["name"] for each in told["families"]} == {*EVERY}
     for each in told["families"]:
         unfit = each["network"] in UNFIT
         assert each["result"] == ("runs uncached" if unfit else "works"), each

@@ -8,7 +8,7 @@ import folder_paths
 import nodes
 import pytest
 import torch
-from tiny_models import TINY
+from tiny_models import reads_fluxs_width
 
 from magcache.hosts.comfyui.nodes.emoji import CLIPS, PICTURES, MagCacheEmojiModel
 
@@ -38,7 +38,7 @@ def test_it_draws_on_white(kind: str, frames: int) -> None:
     assert torch.diff(picture, dim=2).abs().mean() < 0.15, "noise would give 1/3"
 
 
-@pytest.mark.skipif(not TINY["flux"].loads, reason="this ComfyUI takes every FLUX for 3072 wide")
+@pytest.mark.skipif(not reads_fluxs_width(), reason="this ComfyUI takes every FLUX for 3072 wide")
 def test_the_pictures_model_is_what_comfyuis_own_loader_makes_of_the_file() -> None:
     file = REPOSITORY / "models" / "emoji" / "diffusion_pytorch_model.safetensors"
     own = comfy.sd.load_diffusion_model(str(file), model_options={"dtype": torch.float32})

@@ -9,11 +9,11 @@ import folder_paths
 import pytest
 import torch
 from fidelity import fidelity, flat
-from tiny_models import TINY, count_blocks, sample
+from tiny_models import count_blocks, sample
 from watch import difference, without_residuals
 
 from magcache.curves.calibration import Calibration
-from magcache.doctor.tiny import FURTHER, NETWORKS, RELATIVES, UNFIT, Tiny
+from magcache.doctor.tiny import ALL, FURTHER, TINY, UNFIT, Tiny
 from magcache.hosts.comfyui import detect, models
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache
@@ -59,8 +59,12 @@ def off_size(tiny: Tiny) -> Tiny:
 
 
 def test_every_family_of_the_table_is_tried() -> None:
-    tried = {each.network for each in (*TINY.values(), *RELATIVES.values())} | NETWORKS
-    assert {*models.FAMILIES} <= tried
+    assert {*models.FAMILIES} <= {tiny.network for tiny in ALL}
+
+
+def test_a_model_that_a_version_cannot_make_tiny_is_not_built() -> None:
+    with pytest.raises(RuntimeError, match="cannot make it tiny: it has 11,[0-9,]{11} weights"):
+        TINY["flux"].build(hidden_size=3072, num_heads=24, depth=19, depth_single_blocks=38)
 
 
 @pytest.mark.parametrize("name", ["flux2", "longcat", "hunyuan_image"])

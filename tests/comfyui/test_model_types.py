@@ -10,9 +10,10 @@ import torch
 from test_families import EVERY, FITTING, magcache
 from tiny_models import TINY, sample
 
+from magcache.doctor.tiny import ALL
 from magcache.hosts.comfyui import detect
 from magcache.hosts.comfyui import sampling as host
-from magcache.hosts.comfyui.models import MODEL_TYPES, OLD_NAMES
+from magcache.hosts.comfyui.models import MODEL_TYPES, OLD_NAMES, by_hand
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache
 
@@ -34,26 +35,24 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-AUTO_FINDS = {
-    "flux": "flux",
-    "flux_kontext": "flux_kontext",
-    "chroma": "chroma",
-    "hunyuan_video": "hunyuan_video",
-    "hunyuan_video1.5": "hunyuan_video_1.5_20steps",
-    "wan_t2v": "wan2.1_t2v_1.3B",
-    "wan_i2v": "wan2.1_i2v_480p_14B",
-    "wan_vace": "wan2.1_vace_1.3B",
-    "wan_ti2v": "wan2.2_ti2v_5B",
-    "wan22_i2v": "wan2.2_i2v_14B",
-    "qwen_image": "qwen_image",
-}
+WIDE = {"wan2.1_t2v_14B": "wan_t2v", "wan2.1_vace_14B": "wan_vace"}
+LARGE = {"wan2.1_i2v_480p_14B": (60, 104), "wan2.1_i2v_720p_14B": (90, 160)}
+"""What a tiny model cannot show by itself."""
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_auto_finds_the_model_type(name: str, found: list[str]) -> None:
     tiny = TINY[name]
     sample(magcache(tiny.build(), "auto"), tiny, 1)
-    assert found == [AUTO_FINDS[name]]
+    assert found == [MODEL_TYPES[tiny.types[0]].preset]
+
+
+def test_auto_is_tried_on_every_model_type_that_is_not_chosen_by_hand() -> None:
+    tried = {tiny.types[0] for tiny in ALL if tiny.types} | {*WIDE} | {*LARGE}
+    assert tried == {name for name, row in MODEL_TYPES.items() if row.auto is not by_hand}, (
+        "give it a tiny model in magcache/doctor/tiny whose `types` begin with it, and say in its "
+        "row how auto knows it"
+    )
 
 
 def test_auto_takes_flux_for_kontext_only_in_samplings_with_reference_latents(
@@ -65,24 +64,17 @@ def test_auto_takes_flux_for_kontext_only_in_samplings_with_reference_latents(
     assert found == ["flux", "flux_kontext", "flux"]
 
 
-@pytest.mark.parametrize(
-    ("size", "preset"),
-    [((60, 104), "wan2.1_i2v_480p_14B"), ((90, 160), "wan2.1_i2v_720p_14B")],
-)
-def test_auto_tells_720p_by_the_latent(
-    size: tuple[int, int], preset: str, found: list[str]
-) -> None:
+@pytest.mark.parametrize("model_type", LARGE)
+def test_auto_tells_720p_by_the_latent(model_type: str, found: list[str]) -> None:
     tiny = TINY["wan_i2v"]
     model = magcache(tiny.build(depth=1), "auto")
-    sample(model, tiny, 1, cfg=1.0, latent=torch.zeros(1, 16, 2, *size))
-    assert found == [preset]
+    sample(model, tiny, 1, cfg=1.0, latent=torch.zeros(1, 16, 2, *LARGE[model_type]))
+    assert found == [MODEL_TYPES[model_type].preset]
 
 
-@pytest.mark.parametrize(
-    ("name", "model_type"), [("wan_t2v", "wan2.1_t2v_14B"), ("wan_vace", "wan2.1_vace_14B")]
-)
-def test_auto_tells_14B_by_its_width(name: str, model_type: str) -> None:
-    model = TINY[name].build(depth=2)
+@pytest.mark.parametrize("model_type", WIDE)
+def test_auto_tells_14B_by_its_width(model_type: str) -> None:
+    model = TINY[WIDE[model_type]].build(depth=2)
     model.model.diffusion_model.dim = 5120
     assert detect.model_type(model) == model_type
 

@@ -15,11 +15,11 @@ import pytest
 from comfyserver import DONE_WITHIN, PACK, REPOSITORY, Graph, Server, folders, running
 from PIL import Image
 from safetensors.torch import save_file
-from tiny_models import DIM, TINY
+from tiny_models import DIM, TINY, reads_fluxs_width
 
 CHECKOUT = os.environ["COMFYUI_PATH"]
 EMOJI = REPOSITORY / "models" / "emoji"
-READS_EMOJI = TINY["flux"].loads
+READS_EMOJI = reads_fluxs_width()
 STEPS = 28
 HEADLINE = r"MagCache: (\d+) of (\d+) evaluations skipped, ([\d.]+)x \((.+)\)"
 OLD_TYPES = {

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import comfy.samplers
 import folder_paths
 import pytest
 import torch
@@ -15,7 +14,7 @@ from tiny_models import TINY, sample, sample_at
 from watch import difference, without_residuals
 
 from magcache.curves.calibration import Calibration
-from magcache.doctor.tiny import CAUSAL, FLOW_RVS, RELATIVES
+from magcache.doctor.tiny import FURTHER, RELATIVES, UNFIT
 from magcache.hosts.comfyui.models import MODEL_TYPES, MODELS
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache
@@ -193,7 +192,7 @@ def test_wandancers_other_head_means_an_uncached_run(caplog: pytest.LogCaptureFi
     assert "runs uncached from here on: the head was not called" in warning
 
 
-@pytest.mark.skipif(not hasattr(comfy.supported_models, CAUSAL.config), reason="has no causal Wan")
+@pytest.mark.skipif("WAN21_CausalAR_T2V" not in UNFIT, reason="this ComfyUI has no causal Wan")
 @pytest.mark.parametrize("model_type", ["auto", "wan2.1_t2v_1.3B"])
 @pytest.mark.parametrize("node", ["MagCache", "MagCacheCalibration"])
 def test_a_model_that_writes_for_frames_to_come_runs_uncached(
@@ -201,12 +200,13 @@ def test_a_model_that_writes_for_frames_to_come_runs_uncached(
 ) -> None:
     sampler = importlib.import_module("comfy_extras.nodes_ar_video").SamplerARVideo
     (causal,) = sampler.execute(num_frame_per_block=1).result
-    model = CAUSAL.build(causal_ar=True)
+    tiny = UNFIT["WAN21_CausalAR_T2V"]
+    model = tiny.build(causal_ar=True)
     assert type(model.model.diffusion_model).__name__ == "CausalWanModel"
 
     def run(model: Any) -> torch.Tensor:
         sigmas = torch.tensor([1.0, 0.9, 0.7, 0.4, 0.0])
-        return sample_at(model, CAUSAL, sigmas, causal, cfg=1.0)
+        return sample_at(model, tiny, sigmas, causal, cfg=1.0)
 
     plain = run(model)
     nodes = {
@@ -218,13 +218,14 @@ def test_a_model_that_writes_for_frames_to_come_runs_uncached(
     assert "runs uncached: CausalWanModel does not fit: its blocks store what" in warning
 
 
-@pytest.mark.skipif(not hasattr(comfy.supported_models, FLOW_RVS.config), reason="has no FlowRVS")
+@pytest.mark.skipif("WAN21_FlowRVS" not in FURTHER, reason="this ComfyUI has no FlowRVS")
 def test_a_model_that_starts_from_a_video_follows_a_curve_only_if_told_to(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    model = FLOW_RVS.build()
+    tiny = FURTHER["WAN21_FlowRVS"]
+    model = tiny.build()
     assert magcache(model, calibration="published") is model
     assert "runs uncached: WAN21_FlowRVS is none of the model types" in warnings(caplog)[0]
     with caplog.at_level(logging.INFO, "magcache"):
-        sample(magcache(model, "wan2.1_t2v_1.3B"), FLOW_RVS, STEPS)
+        sample(magcache(model, "wan2.1_t2v_1.3B"), tiny, STEPS)
     assert curve_in_use(caplog) == "wan2.1_t2v_1.3B"

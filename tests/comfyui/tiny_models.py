@@ -8,13 +8,29 @@ from typing import Any
 import comfy.sample
 import comfy.samplers
 import torch
+from comfy import model_detection
 
 from magcache.doctor.tiny import DIM, TEXT_TOKENS, TINY, Conds, Tiny, sample
 
 __all__ = [
-    "DIM", "TEXT_TOKENS", "TINY", "Conds", "Counted", "Counts", "Tiny", "count_blocks", "sample",
+    "DIM",
+    "TEXT_TOKENS",
+    "TINY",
+    "Conds",
+    "Counted",
+    "Counts",
+    "Tiny",
+    "count_blocks",
+    "reads_fluxs_width",
+    "sample",
     "sample_at",
 ]  # fmt: skip
+
+
+def reads_fluxs_width() -> bool:
+    """Whether this version reads FLUX's width from the weights; older ones take it for 3072."""
+    weights = TINY["flux"].build().model.diffusion_model.state_dict()
+    return model_detection.detect_unet_config(weights, "").get("num_heads") == 1
 
 
 def sample_at(

@@ -1,45 +1,33 @@
-"""What a tiny random model of a family is, and how it is built inside a ComfyUI.
+"""What a tiny random model is, and how it is built inside a ComfyUI.
 
-ComfyUI's own loader builds a model from its weights where it reads every size from them; the
-others are built from their class. All weights are seeded, so every build of a name is equal.
+All weights are seeded, so every build of a name is equal.
 """
 
 import importlib
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from functools import partial
+from inspect import Parameter, signature
 from typing import Any
+from unittest.mock import patch
 
+import comfy.model_management
 import comfy.model_patcher
-import comfy.sd
 import comfy.supported_models
 import torch
 from torch import nn
 
-from ...hosts.comfyui.models import class_name
+from ...blocks import family_of
+from ...hosts.comfyui.models import FAMILIES
+from .given import IMAGE, POOLED, TEXT, Given, Noise, nothing
 
-CPU = torch.device("cpu")
 DIM = 128  # one attention head, the narrowest that ComfyUI's detection allows
-TEXT, POOLED = 32, 24  # channels, where a model does not say its own
 TEXT_TOKENS = 6
-IMAGE, VIDEO = (1, 16, 8, 8), (1, 16, 2, 8, 8)
+_MOST = 50_000_000  # weights of a tiny model; a few have parts of one size
 Conds = list[list[Any]]
-Noise = Callable[..., torch.Tensor]
-"""Gives seeded noise of a shape."""
-Given = Callable[[Noise, int], dict[str, Any]]
-"""What conditions hold beside the text, from noise and the text's length."""
-
-_weights: dict[tuple[str, int], dict[str, torch.Tensor]] = {}
-
-
-def nothing(_noise: Noise, _tokens: int) -> dict[str, Any]:
-    """Conditions that hold the text alone."""
-    return {}
-
-
-def _as_it_is(_network: nn.Module) -> None:
-    return
 
 
 @dataclass(frozen=True)
@@ -47,65 +35,71 @@ class Tiny:
     """A tiny random model, and what it takes to sample it.
 
     Attributes:
-        name: Its name in the tables.
+        name: Its name.
         config: Name of its class in `comfy.supported_models`.
-        network: Class name of its diffusion model.
-        lists: Names of its block lists.
+        path: Where its network's class is under `comfy.ldm`, "flux.model.Flux" for instance.
+        sizes: What its network is built with, in ComfyUI's own terms. Those that this version of
+            the network does not know are left out.
         shape: Shape of its latent.
-        text: Channels of its text embedding.
-        pooled: Channels of the pooled one, 0 without.
-        sizes: What its network is built with.
         given: What its conditions hold beside the text.
         audio: Shape of the audio latent that is sampled with the video; () without.
-        depth: Name of the size that is the number of blocks.
-        params: The class under `comfy.ldm` whose fields are the sizes that this version knows,
-            "flux.model.FluxParams" for instance; "" where all are the same in every version.
-        reads: Whether ComfyUI's loader builds it from its weights alone.
-        around: A context in which its network is built.
-        prepare: Called with its network once it is built.
+        types: The model types it stands for: the one that `auto` finds, then those that differ
+            from it in what a tiny model cannot show.
+        needs: A size that a version must know to have this model.
     """
 
     name: str
     config: str
-    network: str
-    lists: tuple[str, ...]
-    shape: tuple[int, ...]
-    text: int
-    pooled: int
+    path: str
     sizes: dict[str, Any] = field(repr=False)
+    shape: tuple[int, ...] = IMAGE
     given: Given = nothing
     audio: tuple[int, ...] = ()
-    depth: str = "depth"
-    params: str = ""
-    reads: Callable[[], bool] = bool
-    around: Callable[[], AbstractContextManager[Any]] = nullcontext
-    prepare: Callable[[nn.Module], None] = _as_it_is
+    types: tuple[str, ...] = ()
+    needs: str = ""
+
+    @property
+    def network(self) -> str:
+        """Class name of its network."""
+        return self.path.rpartition(".")[2]
 
     @property
     def there(self) -> bool:
         """Whether this ComfyUI has the model."""
-        return hasattr(comfy.supported_models, self.config)
-
-    @property
-    def loads(self) -> bool:
-        """Whether ComfyUI's loader builds it from its weights alone."""
-        return self.reads()
+        has = hasattr(comfy.supported_models, self.config)
+        return has and (not self.needs or self.needs in self._known_sizes())
 
     def build(self, depth: int | None = None, **sizes: Any) -> Any:
-        """A new ModelPatcher, in float32 on the CPU.
+        """A new ModelPatcher, in float32.
 
         Args:
             depth: Number of (double) blocks, if not the usual.
             sizes: Other sizes of the network.
+
+        Raises:
+            RuntimeError: It would be large.
         """
         changed = {**self._known_sizes(), **sizes}
         if depth is not None:
-            changed[self.depth] = depth
-        with self.around():
-            loads = self.loads and not sizes
-            patcher = self._loaded(changed) if loads else self._from_class(changed)
-        self.prepare(patcher.model.diffusion_model)
-        return patcher
+            changed["depth" if "depth" in changed else "num_layers"] = depth
+        weights = sum(w.numel() for w in self._model(changed, "meta").parameters())
+        if weights > _MOST:
+            raise RuntimeError(f"this ComfyUI cannot make it tiny: it has {weights:,} weights")
+        model = self._model(changed, "cpu")
+        _prepare(model.diffusion_model, self.name)
+        return comfy.model_patcher.ModelPatcher(
+            model,
+            load_device=comfy.model_management.get_torch_device(),
+            offload_device=comfy.model_management.unet_offload_device(),
+        )
+
+    def _model(self, sizes: dict[str, Any], device: str) -> nn.Module:
+        config = getattr(comfy.supported_models, self.config)(dict(sizes))
+        kept = {name: size for name, size in sizes.items() if name in config.unet_config}
+        config.unet_config.update(kept)  # some classes set their own
+        config.set_inference_dtype(torch.float32, None)
+        with _small_adapter():
+            return config.get_model({}, "", device=torch.device(device))
 
     def conds(self, _patcher: Any = None, tokens: int = TEXT_TOKENS) -> tuple[Conds, Conds]:
         """Positive and negative conditioning; `tokens` is the negative's length."""
@@ -120,47 +114,42 @@ class Tiny:
         return nested([video, torch.zeros(self.audio)])
 
     def blocks(self, patcher: Any) -> list[nn.Module]:
-        """Every block of a model, in order."""
+        """Every block of a model, in order, as far as its row names them."""
         network = patcher.model.diffusion_model
-        return [block for name in self.lists for block in getattr(network, name)]
+        family = family_of(network, FAMILIES)
+        lists = family.lists if family else ()
+        return [block for name in lists for block in getattr(network, name, ())]
 
     def _known_sizes(self) -> dict[str, Any]:
-        """The sizes that this version of the model has."""
-        if not self.params:
+        """FLUX and its kin take any, and have a dataclass for them."""
+        module = importlib.import_module(f"comfy.ldm.{self.path.rpartition('.')[0]}")
+        params = [kind for name, kind in vars(module).items() if name.endswith("Params")]
+        taken = signature(getattr(module, self.network)).parameters
+        if params:
+            names = {"image_model", *(each.name for kind in params for each in fields(kind))}
+        elif any(each.kind is Parameter.VAR_KEYWORD for each in taken.values()):
             return self.sizes
-        module, _, params = self.params.rpartition(".")
-        kind = getattr(importlib.import_module(f"comfy.ldm.{module}"), params)
-        names = {"image_model", *(each.name for each in fields(kind))}
+        else:
+            names = {*taken}
         return {name: value for name, value in self.sizes.items() if name in names}
-
-    def _from_class(self, sizes: dict[str, Any]) -> Any:
-        config = getattr(comfy.supported_models, self.config)(dict(sizes))
-        kept = {name: size for name, size in sizes.items() if name in config.unet_config}
-        config.unet_config.update(kept)  # some classes set their own
-        config.set_inference_dtype(torch.float32, None)
-        model = config.get_model({}, "", device=CPU)
-        _randomize(model.diffusion_model, self.name)
-        return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
-
-    def _loaded(self, sizes: dict[str, Any]) -> Any:
-        key = self.name, sizes[self.depth]
-        if key not in _weights:
-            _weights[key] = self._from_class(sizes).model.diffusion_model.state_dict()
-        weights = {name: value.clone() for name, value in _weights[key].items()}
-        patcher = comfy.sd.load_diffusion_model_state_dict(
-            weights, model_options={"dtype": torch.float32}
-        )
-        if patcher is None or class_name(patcher) != self.network:
-            raise RuntimeError(f"ComfyUI does not know the weights of a {self.network}")
-        return patcher
 
     def _cond(self, seed: int, tokens: int) -> Conds:
         noise = _noise(seed)
-        text = noise(1, tokens, self.text)
-        options = self.given(_noise(7), tokens)
-        if self.pooled:
-            options["pooled_output"] = noise(1, self.pooled)
-        return [[text, options]]
+        text = noise(1, tokens, self.sizes.get("text_dim", TEXT))
+        pooled = noise(1, POOLED)
+        return [[text, {**self.given(_noise(7), tokens), "pooled_output": pooled}]]
+
+
+@contextmanager
+def _small_adapter() -> Iterator[None]:
+    """Anima's text adapter has one size, half a gigabyte: a smaller one takes its place."""
+    anima = sys.modules.get("comfy.ldm.anima.model")
+    if anima is None:
+        yield
+        return
+    sizes = {"source_dim": TEXT, "target_dim": TEXT, "model_dim": TEXT, "num_layers": 1}
+    with patch.object(anima, "LLMAdapter", partial(anima.LLMAdapter, **sizes, num_heads=2)):
+        yield
 
 
 def _noise(seed: int) -> Noise:
@@ -168,7 +157,7 @@ def _noise(seed: int) -> Noise:
     return lambda *shape: torch.randn(*shape, generator=values)
 
 
-def _randomize(network: nn.Module, name: str) -> None:
+def _prepare(network: nn.Module, name: str) -> None:
     """Gives every weight a value that keeps activations near 1; ComfyUI leaves them unset."""
     values = torch.Generator().manual_seed(sum(map(ord, name)))
     norms = ("norm", "query_norm", "key_norm", "scale")
@@ -181,3 +170,9 @@ def _randomize(network: nn.Module, name: str) -> None:
                 weight.copy_(1 + 0.1 * random)
             else:
                 weight.copy_(0.1 * random)
+    for key, buffer in network.named_buffers():  # what a checkpoint would hold
+        if key in ("pos_embed", "rope.inv_freq"):
+            buffer.copy_(torch.rand(buffer.shape, generator=values))
+    encoder: Any = getattr(network, "motion_encoder", None)
+    if encoder is not None:  # a face's 512 pixels a side take seconds on a CPU
+        encoder.get_motion = lambda face: face.flatten(1)[:, :512]

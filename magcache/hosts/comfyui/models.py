@@ -39,7 +39,8 @@ def _always(_model: Any, _start: Start) -> bool:
     return True
 
 
-def _by_hand(_model: Any, _start: Start) -> bool:
+def by_hand(_model: Any, _start: Start) -> bool:
+    """Of a row that `auto` cannot tell from another one."""
     return False
 
 
@@ -165,7 +166,7 @@ MODELS = (
         auto=_is_wide,
     ),
     Model(  # its shapes are those of Wan 2.1 T2V 14B
-        "wan2.2_t2v_14B", "WanModel", _WAN, "Wan 2.2 T2V", "wan2.2_t2v_14B", auto=_by_hand,
+        "wan2.2_t2v_14B", "WanModel", _WAN, "Wan 2.2 T2V", "wan2.2_t2v_14B", auto=by_hand,
     ),
     Model(
         "wan2.2_i2v_14B", "WanModel", _WAN, "Wan 2.2 I2V", "wan2.2_i2v_14B",
