@@ -6,12 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from magcache.curves import presets
-from magcache.hosts.comfyui.models import MODEL_TYPES
-from tests.calibrations import steps_of
-
 ROOT = Path(__file__).parents[1]
-PRESETS = (ROOT / "docs" / "presets.md").read_text(encoding="utf-8")
 BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
 READMES = {
     name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")
@@ -25,14 +20,6 @@ def rows(text: str) -> list[list[str]]:
     """The cells of all table rows."""
     found = re.findall(r"^\| (.*) \|$", text, re.MULTILINE)
     return [[cell.strip(" *") for cell in row.split("|")] for row in found]
-
-
-def written(value: float | None) -> str:
-    return "–" if value is None else f"{value:g}"
-
-
-def preset_rows() -> dict[str, list[str]]:
-    return {row[0].strip("`"): row[1:] for row in rows(PRESETS) if re.match(r"`\S+`$", row[0])}
 
 
 def headings(text: str) -> list[str]:
@@ -51,37 +38,6 @@ def anchors(text: str) -> set[str]:
     """What a heading can be linked by, as GitHub makes it."""
     titles = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
-
-
-def test_the_presets_settings_are_the_presets() -> None:
-    expected = {}
-    for name in presets.names():
-        preset = presets.load(name)
-        settings = (steps_of(preset), preset.threshold, preset.retention, preset.max_skip)
-        expected[name] = [written(value) for value in settings]
-    assert {name: cells[1:] for name, cells in preset_rows().items()} == expected
-
-
-def test_the_presets_model_types_are_the_nodes() -> None:
-    expected = dict.fromkeys(presets.names(), "")
-    for name, entry in MODEL_TYPES.items():
-        expected[entry.preset] = f"`{name}`"
-        if entry.from_image:
-            expected[entry.from_image] = f"`{name}`, from an image"
-    assert {name: cells[0] for name, cells in preset_rows().items()} == expected
-
-
-@each_language
-def test_the_recommended_settings_are_those_of_the_model_types(readme: str) -> None:
-    found = {
-        row[1].strip("`"): row[2:5] for row in rows(readme) if row[1].strip("`") in MODEL_TYPES
-    }
-    expected = {}
-    for name, entry in MODEL_TYPES.items():
-        preset = presets.load(entry.preset)
-        settings = (preset.threshold, preset.retention, preset.max_skip)
-        expected[name] = [written(value) for value in settings]
-    assert found == expected
 
 
 @each_language
@@ -115,15 +71,6 @@ def test_the_readme_says_how_many_prompts_the_models_have_learned(model: str, re
     right = round(evaluation["fraction"] * evaluation["prompts"])
     paragraphs = [p for p in readme.split("\n\n") if f"models/{model}/evaluation.json" in p]
     assert re.findall(r"\b96\D+(\d+)\D", paragraphs[0])[0] == str(right)
-
-
-def test_the_readmes_say_how_many_kinds_of_model_work() -> None:
-    page = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
-    counts = re.findall(r"Of (\d+) models tried (\d+) work", page)
-    assert len(counts) == 2
-    for tried, work in counts:
-        assert re.search(rf"\b{work}\s+of\s+{tried}\b", READMES["README.md"])
-        assert re.search(rf"{tried} 种\D*{work} 种", READMES["README.zh-CN.md"])
 
 
 def test_both_readmes_have_the_same_headings_tables_code_and_links() -> None:

@@ -150,7 +150,7 @@ def test_the_documented_table_is_what_it_finds(whole: Any) -> None:
         for line in section.splitlines()
         if line.startswith("| ") and not line.startswith("| family")
     ]
-    assert cells == rows(told["families"]), "make the table anew, as docs/compatibility.md says"
+    assert cells == rows(told["families"]), "run python -m tools.tables --comfyui PATH"
 
 
 def test_the_installed_pack_is_the_one_that_is_tried(crowded: Any) -> None:

@@ -13,7 +13,7 @@ from tiny_models import TINY, sample
 from magcache.doctor.tiny import ALL
 from magcache.hosts.comfyui import detect
 from magcache.hosts.comfyui import sampling as host
-from magcache.hosts.comfyui.models import MODEL_TYPES, OLD_NAMES, by_hand
+from magcache.hosts.comfyui.models import MODEL_TYPES, OLD_NAMES
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache
 
@@ -49,9 +49,9 @@ def test_auto_finds_the_model_type(name: str, found: list[str]) -> None:
 
 def test_auto_is_tried_on_every_model_type_that_is_not_chosen_by_hand() -> None:
     tried = {tiny.types[0] for tiny in ALL if tiny.types} | {*WIDE} | {*LARGE}
-    assert tried == {name for name, row in MODEL_TYPES.items() if row.auto is not by_hand}, (
+    assert tried == {name for name, row in MODEL_TYPES.items() if not row.by_hand}, (
         "give it a tiny model in magcache/doctor/tiny whose `types` begin with it, and say in its "
-        "row how auto knows it"
+        "row how auto knows it, or in `by_hand` why it cannot"
     )
 
 

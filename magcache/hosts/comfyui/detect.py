@@ -18,7 +18,7 @@ def model_type(model: Any, start: Start | None = None) -> str | None:
     """
     start, kind, followed = start or Start(), kind_of(model), followed_by(model)
     candidates = [t for t in MODEL_TYPES.values() if t.kind == kind or t.name in followed]
-    return next((t.name for t in reversed(candidates) if t.auto(model, start)), None)
+    return next((t.name for t in reversed(candidates) if t.is_it(model, start)), None)
 
 
 def published(

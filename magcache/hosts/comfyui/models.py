@@ -32,46 +32,52 @@ class Start:
 
 
 Auto = Callable[[Any, Start], bool]
-"""Whether a loaded ModelPatcher, in a sampling, is a row's model and not another of its class."""
+"""Whether a loaded ModelPatcher, in a sampling, is a row's model and not another of its class.
+
+Its docstring says it in documents, of a model.
+"""
 
 
 def _always(_model: Any, _start: Start) -> bool:
+    """Every one, unless a row below fits."""
     return True
 
 
-def by_hand(_model: Any, _start: Start) -> bool:
-    """Of a row that `auto` cannot tell from another one."""
-    return False
-
-
 def _has_references(_model: Any, start: Start) -> bool:
+    """In a sampling with reference latents."""
     conds = start.conds if isinstance(start.conds, dict) else {}
     return any("reference_latents" in cond for branch in conds.values() for cond in branch)
 
 
 def _is_version_1_5(model: Any, _start: Start) -> bool:
+    """Of HunyuanVideo 1.5's configuration."""
     return type(model.model).__name__.startswith("HunyuanVideo15")
 
 
 def _is_wide(model: Any, _start: Start) -> bool:
+    """Wider than 4000 channels."""
     return model.model.diffusion_model.dim > 4000
 
 
 def _embeds_an_image(model: Any, _start: Start) -> bool:
+    """With an image embedder."""
     return model.model.diffusion_model.model_type == "i2v"
 
 
 def _embeds_a_large_image(model: Any, start: Start) -> bool:
+    """With an image embedder, above 9000 latent pixels a frame."""
     large = bool(start.latent) and start.latent[-1] * start.latent[-2] > _LARGE_FRAME
     return large and _embeds_an_image(model, start)
 
 
 def _takes_an_image_as_channels(model: Any, start: Start) -> bool:
+    """With image channels, but no image embedder."""
     channels = model.model.diffusion_model.patch_embedding.in_channels
     return channels > 16 and not _embeds_an_image(model, start)
 
 
 def _has_48_channels(model: Any, _start: Start) -> bool:
+    """With 48 latent channels."""
     return model.model.latent_format.latent_channels == 48
 
 
@@ -87,6 +93,7 @@ class Model:
         preset: Its published curve; "" without.
         from_image: That of samplings whose first frame is given, where it is another.
         auto: How `auto` knows it. Where several rows of a class say yes, the last one is taken.
+        by_hand: Why `auto` cannot know it, and it is chosen by hand; "" where it can.
         config: Its class in `comfy.supported_models`, where models with other curves share the
             network's class.
         follows: Names of the models one of whose curves `auto` takes for it.
@@ -100,6 +107,7 @@ class Model:
     preset: str = ""
     from_image: str = ""
     auto: Auto = _always
+    by_hand: str = ""
     config: str = ""
     follows: tuple[str, ...] = ()
     unfit: str = ""
@@ -108,6 +116,10 @@ class Model:
     def kind(self) -> str:
         """What its own rows have in common: its configuration's name, or its class's."""
         return self.config or self.network
+
+    def is_it(self, model: Any, start: Start) -> bool:
+        """Whether `auto` takes a loaded ModelPatcher for it, in a sampling."""
+        return not self.by_hand and self.auto(model, start)
 
 
 _DOUBLE_SINGLE = ("double_blocks", "single_blocks")
@@ -133,8 +145,8 @@ def _of(name: str, network: str, lists: tuple[str, ...], heads: tuple[str, ...])
     return Model(name, network, Family(name, lists, heads))
 
 
-def _unfit(name: str, network: str, why: str) -> Model:
-    return Model(name, network, unfit=why)
+def _unfit(name: str, network: str, title: str, why: str) -> Model:
+    return Model(name, network, title=title, unfit=why)
 
 
 MODELS = (
@@ -165,8 +177,9 @@ MODELS = (
         "wan2.1_vace_14B", "VaceWanModel", _VACE, "Wan 2.1 VACE 14B", "wan2.1_vace_14B",
         auto=_is_wide,
     ),
-    Model(  # its shapes are those of Wan 2.1 T2V 14B
-        "wan2.2_t2v_14B", "WanModel", _WAN, "Wan 2.2 T2V", "wan2.2_t2v_14B", auto=by_hand,
+    Model(
+        "wan2.2_t2v_14B", "WanModel", _WAN, "Wan 2.2 T2V", "wan2.2_t2v_14B",
+        by_hand="its shapes are those of Wan 2.1 T2V 14B",
     ),
     Model(
         "wan2.2_i2v_14B", "WanModel", _WAN, "Wan 2.2 I2V", "wan2.2_i2v_14B",
@@ -177,15 +190,20 @@ MODELS = (
         "wan2.2_ti2v_5B_i2v", auto=_has_48_channels,
     ),
 
-    Model("wan_camera", "CameraWanModel", follows=_ANY_WAN),
-    Model("wan_s2v", "WanModel_S2V", follows=_ANY_WAN),
-    Model("wan_humo", "HumoWanModel", follows=_FROM_TEXT),  # its image channels hold a reference
-    Model("wan_animate", "AnimateWanModel", follows=_ANY_WAN),
-    Model("wan_animate2", "WanAnimate2Model", follows=_ANY_WAN),
-    Model("wan_scail", "SCAILWanModel", follows=_ANY_WAN),
-    Model("wan_scail2", "SCAIL2WanModel", follows=_ANY_WAN),
-    Model("wan_dancer", "WanDancerModel", follows=_ANY_WAN),
-    Model("wan_fun_control", "WanModel", config="WAN21_FunControl2V", follows=_ANY_WAN),
+    Model("wan_camera", "CameraWanModel", title="Wan Fun Camera", follows=_ANY_WAN),
+    Model("wan_s2v", "WanModel_S2V", title="Wan S2V", follows=_ANY_WAN),
+    Model(  # its image channels hold a reference
+        "wan_humo", "HumoWanModel", title="Wan HuMo", follows=_FROM_TEXT
+    ),
+    Model("wan_animate", "AnimateWanModel", title="Wan Animate", follows=_ANY_WAN),
+    Model("wan_animate2", "WanAnimate2Model", title="Wan Animate 2", follows=_ANY_WAN),
+    Model("wan_scail", "SCAILWanModel", title="Wan SCAIL", follows=_ANY_WAN),
+    Model("wan_scail2", "SCAIL2WanModel", title="Wan SCAIL 2", follows=_ANY_WAN),
+    Model("wan_dancer", "WanDancerModel", title="WanDancer", follows=_ANY_WAN),
+    Model(
+        "wan_fun_control", "WanModel", title="Wan Fun Control", config="WAN21_FunControl2V",
+        follows=_ANY_WAN,
+    ),
     Model("wan_flow_rvs", "WanModel", config="WAN21_FlowRVS"),  # starts from a video, not noise
     Model("flux2", "Flux", config="Flux2"),
     Model("longcat", "Flux", config="LongCatImage"),
@@ -216,13 +234,20 @@ MODELS = (
     _of("ideogram4", "Ideogram4Transformer2DModel", _LAYERS, _FINAL),
     _of("pixeldit", "PixDiT_T2I", ("patch_blocks", "pixel_blocks"), _FINAL),
 
-    _unfit("wan_causal", "CausalWanModel", "its blocks store what the frames to come attend to"),
-    _unfit("cosmos1", "GeneralDIT", "it looks at its first block before the blocks run"),
     _unfit(
-        "hidream_o1", "HiDreamO1Transformer", "its blocks store what later evaluations attend to"
+        "wan_causal", "CausalWanModel", "Wan, causal",
+        "its blocks store what the frames to come attend to",
     ),
     _unfit(
-        "chroma_radiance", "ChromaRadiance",
+        "cosmos1", "GeneralDIT", "Cosmos 1",
+        "it looks at its first block before the blocks run",
+    ),
+    _unfit(
+        "hidream_o1", "HiDreamO1Transformer", "HiDream-O1",
+        "its blocks store what later evaluations attend to",
+    ),
+    _unfit(
+        "chroma_radiance", "ChromaRadiance", "Chroma Radiance",
         "each layer of its pixel decoder reads the blocks' output",
     ),
 )  # fmt: skip

@@ -1,0 +1,17 @@
+"""Documents say of the models what the rows of models.py say."""
+
+import pytest
+
+from tools import tables
+
+
+def test_what_is_written_from_the_rows_is_up_to_date() -> None:
+    assert not {*tables.stale()}, "run python -m tools.tables"
+
+
+def test_a_part_is_written_between_its_comments_and_needs_them() -> None:
+    assert (
+        tables.filled("a<!-- x -->old\n<!-- /x -->b", {"x": "new"}) == "a<!-- x -->new<!-- /x -->b"
+    )
+    with pytest.raises(ValueError, match="it has no <!-- y --><!-- /y -->"):
+        tables.filled(text, {"y": "new"})

@@ -1,0 +1,183 @@
+"""Writes what documents say of the models, from the rows of `models.py` and the presets.
+
+    python -m tools.tables                          all but the next
+    python -m tools.tables --comfyui PATH ...       docs/compatibility.md too, by `magcache doctor`
+
+Each text stands between two comments that name it; tests/test_tables.py compares.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from magcache.curves import presets
+from magcache.export import ENGINES
+from magcache.hosts.comfyui.models import MODEL_TYPES, MODELS, Model
+
+from .workflows import files
+
+ROOT = Path(__file__).parents[1]
+_COMPATIBILITY = ROOT / "docs" / "compatibility.md"
+_BETWEEN = "<!-- {} -->{}<!-- /{} -->"
+_HEADS = {
+    "en": ("model", "`model_type`", "text encoders, VAE", "threshold", "retention", "K"),
+    "zh": ("模型", "`model_type`", "文本编码器、VAE", "阈值", "保留比例", "K"),
+}
+_TRIED = {
+    "en": "{work} of {tried} in ComfyUI {version}",
+    "zh": "ComfyUI {version} 的 {tried} 种中有 {work} 种",
+}
+_COMMAS = {"en": ", ", "zh": "、"}
+
+
+def texts() -> dict[str, dict[str, str]]:
+    """What the tool writes: by file, and by the name in its comments."""
+    found = {
+        "docs/presets.md": {"presets": _presets()},
+        "docs/comfyui.md": {"auto": _auto(), "others": _others()},
+    }
+    wrapper = ENGINES["wanvideowrapper"]
+    wan = [name for name, row in MODEL_TYPES.items() if wrapper.fits(presets.load(row.preset))]
+    pages = {
+        "MagCache": MODEL_TYPES, "MagCacheCalibration": MODEL_TYPES, "MagCacheWanVideoWrapper": wan,
+    }  # fmt: skip
+    for language, readme, page in (
+        ("en", "README.md", "web/docs/{}.md"), ("zh", "README.zh-CN.md", "web/docs/{}/zh.md"),
+    ):  # fmt: skip
+        found[readme] = {"recommended": _recommended(language), "tried": _tried(language)}
+        for node, types in pages.items():
+            found[page.format(node)] = {"types": _codes(types, _COMMAS[language])}
+    return found
+
+
+def stale() -> dict[str, str]:
+    """The documents that do not say what the rows say, by file, as they should be.
+
+    Raises:
+        ValueError: One has no place for what the tool writes.
+    """
+    found = {}
+    for file, parts in texts().items():
+        text = (ROOT / file).read_text(encoding="utf-8")
+        if (new := filled(text, parts)) != text:
+            found[file] = new
+    return found
+
+
+def filled(text: str, parts: Mapping[str, str]) -> str:
+    """A document with its parts written anew.
+
+    Raises:
+        ValueError: It has no place for one.
+    """
+    for name, part in parts.items():
+        begin, end = (re.escape(mark) for mark in _BETWEEN.format(name, "\0", name).split("\0"))
+        between = re.compile(f"{begin}.*?{end}", re.DOTALL)
+        if not between.search(text):
+            raise ValueError(f"it has no {_BETWEEN.format(name, '', name)}")
+        text = between.sub(lambda _, n=name, p=part: _BETWEEN.format(n, p, n), text)
+    return text
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str | None]], figures: int = 0) -> str:
+    """A table whose last columns hold figures."""
+    head = [*head]
+    lines = "|---" * (len(head) - figures) + "|--:" * figures + "|"
+    cells = [head, *(["–" if cell is None else cell for cell in row] for row in rows)]
+    written = [f"| {' | '.join(row)} |".replace("|  |", "| |") for row in cells]
+    return "\n".join(["", written[0], lines, *written[1:], ""])
+
+
+def _settings(preset: str) -> list[str | None]:
+    found = presets.load(preset)
+    figures = (found.threshold, found.retention, found.max_skip)
+    return [None if figure is None else f"{figure:g}" for figure in figures]
+
+
+def _recommended(language: str) -> str:
+    rows = [
+        (*_downloads(row, _COMMAS[language]), *_settings(row.preset))
+        for row in MODEL_TYPES.values()
+    ]
+    return _table(_HEADS[language], rows, 3)
+
+
+def _downloads(row: Model, comma: str) -> tuple[str, str, str]:
+    """Its name, what it is called, and the files beside it."""
+    own = files.OF.get(row.name, ())
+    models = [file for file in own if file.folder == "diffusion_models"]
+    linked = [f"[{file.title or row.title}]({file.address})" for file in own]
+    title = comma.join(linked[: len(models)])
+    title = title if len(models) == 1 else f"{row.title} {title}".strip()
+    return title, f"`{row.name}`", comma.join(linked[len(models) :])
+
+
+def _presets() -> str:
+    types = {row.preset: f"`{name}`" for name, row in MODEL_TYPES.items()}
+    for name, row in MODEL_TYPES.items():
+        types |= {row.from_image: f"`{name}`, from an image"} if row.from_image else {}
+    rows = []
+    for name in presets.names():
+        steps = presets.load(name).settings["steps"]
+        rows.append((f"`{name}`", types.get(name, ""), f"{steps}", *_settings(name)))
+    head = ("preset", "ComfyUI's `model_type`", "steps", "threshold", "retention", "K")
+    return _table(head, rows, 4)
+
+
+def _auto() -> str:
+    rows = []
+    for name, row in MODEL_TYPES.items():
+        known = f"None, choose it by hand: {row.by_hand}." if row.by_hand else row.auto.__doc__
+        rows.append((f"`{name}`", f"`{row.network}`", f"{known}".rstrip(".")))
+    return _table(("`model_type`", "class", "models that `auto` takes for it"), rows)
+
+
+def _others() -> str:
+    rows = []
+    for row in MODELS:
+        if row.follows or row.unfit:
+            what = f"one of {_codes(row.follows, ', ')}" if row.follows else f"none: {row.unfit}"
+            rows.append((row.title, f"`{row.kind}`", what))
+    return _table(("model", "class", "curve that `auto` takes"), rows)
+
+
+def _codes(names: Iterable[str], comma: str) -> str:
+    return comma.join(f"`{name}`" for name in names)
+
+
+def _tried(language: str) -> str:
+    page = _COMPATIBILITY.read_text(encoding="utf-8")
+    pattern = r"^## ComfyUI (\S+)\n\n.*? Of (\d+) models tried (\d+) work"
+    found = re.findall(pattern, page, re.MULTILINE)
+    said = [_TRIED[language].format(version=v, tried=t, work=w) for v, t, w in found]
+    return _COMMAS[language].join(said)
+
+
+def _measure(comfyui: Path) -> None:
+    """Writes what `magcache doctor` finds in a ComfyUI."""
+    command = [sys.executable, "-m", "magcache.cli", "doctor", "--cpu", "--markdown", "--comfyui"]
+    said = subprocess.run([*command, str(comfyui)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    version = re.match(r"## (ComfyUI \S+)", said.stdout)
+    if version is None:
+        raise SystemExit(f"magcache doctor found nothing in {comfyui}: {said.stdout}")
+    page = _COMPATIBILITY.read_text(encoding="utf-8")
+    if _BETWEEN.format(version[1], "\0", version[1]).partition("\0")[0] not in page:
+        page += f"\n{_BETWEEN.format(version[1], '', version[1])}\n"
+    page = filled(page, {version[1]: f"\n{said.stdout.strip()}\n"})
+    _COMPATIBILITY.write_text(page, encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.tables")
+    parser.add_argument("--comfyui", type=Path, nargs="*", default=[], metavar="PATH")
+    for comfyui in parser.parse_args().comfyui:
+        _measure(comfyui)
+    for file, text in stale().items():
+        (ROOT / file).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
