@@ -10,8 +10,7 @@ def test_what_is_written_from_the_rows_is_up_to_date() -> None:
 
 
 def test_a_part_is_written_between_its_comments_and_needs_them() -> None:
-    assert (
-        tables.filled("a<!-- x -->old\n<!-- /x -->b", {"x": "new"}) == "a<!-- x -->new<!-- /x -->b"
-    )
+    text = "a<!-- x -->old\n<!-- /x -->b"
+    assert tables.filled(text, {"x": "new"}) == "a<!-- x -->new<!-- /x -->b"
     with pytest.raises(ValueError, match="it has no <!-- y --><!-- /y -->"):
         tables.filled(text, {"y": "new"})

@@ -93,7 +93,7 @@ class Tiny:
             offload_device=comfy.model_management.unet_offload_device(),
         )
 
-    def _model(self, sizes: dict[str, Any], device: str) -> nn.Module:
+    def _model(self, sizes: dict[str, Any], device: str) -> Any:
         config = getattr(comfy.supported_models, self.config)(dict(sizes))
         kept = {name: size for name, size in sizes.items() if name in config.unet_config}
         config.unet_config.update(kept)  # some classes set their own
