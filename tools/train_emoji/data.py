@@ -63,8 +63,8 @@ def prompt_of(name: str) -> str:
     return " ".join(dict.fromkeys(words[:MAX_WORDS]))
 
 
-def load(folder: Path = ARTWORK) -> EmojiSet:
-    """Reads the artwork of every vendor; raises FileNotFoundError with what to run first."""
+def choose(folder: Path = ARTWORK) -> list[tuple[str, str]]:
+    """Prompt and file name of each; raises FileNotFoundError with what to run first."""
     index = folder / "noto" / "emoji.json"
     if not index.exists():
         raise FileNotFoundError(f"{index} is missing: run `python -m tools.train_emoji.data`")
@@ -76,10 +76,16 @@ def load(folder: Path = ARTWORK) -> EmojiSet:
             bag = frozenset(prompt_of(entry["name"]).split())
             entries.setdefault(bag, entry)
     chosen = sorted(entries.values(), key=lambda e: e["sort_order"])
-    images = [[_image(folder / v / "64" / e["image"]) for e in chosen] for v in VENDORS]
+    return [(prompt_of(entry["name"]), entry["image"]) for entry in chosen]
+
+
+def load(folder: Path = ARTWORK) -> EmojiSet:
+    """Reads the artwork of every vendor on white."""
+    chosen = choose(folder)
+    images = [[_image(folder / v / "64" / name) for _, name in chosen] for v in VENDORS]
     return EmojiSet(
         images=torch.from_numpy(np.array(images)).permute(0, 1, 4, 2, 3).float() / 127.5 - 1,
-        prompts=[prompt_of(e["name"]) for e in chosen],
+        prompts=[prompt for prompt, _ in chosen],
         vendors=list(VENDORS),
     )
 

@@ -27,37 +27,42 @@ def vocabulary_of(emoji: data.EmojiSet) -> list[str]:
 
 
 class Batches:
-    """Random batches of patches and word indices."""
+    """Random pictures' places in the set, with the indices of their words."""
 
-    def __init__(self, emoji: data.EmojiSet, size: int) -> None:
+    def __init__(self, emoji: data.EmojiSet, size: int, device: torch.device | str = "cpu") -> None:
         vocabulary = vocabulary_of(emoji)
-        self.size = size
-        self.patches = torch.stack([to_patches(images) for images in emoji.images])
-        self.words = torch.zeros(len(emoji.prompts), TEXT_TOKENS - 1, dtype=torch.long)
-        for row, prompt in zip(self.words, emoji.prompts, strict=True):
+        self.size, self.device = size, device
+        words = torch.zeros(len(emoji.prompts), TEXT_TOKENS - 1, dtype=torch.long)
+        for row, prompt in zip(words, emoji.prompts, strict=True):
             for column, word in enumerate(prompt.split()):
                 row[column] = vocabulary.index(word)
-        self.vendor_words = torch.tensor([vocabulary.index(v) for v in emoji.vendors])
+        self.words = words.to(device)
+        self.vendor_words = torch.tensor([vocabulary.index(v) for v in emoji.vendors]).to(device)
 
-    def draw(self) -> tuple[torch.Tensor, torch.Tensor]:
-        vendor = torch.randint(len(self.vendor_words), (self.size,))
-        prompt = torch.randint(len(self.words), (self.size,))
-        vendor_word = self.vendor_words[vendor] * (torch.rand(self.size) > DROP_VENDOR)
-        words = torch.cat([self.words[prompt], vendor_word[:, None]], 1)
-        words[torch.rand(self.size) < DROP_PROMPT] = 0
-        return self.patches[vendor, prompt], words
+    def draw(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Vendors (B,), prompts (B,) and words (B, 8), some without vendor, some all padding."""
+        vendor = torch.randint(len(self.vendor_words), (self.size,), device=self.device)
+        prompt = torch.randint(len(self.words), (self.size,), device=self.device)
+        named = torch.rand(self.size, device=self.device) > DROP_VENDOR
+        words = torch.cat([self.words[prompt], (self.vendor_words[vendor] * named)[:, None]], 1)
+        dropped = torch.rand(self.size, device=self.device) < DROP_PROMPT
+        return vendor, prompt, words * ~dropped[:, None]
 
 
 def train(steps: int, cooldown: int, batch: int, lr: float) -> None:
     emoji = data.load()
     batches = Batches(emoji, batch)
+    patches = torch.stack([to_patches(images) for images in emoji.images])
     model = EmojiModel(len(vocabulary_of(emoji)))
 
     def draw_loss() -> torch.Tensor:
-        clean, words = batches.draw()
-        return training.flow_matching_loss(lambda x, sigma: model(x, words, sigma), clean)
+        vendor, prompt, words = batches.draw()
+        return training.flow_matching_loss(
+            lambda x, sigma: model(x, words, sigma), patches[vendor, prompt]
+        )
 
-    training.train(model, draw_loss, HERE, steps=steps, cooldown=cooldown, batch=batch, lr=lr)
+    length = training.Length(steps, cooldown)
+    training.train(model, draw_loss, HERE, length=length, batch=batch, lr=lr)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ def train(frames: int, steps: int, cooldown: int, batch: int, lr: float) -> None
         clean, chosen = draw(loops, words, frames, batch)
         return training.flow_matching_loss(lambda x, sigma: model(x, chosen, sigma), clean)
 
-    training.train(model, draw_loss, HERE, steps=steps, cooldown=cooldown, batch=batch, lr=lr)
+    length = training.Length(steps, cooldown)
+    training.train(model, draw_loss, HERE, length=length, batch=batch, lr=lr)
 
 
 if __name__ == "__main__":
