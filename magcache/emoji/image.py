@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from torch.nn import functional as F
 
 from . import keywords
@@ -56,7 +56,9 @@ def load(
     transformer = FluxTransformer2DModel.from_pretrained(
         folder, torch_dtype=torch.float32, local_files_only=True
     )
-    return EmojiModel(pipeline(FluxPipeline, transformer, _ABSENT, shift, device), words)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    parts = {"transformer": transformer, "scheduler": scheduler}
+    return EmojiModel(pipeline(FluxPipeline, _ABSENT, device, **parts), words)
 
 
 def to_images(packed: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What the two small trained models have in common: their files, and prompts of a few keywords.
+"""What the small trained models have in common: their files, and prompts of a few keywords.
 
 In place of a text encoder there is a table of word embeddings. A prompt is a bag of up to eight
 words; word 0 is the padding, and a prompt of nothing else is the unconditional one.
@@ -23,6 +23,8 @@ DESCRIPTION = "emoji.json"
 WEIGHTS = {
     "emoji": "diffusion_pytorch_model.safetensors",
     "emoji-video": "wan2.1_emoji_video.safetensors",  # under Wan's own names, as ComfyUI reads them
+    "emoji-turbo": "diffusion_pytorch_model.safetensors",
+    "emoji-unet": "diffusion_pytorch_model.safetensors",
 }
 """Each model's file, by the name of its folder."""
 
@@ -74,7 +76,7 @@ class Keywords:
 
 
 def find_folder(name: str) -> Path:
-    """The folder of "emoji" or "emoji-video" in an installed package or in a checkout.
+    """The folder of a model, one of `WEIGHTS`, in an installed package or in a checkout.
 
     Raises FileNotFoundError with the places that were looked at, and where to get it: the wheel
     brings "emoji" only.

@@ -1,12 +1,11 @@
-"""What the two small models have in common as pipelines of diffusers."""
+"""What the small models have in common as pipelines of diffusers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 
 from .keywords import Keywords
 
@@ -17,6 +16,7 @@ class EmojiPipeline(ABC):
 
     pipe: Any
     words: Keywords
+    side: ClassVar[int] = 128  # the pipeline takes a latent pixel for 8x8 pixels, here it is 2x2
 
     def prompts(self, split: str) -> list[str]:
         """Its fixed sets of prompts, see `Keywords.prompts`."""
@@ -40,8 +40,8 @@ class EmojiPipeline(ABC):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
         return {
             **self._conditions(prompts, cfg),
-            "height": 128,  # the pipeline takes a latent pixel for 8x8 pixels, here it is 2x2
-            "width": 128,
+            "height": self.side,
+            "width": self.side,
             "num_inference_steps": steps,
             "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
             "output_type": "latent",
@@ -62,11 +62,8 @@ class EmojiPipeline(ABC):
         """The pipeline's arguments for prompts and guidance."""
 
 
-def pipeline(
-    kind: Any, transformer: Any, absent: Sequence[str], shift: float, device: torch.device | str
-) -> Any:
-    """A quiet pipeline without the parts that are `absent`; `shift` is its scheduler's."""
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
-    pipe = kind(scheduler=scheduler, transformer=transformer, **dict.fromkeys(absent))
+def pipeline(kind: Any, absent: Sequence[str], device: torch.device | str, **parts: Any) -> Any:
+    """A quiet pipeline of `parts`, without those that are `absent`."""
+    pipe = kind(**parts, **dict.fromkeys(absent))
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)

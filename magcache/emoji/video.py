@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import WanPipeline, WanTransformer3DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from torch.nn import functional as F
 
 from . import keywords
@@ -55,7 +55,9 @@ def load(
     transformer = WanTransformer3DModel.from_single_file(
         weights, config=str(folder), torch_dtype=torch.float32, local_files_only=True
     )
-    return EmojiVideoModel(pipeline(WanPipeline, transformer, _ABSENT, shift, device), words)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    parts = {"transformer": transformer, "scheduler": scheduler}
+    return EmojiVideoModel(pipeline(WanPipeline, _ABSENT, device, **parts), words)
 
 
 def to_clips(latents: torch.Tensor) -> torch.Tensor:

@@ -10,12 +10,14 @@ import io
 import json
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from magcache.emoji import image as library
+from magcache.emoji.model import EmojiPipeline
 from tools import exporting
 from tools.exporting import read_log, replace
 from tools.train_emoji import data
@@ -33,10 +35,10 @@ ZOOM = 3
 CAPTION_LINES = 3
 
 
-def sample(model: library.EmojiModel, prompts: list[str]) -> torch.Tensor:
+def sample(model: EmojiPipeline, prompts: list[str], steps: int, cfg: float) -> torch.Tensor:
     """Images (N, 3, 32, 32) in [0, 1]; the seed of a prompt is its place in the list."""
     parts = [
-        model.generate(prompts[at : at + BATCH], range(len(prompts))[at : at + BATCH], STEPS, CFG)
+        model.generate(prompts[at : at + BATCH], range(len(prompts))[at : at + BATCH], steps, cfg)
         for at in range(0, len(prompts), BATCH)
     ]
     return torch.cat(parts)
@@ -59,11 +61,11 @@ def nearest(samples: torch.Tensor, training: data.EmojiSet) -> list[dict[str, st
 
 
 def grid(samples: torch.Tensor, prompts: list[str]) -> Image.Image:
-    """Up to 6 rows of 8 samples, three times enlarged, with their prompts as captions."""
+    """Rows of 8 samples, three times enlarged, with their prompts as captions."""
     font = ImageFont.load_default(11)
     side, gap, line = 32 * ZOOM, 16, 13
     width, height = side + gap, side + gap + CAPTION_LINES * line
-    picture = Image.new("RGB", (COLUMNS * width, ROWS * height), "white")
+    picture = Image.new("RGB", (COLUMNS * width, -(-len(samples) // COLUMNS) * height), "white")
     draw = ImageDraw.Draw(picture)
     for i, (image, prompt) in enumerate(zip(samples, prompts, strict=True)):
         x, y = i % COLUMNS * width + gap // 2, i // COLUMNS * height + gap // 2
@@ -77,11 +79,11 @@ def grid(samples: torch.Tensor, prompts: list[str]) -> Image.Image:
     return picture
 
 
-def loss_curve(losses: dict[int, float]) -> bytes:
-    """A PNG of the mean training loss over steps, both axes logarithmic."""
+def loss_curve(losses: dict[int, float], loss: str = "flow-matching loss") -> bytes:
+    """A PNG of the mean training loss over steps, both axes logarithmic; `loss` says which."""
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     axes.loglog(list(losses), list(losses.values()), linewidth=1)
-    axes.set(xlabel="step", ylabel="flow-matching loss", title="Training of the emoji model")
+    axes.set(xlabel="step", ylabel=loss, title="Training of the emoji model")
     axes.grid(which="both", alpha=0.3)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
@@ -92,18 +94,28 @@ def loss_curve(losses: dict[int, float]) -> bytes:
 def evaluate(folder: Path, limit: int | None) -> None:
     model = library.load(folder)
     prompts = model.prompts("test")[:limit]
-    samples = sample(model, prompts)
+    samples = sample(model, prompts, STEPS, CFG)
     found = nearest(samples, data.load())
     report = exporting.evaluation_of(folder, prompts, found, {"steps": STEPS, "cfg": CFG})
     shown = torch.linspace(0, len(prompts) - 1, min(len(prompts), ROWS * COLUMNS)).round().int()
+    picture = grid(samples[shown], [prompts[i] for i in shown])
+    write(folder, report, picture, LOG, loss_curve(read_log(LOG)))
+
+
+def write(
+    folder: Path, report: dict[str, Any], picture: Image.Image, log: Path, loss: bytes
+) -> None:
+    """Puts evaluation.json, grid.png, loss.png and the training log beside the model."""
     buffer = io.BytesIO()
-    grid(samples[shown], [prompts[i] for i in shown]).save(buffer, "PNG", optimize=True)
+    picture.save(buffer, "PNG", optimize=True)
     replace(folder / "evaluation.json", json.dumps(report, indent=1).encode())
     replace(folder / "grid.png", buffer.getvalue())
-    replace(folder / "loss.png", loss_curve(read_log(LOG)))
-    replace(folder / "training_log.jsonl", LOG.read_bytes())
+    replace(folder / "loss.png", loss)
+    replace(folder / "training_log.jsonl", log.read_bytes())
     missed = [sample for sample in report["samples"] if not sample["hit"]]
-    print(f"nearest training image is the prompted one: all but {len(missed)} of {len(prompts)}")
+    print(
+        f"nearest training image is the prompted one: all but {len(missed)} of {report['prompts']}"
+    )
     for sample_ in missed:
         print(f"  {sample_['prompt']}: {sample_['nearest']} ({sample_['distance']})")
 
