@@ -152,6 +152,20 @@ def seconds_of(call: Call, device: str) -> float:
     return clock() - began
 
 
+def in_turn(calls: dict[str, Call], device: str, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each call, by its name; in each repeat all are called, in another order."""
+    for _ in range(3):  # the first computed evaluation also checks the base
+        for call in calls.values():
+            call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    names, order = list(calls), random.Random(0)
+    for _ in range(repeats):
+        order.shuffle(names)  # none always finds the caches that another has filled
+        for name in names:
+            times[name].append(seconds_of(calls[name], device))
+    return times
+
+
 def measure(case: Case, device: str, dtype: torch.dtype, repeats: int) -> Result:
     model = random_model(case.build, device, dtype)
     inputs = case.inputs()
@@ -175,23 +189,18 @@ def measure(case: Case, device: str, dtype: torch.dtype, repeats: int) -> Result
         run.begin(0.5, 0)
         return run.call("cond", "cond", target, plain)
 
-    calls: dict[str, Call] = {
-        "plain": plain,
-        "computed": lambda: evaluate(computing),
-        "measured": lambda: evaluate(measuring),
-        "skipped": lambda: evaluate(skipping),
-        "predicted": lambda: evaluate(predicting),
-        "bare": bare,
-    }
-    for _ in range(3):  # the first computed evaluation also checks the base
-        for call in calls.values():
-            call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    names, order = list(calls), random.Random(0)
-    for _ in range(repeats):
-        order.shuffle(names)  # none always finds the caches that another has filled
-        for name in names:
-            times[name].append(seconds_of(calls[name], device))
+    times = in_turn(
+        {
+            "plain": plain,
+            "computed": lambda: evaluate(computing),
+            "measured": lambda: evaluate(measuring),
+            "skipped": lambda: evaluate(skipping),
+            "predicted": lambda: evaluate(predicting),
+            "bare": bare,
+        },
+        device,
+        repeats,
+    )
     assert computing.skipped == 0 and skipping.skipped == repeats + 2
     assert predicting.skipped == repeats and len(predicting.cache.sigmas("cond")) == 3
 

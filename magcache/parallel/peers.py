@@ -8,13 +8,12 @@ fails says so to those who wait for its note.
 
 import hashlib
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
-
-import numpy as np
 
 from ..decide import Decider
 
@@ -143,16 +142,6 @@ def _by_rank(ranks: Sequence[int], values: Sequence[str]) -> str:
 
 def _digest(numbers: Any) -> str:
     """Of nested numbers, to six digits: processes on different machines may round differently."""
-    flat: list[str] = []
-
-    def add(value: Any) -> None:
-        if isinstance(value, np.ndarray):
-            value = value.tolist()
-        if isinstance(value, (list, tuple)):
-            for each in value:
-                add(each)
-        else:
-            flat.append(format(value, ".6g"))
-
-    add(numbers)
-    return hashlib.sha256(" ".join(flat).encode()).hexdigest()[:12]
+    text = json.dumps(numbers, default=lambda value: value.tolist())
+    rounded = re.sub(r"-?\d[-+.e\d]*", lambda number: format(float(number[0]), ".6g"), text)
+    return hashlib.sha256(rounded.encode()).hexdigest()[:12]

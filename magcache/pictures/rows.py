@@ -8,7 +8,7 @@ from PIL import Image
 
 from .canvas import FAINT, Canvas
 
-_EDGE, _GAP, _SIZE = 24, 8, 20
+_EDGE, _GAP, _SIZE = 24, 8, 18
 _SMALLEST = 96  # pixels: smaller images are enlarged by a whole factor
 
 

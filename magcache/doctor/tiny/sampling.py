@@ -31,7 +31,6 @@ def sample(
     scheduler: str = "simple",
     cfg: float = 3.0,
     seed: int = 1,
-    denoise: float = 1.0,
     **options: Any,
 ) -> Any:
     """Samples as the KSampler node does; `options` go to `comfy.sample.sample`."""
@@ -41,7 +40,7 @@ def sample(
     noise = comfy.sample.prepare_noise(latent, seed)
     return comfy.sample.sample(
         patcher, noise, steps, cfg, sampler, scheduler, positive, negative, latent,
-        denoise=denoise, disable_pbar=True, seed=seed, **options,
+        disable_pbar=True, seed=seed, **options,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from ....curves.presets import load
 from ....decide import Course, Rule, decider_for
 from ....report import Report, report_of
 from ....run import Run, Storage
-from .widgets import STORES, number, store_of
+from .widgets import STORES, choice, number, store_of
 
 log = logging.getLogger("magcache")
 _PRESETS = ("framepack", "framepack_f1")
@@ -45,9 +45,8 @@ class MagCacheFramePackWrapper:
         return {
             "required": {
                 "model": ("FramePackMODEL", {"tooltip": "The model of FramePackWrapper's loader."}),
-                "model_type": (
-                    list(_PRESETS),
-                    {"tooltip": "Whose published curve to use: FramePack's, or that of F1."},
+                "model_type": choice(
+                    _PRESETS, "Whose published curve to use: FramePack's, or that of F1."
                 ),
                 "magcache_thresh": number(
                     (0.1, 0.0, 1.0, 0.01),
@@ -61,10 +60,7 @@ class MagCacheFramePackWrapper:
                 "magcache_K": number(
                     (3, 0, 10, 1), "Evaluations skipped in a row at most; 0 skips nothing."
                 ),
-                "residuals": (
-                    list(STORES),
-                    {"tooltip": "Where residuals are kept between evaluations."},
-                ),
+                "residuals": choice(STORES, "Where residuals are kept between evaluations."),
             },
         }
 

@@ -1,5 +1,6 @@
 """MagCache: the published rule, with the published curve or a calibration."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ....curves import Calibration
@@ -9,9 +10,48 @@ from ..models import AUTO, OLD_NAMES, Start, class_name, misfit
 from ..sampling import install
 from ..settings import Settings
 from ..watch import Watch
-from .widgets import STORES, model_type_input, number, store_of
+from .widgets import STORES, choice, model_type_input, number, store_of
 
 _AUTOMATIC, _PUBLISHED = "automatic", "published"
+
+
+@dataclass(frozen=True)
+class Widgets:
+    """What the node is set to, by the names of its inputs."""
+
+    magcache_thresh: float
+    retention_ratio: float
+    magcache_K: int
+    start_step: int
+    end_step: int
+    residuals: str = _AUTOMATIC
+    recommended: bool = False
+    calibration: str = _AUTOMATIC
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        Window(self.start_step, self.end_step)  # says what is wrong
+
+    def asked(self, model_type: str) -> str:
+        """What the report says that was asked for."""
+        asked = f"model_type {model_type}, calibration {self.calibration}"
+        return f"{asked}, recommended settings" if self.recommended else asked
+
+    def settings(
+        self, curve: Calibration, note: str, values_of: Calibration | None = None
+    ) -> Settings:
+        """Those of a curve; recommended values are those of another where one is given."""
+        widgets = (self.magcache_thresh, self.retention_ratio, self.magcache_K)
+        threshold, retention, max_skip = (None,) * 3 if self.recommended else widgets
+        rule = rule_of(
+            values_of or curve,
+            threshold=threshold,
+            retention=retention,
+            max_skip=max_skip,
+            window=Window(self.start_step, self.end_step),
+        )
+        store = detect.store() if self.residuals == _AUTOMATIC else store_of(self.residuals)
+        return Settings(curve, rule, store, self.verbose, curve.name, note=note)
 
 
 class MagCache:
@@ -53,12 +93,10 @@ class MagCache:
                 ),
             },
             "optional": {
-                "residuals": (
+                "residuals": choice(
                     [_AUTOMATIC, *STORES],
-                    {
-                        "tooltip": "Where residuals are kept between evaluations. automatic: on "
-                        "the compute device, in a low-memory mode on the offload device."
-                    },
+                    "Where residuals are kept between evaluations. automatic: on the compute "
+                    "device, in a low-memory mode on the offload device.",
                 ),
                 "recommended": (
                     "BOOLEAN",
@@ -69,14 +107,12 @@ class MagCache:
                         "are in force instead, and the three widgets are not looked at.",
                     },
                 ),
-                "calibration": (
+                "calibration": choice(
                     [_AUTOMATIC, _PUBLISHED, *calibrations.names()],
-                    {
-                        "tooltip": "automatic: with model_type auto, the stored calibration of "
-                        "this very model that is nearest to the settings, else the published "
-                        "curve; a model that has neither is measured during its first sampling. "
-                        "published: the published curve only. Or a file of MagCache Calibration."
-                    },
+                    "automatic: with model_type auto, the stored calibration of this very model "
+                    "that is nearest to the settings, else the published curve; a model that has "
+                    "neither is measured during its first sampling. published: the published curve "
+                    "only. Or a file of MagCache Calibration.",
                 ),
                 "verbose": ("BOOLEAN", {"default": False, "tooltip": "Log each evaluation."}),
             },
@@ -99,56 +135,30 @@ class MagCache:
         return calibrations.changed(calibration)
 
     def apply(
-        self,
-        model: Any,
-        model_type: str,
-        magcache_thresh: float,
-        retention_ratio: float,
-        magcache_K: int,
-        start_step: int,
-        end_step: int,
-        residuals: str = _AUTOMATIC,
-        recommended: bool = False,
-        calibration: str = _AUTOMATIC,
-        verbose: bool = False,
-        node_id: str | None = None,
+        self, model: Any, model_type: str, *values: Any, node_id: str | None = None, **named: Any
     ) -> tuple[Any]:
+        widgets = Widgets(*values, **named)
         host.check_version()
         host.check_model(model)
         if reason := misfit(model):
             return (host.uncached(model, reason, node_id),)
         measured = None
-        if calibration not in (_AUTOMATIC, _PUBLISHED):
-            measured = calibrations.load(calibration, class_name(model))
+        if widgets.calibration not in (_AUTOMATIC, _PUBLISHED):
+            measured = calibrations.load(widgets.calibration, class_name(model))
         source, note = (measured, "") if measured else detect.published(model, model_type)
-        by_itself = calibration == _AUTOMATIC and OLD_NAMES.get(model_type, model_type) == AUTO
+        by_itself = OLD_NAMES.get(model_type, model_type) == AUTO
+        by_itself = by_itself and widgets.calibration == _AUTOMATIC
         if source is None and not by_itself:
             return (host.uncached(model, note, node_id),)
-        widgets = (magcache_thresh, retention_ratio, magcache_K)
-        threshold, retention, max_skip = (None,) * 3 if recommended else widgets
-        window = Window(start_step, end_step)
-        store = detect.store() if residuals == _AUTOMATIC else store_of(residuals)
-        asked = f"model_type {model_type}, calibration {calibration}"
-        watch = Watch(node_id, f"{asked}, recommended settings" if recommended else asked)
-
-        def settings(curve: Calibration, note: str, values_of: Any = None) -> Settings:
-            rule = rule_of(
-                values_of or curve,
-                threshold=threshold,
-                retention=retention,
-                max_skip=max_skip,
-                window=window,
-            )
-            again = None if measured else choose
-            return Settings(curve, rule, store, verbose, curve.name, choose=again, note=note)
 
         def choose(patcher: Any, start: Start) -> Settings:
             curve, note = detect.published(patcher, model_type, start)
             curve = curve or source
             found = calibrations.nearest(patcher, start.made_with) if by_itself else None
             if found and (found.same_weights or curve is None):
-                return settings(found.calibration, str(found), values_of=curve)
-            return settings(curve, note) if curve else calibrations.measuring(node_id)
+                return widgets.settings(found.calibration, str(found), values_of=curve)
+            return widgets.settings(curve, note) if curve else calibrations.measuring(node_id)
 
-        first = settings(source, note) if source else Settings(choose=choose)
-        return (install(model, first, watch),)
+        first = widgets.settings(source, note) if source else Settings()
+        first = first if measured else replace(first, choose=choose)
+        return (install(model, first, Watch(node_id, widgets.asked(model_type))),)

@@ -8,6 +8,7 @@ from ..models import Start, class_name, misfit
 from ..sampling import install
 from ..settings import Settings
 from ..watch import Watch
+from .widgets import choice, number
 
 _AUTOMATIC = "automatic"
 
@@ -29,23 +30,15 @@ class MagCacheTargetSpeed:
         return {
             "required": {
                 "model": ("MODEL", {"tooltip": "The diffusion model, behind its LoRAs."}),
-                "speedup": (
-                    "FLOAT",
-                    {
-                        "default": 2.0,
-                        "min": 1.0,
-                        "max": 4.0,
-                        "step": 0.1,
-                        "tooltip": "How many evaluations there are for each computed one. More is "
-                        "faster and further from the original; 1 is the original.",
-                    },
+                "speedup": number(
+                    (2.0, 1.0, 4.0, 0.1),
+                    "How many evaluations there are for each computed one. More is faster and "
+                    "further from the original; 1 is the original.",
                 ),
-                "calibration": (
+                "calibration": choice(
                     [_AUTOMATIC, *calibrations.names()],
-                    {
-                        "tooltip": "automatic: the stored calibration that is nearest to the "
-                        "model and the settings; where there is none, this sampling makes one."
-                    },
+                    "automatic: the stored calibration that is nearest to the model and the "
+                    "settings; where there is none, this sampling makes one.",
                 ),
             },
             "hidden": {"node_id": "UNIQUE_ID"},

@@ -24,6 +24,7 @@ from ....export import COMPUTE, ENGINES
 from ... import families_of
 from .. import calibrations
 from ..models import MODEL_TYPES
+from .widgets import choice, number
 
 log = logging.getLogger("magcache")
 _PUBLISHED = "published"
@@ -52,17 +53,6 @@ class MagCacheWanVideoWrapper:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        def whole(default: int, low: int, high: int, tooltip: str) -> tuple[str, dict[str, Any]]:
-            return "INT", {"default": default, "min": low, "max": high, "tooltip": tooltip}
-
-        threshold = (
-            "Largest accumulated error of a skipped evaluation. Lower is nearer to the original; 0 "
-            "skips nothing."
-        )
-        first = (
-            "First step in which skipping is allowed, a fifth of the steps for instance; the "
-            "sampler computes it in any case."
-        )
         return {
             "required": {
                 "model_type": (
@@ -72,16 +62,22 @@ class MagCacheWanVideoWrapper:
                         "tooltip": "Whose published curve to use, with the model connected.",
                     },
                 ),
-                "magcache_thresh": (
-                    "FLOAT",
-                    {"default": 0.12, "min": 0.0, "max": 0.3, "step": 0.001, "tooltip": threshold},
+                "magcache_thresh": number(
+                    (0.12, 0.0, 0.3, 0.001),
+                    "Largest accumulated error of a skipped evaluation. Lower is nearer to the "
+                    "original; 0 skips nothing.",
                 ),
-                "magcache_K": whole(
-                    4, 0, 6, "Evaluations skipped in a row at most; 0 skips nothing."
+                "magcache_K": number(
+                    (4, 0, 6, 1), "Evaluations skipped in a row at most; 0 skips nothing."
                 ),
-                "start_step": whole(6, 0, 9999, first),
-                "end_step": whole(
-                    -1, -1, 9999, "Last step in which skipping is allowed; -1 is the last step."
+                "start_step": number(
+                    (6, 0, 9999, 1),
+                    "First step in which skipping is allowed, a fifth of the steps for instance; "
+                    "the sampler computes it in any case.",
+                ),
+                "end_step": number(
+                    (-1, -1, 9999, 1),
+                    "Last step in which skipping is allowed; -1 is the last step.",
                 ),
                 "cache_device": (
                     ["main_device", "offload_device"],
@@ -99,9 +95,9 @@ class MagCacheWanVideoWrapper:
                         "the ratios that it knows itself, of 50 steps."
                     },
                 ),
-                "calibration": (
+                "calibration": choice(
                     [_PUBLISHED, *calibrations.names()],
-                    {"tooltip": "A file of MagCache Calibration, or the published curve."},
+                    "A file of MagCache Calibration, or the published curve.",
                 ),
             },
         }

@@ -1,5 +1,6 @@
 """Inputs that several nodes have."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from ....blocks import Store
@@ -14,6 +15,11 @@ def number(values: tuple[float, float, float, float], tooltip: str) -> tuple[str
     kind = "INT" if isinstance(step, int) else "FLOAT"
     limits = {"default": default, "min": low, "max": high, "step": step, "round": step}
     return kind, {**limits, "tooltip": tooltip}
+
+
+def choice(values: Sequence[str], tooltip: str) -> tuple[list[str], dict[str, Any]]:
+    """An input that is one of some values, the first by default."""
+    return list(values), {"tooltip": tooltip}
 
 
 def store_of(residuals: str) -> Store:
