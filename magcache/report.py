@@ -166,7 +166,7 @@ class Report:
         lines = dict(self.told)
         if self.runs:
             lines |= {"times": _times(self.runs), "schedule": self.schedule}
-            lines["computed"] = f"{_counts(self.runs)} ({_reasons(self.runs)})"
+            lines["computed"] = _computed(self.runs)
             if self.mended:
                 lines["mended"] = f"{self.mended} gaps, by the evaluations computed behind them"
             lines["settings"] = self.runs[-1].details
@@ -249,16 +249,6 @@ def figures_of(run: Run) -> RunReport:
     )
 
 
-def sampled_with(made_with: Mapping[str, Any]) -> str:
-    """Sampler, steps, guidance and so on in a line, as far as they are known."""
-    parts = [str(made_with["sampler"])] if made_with.get("sampler") else []
-    titles = {"steps": "{:g} steps", "cfg": "CFG {:g}", "shift": "shift {:g}"}
-    known = {name: made_with.get(name) for name in titles}
-    parts += [titles[name].format(value) for name, value in known.items() if value is not None]
-    parts += [f"latent {'x'.join(map(str, made_with['latent']))}"] if "latent" in made_with else []
-    return ", ".join(parts)
-
-
 def _evaluated(run: Run) -> Iterable[Evaluated]:
     curve = next(iter(run.decider.curves.values()), None)
     for each in run.evaluations:
@@ -300,14 +290,11 @@ def _times(runs: Sequence[RunReport]) -> str:
     return ", ".join(parts)
 
 
-def _counts(runs: Sequence[RunReport]) -> str:
-    """How many were computed: "24", or of several runs "24 = 12 + 12"."""
+def _computed(runs: Sequence[RunReport]) -> str:
+    """How many were computed, "24", or of several runs "24 = 12 + 12", and for which reasons."""
     counts = [run.computed for run in runs]
     parts = f" = {' + '.join(map(str, counts))}" if len(counts) > 1 else ""
-    return f"{sum(counts)}{parts}"
-
-
-def _reasons(runs: Sequence[RunReport]) -> str:
     computed = (each for run in runs for each in run.evaluations if not each.skipped)
-    counts = Counter(each.reason.value for each in computed)
-    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+    reasons = Counter(each.reason.value for each in computed)
+    told = ", ".join(f"{name} {count}" for name, count in reasons.items())
+    return f"{sum(counts)}{parts} ({told or 'none'})"

@@ -1,5 +1,8 @@
 """What ties the core to a host program. Hosts import the core, never the other way round."""
 
+from collections.abc import Mapping
+from typing import Any
+
 
 def families_of(network: str) -> set[str]:
     """Names of the families that a class of networks is of, in any host; none if it is unknown."""
@@ -10,3 +13,13 @@ def families_of(network: str) -> set[str]:
     from .diffusers.models import FAMILIES  # its package needs diffusers
 
     return {FAMILIES[network].name} if network in FAMILIES else set()
+
+
+def sampled_with(made_with: Mapping[str, Any]) -> str:
+    """Sampler, steps, guidance and so on in a line, as far as they are known."""
+    parts = [str(made_with["sampler"])] if made_with.get("sampler") else []
+    titles = {"steps": "{:g} steps", "cfg": "CFG {:g}", "shift": "shift {:g}"}
+    known = {name: made_with.get(name) for name in titles}
+    parts += [titles[name].format(value) for name, value in known.items() if value is not None]
+    parts += [f"latent {'x'.join(map(str, made_with['latent']))}"] if "latent" in made_with else []
+    return ", ".join(parts)

@@ -18,8 +18,9 @@ from ...blocks import BlockStack, Call, StackNotFound, find_stack, plain_module
 from ...calibrate import Calibrator
 from ...curves import Measurement
 from ...decide import Course, Decider, Mender, decider_for
-from ...report import Report, report_of, sampled_with
+from ...report import Report, report_of
 from ...run import Run, Storage
+from .. import sampled_with
 from . import compile, host, trajectory
 from .models import FAMILIES, Start
 from .settings import SETTINGS, Settings, settings_on

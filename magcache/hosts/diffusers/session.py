@@ -17,8 +17,9 @@ from torch import nn
 from ...blocks import BlockStack, plain_module
 from ...calibrate import Calibrator
 from ...curves import GramCurve, MagnitudeCurve
-from ...report import Report, RunReport, figures_of, sampled_with
+from ...report import Report, RunReport, figures_of
 from ...run import Run
+from .. import sampled_with
 from .clock import SchedulerClock, Tick
 
 log = logging.getLogger("magcache")
