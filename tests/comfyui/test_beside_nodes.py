@@ -174,7 +174,7 @@ def test_two_branches_of_a_workflow_have_their_own_settings() -> None:
 def test_of_two_nodes_in_a_row_the_later_one_is_in_force() -> None:
     model = WAN.build()
     watched = cached(cached(model, WAN, threshold=0.01).model, WAN, max_skip=2)
-    assert settings_of(watched.model).rule.max_skip == 2
+    assert settings_of(watched.model).asked.max_skip == 2
     output = sample(watched.model, WAN, STEPS)
     assert len(watched.run.evaluations) == STEPS  # each counted once
     assert torch.equal(output, sample(cached(model, WAN, max_skip=2).model, WAN, STEPS))
