@@ -1,0 +1,133 @@
+"""What predicts a model's output best: each branch by itself, both, or their mean and difference.
+
+    python -m bench.prediction.outputs
+
+Uncached runs of both small models are recorded. Evaluations are then left out of the record and
+predicted from the last two that are kept, with weights from the inner products of other prompts:
+of the model itself, or of the other model. The figure is how far all gaps of a schedule move the
+guided sample, each gap's errors added up as they are, as -10·log10 of the squared distance per
+entry. Nothing is sampled with predictions, so how errors go on is left out.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from bench.quality.condition import Condition
+from bench.quality.counting import one_thread
+from bench.quality.subjects import SUBJECTS, Subject
+from magcache.curves import best_weights, shifted_sigmas
+
+from .lab import FIRST
+
+STEPS, CFG, SHIFTS, COMPUTED = 28, 3.0, (1.0, 3.0), (7, 10, 14)
+PROMPTS = 8
+KEEP = 2
+
+# Each way: the signals as rows over (cond, uncond), how the guided output follows from them, and
+# whether a signal is predicted from the others' past too.
+Way = tuple[np.ndarray, Sequence[float], bool]
+WAYS: Mapping[str, Way] = {
+    "each branch by itself": (np.eye(2), (CFG, 1 - CFG), False),
+    "each from both branches": (np.eye(2), (CFG, 1 - CFG), True),
+    "mean and difference": (np.array([[0.5, 0.5], [1, -1]]), (1, CFG - 0.5), False),
+    "uncond and difference": (np.array([[0, 1], [1, -1]]), (1, CFG), False),
+    "the guided output": (np.array([[CFG, 1 - CFG]]), (1,), False),
+}
+
+
+def recorded(
+    subject: Subject, condition: Condition, prompts: Sequence[str], first_seed: int
+) -> np.ndarray:
+    """What the model returned in uncached runs, (evaluations, 2 branches, prompts, entries)."""
+    pipe, outputs = subject.pipeline(condition.shift), []
+
+    def keep(_module: Any, _inputs: Any, output: Any) -> None:
+        outputs.append(output[0].flatten(1).double().numpy())
+
+    seeds = range(first_seed, first_seed + len(prompts))
+    handle = pipe.transformer.register_forward_hook(keep)
+    try:
+        with torch.no_grad():
+            pipe(**subject.arguments(prompts, list(seeds), condition.steps, condition.cfg))
+    finally:
+        handle.remove()
+    return np.stack(outputs).reshape(condition.steps, 2, len(prompts), -1)
+
+
+def schedule(computed: int) -> list[int]:
+    """Places of the evaluations that are kept: the first two, the others evenly spaced."""
+    return [0, *np.linspace(1, STEPS - 1, computed - 1).round().astype(int).tolist()]
+
+
+def moved(way: Way, truth: np.ndarray, known: np.ndarray, shift: float, computed: int) -> float:
+    """By how much the gaps move the sample, in dB, the mean over prompts.
+
+    Args:
+        way: How it is predicted.
+        truth: The record that evaluations are left out of.
+        known: The record that weights are made from.
+        shift: Of the noise levels.
+        computed: How many evaluations are kept.
+    """
+    rows, shares, across = way
+    sigmas = [*shifted_sigmas(STEPS, shift), 0.0]
+    signals, learned = (np.einsum("sb,tbnd->tsnd", rows, each) for each in (truth, known))
+    square = np.zeros(truth.shape[2])
+    for held, gap in _gaps(schedule(computed)):
+        error: Any = 0.0
+        for place in gap:
+            step = sigmas[place] - sigmas[place + 1]
+            for signal, share in enumerate(shares):
+                others = range(len(rows)) if across else [signal]
+                used = [(at, other) for other in others for at in held]
+                vectors = np.stack([*(learned[one] for one in used), learned[place, signal]])
+                gram = np.einsum("and,bnd->ab", vectors, vectors)
+                weights = best_weights(gram)[0]
+                predicted = sum(w * signals[one] for w, one in zip(weights, used, strict=True))
+                error = error + step * share * (signals[place, signal] - predicted)
+        square += np.square(error).mean(-1)
+    return float(-10 * np.log10(square).mean())
+
+
+def _gaps(kept: Sequence[int]) -> Iterator[tuple[list[int], range]]:
+    """Each gap, with the places of what it is predicted from."""
+    for number, (place, following) in enumerate(zip(kept, [*kept[1:], STEPS], strict=True)):
+        if following > place + 1:
+            yield list(kept[max(0, number + 1 - KEEP) : number + 1]), range(place + 1, following)
+
+
+def main() -> None:
+    one_thread()
+    records: dict[tuple[str, float, bool], np.ndarray] = {}
+    for name, shift in track([(n, s) for n in SUBJECTS for s in SHIFTS], "sampling"):
+        subject, condition = SUBJECTS[name](), Condition(STEPS, CFG, shift)
+        unseen = subject.prompts[FIRST : FIRST + PROMPTS]
+        records[name, shift, True] = recorded(subject, condition, unseen, 100)
+        learned = subject.calibration_prompts[:PROMPTS]
+        records[name, shift, False] = recorded(subject, condition, learned, 7)
+    table = Table("predicted", *(f"{n}, shift {s:g}" for n in SUBJECTS for s in SHIFTS))
+    for source in ("its own", "the other model's"):
+        table.add_section()
+        for title, way in WAYS.items():
+            row = []
+            for name in SUBJECTS:
+                other = next(n for n in SUBJECTS if (n == name) == (source == "its own"))
+                for shift in SHIFTS:
+                    truth, known = records[name, shift, True], records[other, shift, False]
+                    figures = [moved(way, truth, known, shift, count) for count in COMPUTED]
+                    row.append(" / ".join(f"{figure:.1f}" for figure in figures))
+            table.add_row(f"{title}, {source} inner products", *row)
+    console = Console(width=150)
+    console.print(table)
+    counts = " / ".join(map(str, COMPUTED))
+    console.print(f"dB with {counts} of {STEPS} evaluations computed, CFG {CFG:g}, Euler")
+
+
+if __name__ == "__main__":
+    main()
