@@ -78,6 +78,13 @@ def a_start_image(model: Any, tiny: Tiny) -> tuple[Any, Options]:
     return model, {"latent": noise(*tiny.shape), "noise_mask": first_frame(1, 1, *tiny.shape[2:])}
 
 
+def a_start_image_in_the_conditions(model: Any, tiny: Tiny) -> tuple[Any, Options]:
+    """As Kandinsky5ImageToVideo gives it, kept by a mask too."""
+    start, mask = noise(*tiny.shape)[:, :, :1], first_frame(1, 1, *tiny.shape[2:])
+    _, kept = a_start_image(model, tiny)
+    return model, {**kept, **with_both(tiny, time_dim_replace=start, concat_mask=mask)}
+
+
 def a_soft_mask(model: Any, tiny: Tiny) -> tuple[Any, Options]:
     mask = torch.linspace(0, 1, tiny.shape[-1]).expand(1, 1, *tiny.shape[2:])
     return model, {"latent": noise(*tiny.shape), "noise_mask": mask}
@@ -145,7 +152,7 @@ CASES: list[tuple[str, Callable[[Any, Any], tuple[Any, Options]]]] = [
     ("ltx2", a_voice),
     ("ltx2", no_sound),
     ("cosmos_predict2_i2v", a_start_image),
-    ("kandinsky5", a_start_image),
+    ("kandinsky5", a_start_image_in_the_conditions),
     ("minimax_h3", a_start_image_and_sound),
     ("minimax_h3", minimax_references),
     ("hidream", an_image_to_edit),

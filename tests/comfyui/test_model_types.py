@@ -102,6 +102,25 @@ def test_the_5B_model_follows_its_own_list_in_samplings_from_an_image(
     assert found == ["wan2.2_ti2v_5B", "wan2.2_ti2v_5B_i2v", "wan2.2_ti2v_5B"]
 
 
+@pytest.mark.parametrize(
+    "model_type", [name for name, row in MODEL_TYPES.items() if row.from_image]
+)
+def test_a_first_frame_in_the_conditions_selects_the_list_for_images(
+    model_type: str, found: list[str]
+) -> None:
+    """As Kandinsky5ImageToVideo gives it."""
+    if (tiny := TINY.get(FITTING[model_type])) is None:
+        pytest.skip(f"this ComfyUI has no {FITTING[model_type]}")
+    model, conds = magcache(tiny.build(), "auto"), tiny.conds()
+    batch, channels, _, *sides = tiny.shape
+    for (_, more), *_ in conds:
+        more["time_dim_replace"] = torch.zeros(batch, channels, 1, *sides)
+    sample(model, tiny, 1)
+    sample(model, tiny, 1, conds=conds)
+    row = MODEL_TYPES[model_type]
+    assert found == [row.preset, row.from_image]
+
+
 OLD_FITTING = {**FITTING, "hunyuan_video1.5": next(n for n in OLD_15 if n in TINY)}
 
 

@@ -100,10 +100,6 @@ def frame(_noise: Noise, _tokens: int) -> dict[str, Any]:
     return {"concat_mask": mask}
 
 
-def start(noise: Noise, tokens: int) -> dict[str, Any]:
-    return {**frame(noise, tokens), "time_dim_replace": noise(1, 16, 1, HEIGHT, WIDTH)}
-
-
 def keyframe(noise: Noise, _tokens: int) -> dict[str, Any]:
     last = {"resolved_frame_index": 1, "latent": noise(1, 24, 1, 4, 4)}
     return {"minimax_keyframes": [last]}

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import torch
-
 from ...blocks import Store
 from ...curves import Calibration, presets
-from .models import AUTO, MODEL_TYPES, OLD_NAMES, Start, class_name, followed_by, kind_of
+from .models import AUTO, MODEL_TYPES, OLD_NAMES, class_name, followed_by, kind_of
+from .start import Start
 
 
 def model_type(model: Any, start: Start | None = None) -> str | None:
@@ -44,7 +43,7 @@ def published(
     if found is None:
         return None, f"{kind} is none of the model types that auto knows"
     row = MODEL_TYPES[found]
-    by_image = row.from_image and start is not None and _first_frame_is_given(start.mask)
+    by_image = row.from_image and start is not None and _first_frame_is_given(start)
     preset = presets.load(row.from_image if by_image else row.preset)
     note = ""
     if kind != row.kind:
@@ -78,9 +77,11 @@ def known_type(model_type: str) -> bool | str:
     return f"unknown model_type {model_type}: choose auto or one of {', '.join(MODEL_TYPES)}"
 
 
-def _first_frame_is_given(mask: torch.Tensor | None) -> bool:
+def _first_frame_is_given(start: Start) -> bool:
     """Whether a sampling makes a video from an image: its first frame is kept, others are not."""
-    return mask is not None and mask.ndim == 5 and not mask[:, :, 0].any() and bool(mask.any())
+    if (mask := start.mask) is None or mask.ndim != 5:
+        return start.holds("time_dim_replace")
+    return not mask[:, :, 0].any() and bool(mask.any())
 
 
 def store() -> Store:

@@ -4,31 +4,13 @@ Nodes, `auto`, the doctor and the documents read these rows; CONTRIBUTING.md say
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from ...blocks import Family, plain_module
+from .start import Start
 
 _LARGE_FRAME = 9000  # latent pixels a frame: 480p has 6240 at most, 720p at least 12,800
-
-
-@dataclass(frozen=True)
-class Start:
-    """What is known once a sampling starts.
-
-    Attributes:
-        conds: The guider's conditions.
-        latent: Shape of the latent.
-        mask: What of the latent is to be denoised, (B, C, frames, H, W) for a video; None is all.
-        made_with: Sampler, guidance, noise levels and so on, see `host.described`.
-    """
-
-    conds: Any = None
-    latent: tuple[int, ...] = ()
-    mask: torch.Tensor | None = None
-    made_with: dict[str, Any] = field(default_factory=dict)
 
 
 Auto = Callable[[Any, Start], bool]
@@ -45,8 +27,7 @@ def _always(_model: Any, _start: Start) -> bool:
 
 def _has_references(_model: Any, start: Start) -> bool:
     """In a sampling with reference latents."""
-    conds = start.conds if isinstance(start.conds, dict) else {}
-    return any("reference_latents" in cond for branch in conds.values() for cond in branch)
+    return start.holds("reference_latents")
 
 
 def _is_version_1_5(model: Any, _start: Start) -> bool:
@@ -239,8 +220,7 @@ MODELS = (
         "its blocks store what the frames to come attend to",
     ),
     _unfit(
-        "cosmos1", "GeneralDIT", "Cosmos 1",
-        "it looks at its first block before the blocks run",
+        "cosmos1", "GeneralDIT", "Cosmos 1", "it looks at its first block before the blocks run"
     ),
     _unfit(
         "hidream_o1", "HiDreamO1Transformer", "HiDream-O1",

@@ -22,8 +22,9 @@ from ...report import Report, report_of
 from ...run import Run, Storage
 from .. import sampled_with
 from . import compile, host, trajectory
-from .models import FAMILIES, Start
+from .models import FAMILIES
 from .settings import SETTINGS, Settings, settings_on
+from .start import Start
 from .watch import Progress, Watch
 
 log = logging.getLogger("magcache")

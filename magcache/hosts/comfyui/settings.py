@@ -8,7 +8,7 @@ from ...blocks import Store
 from ...curves import Calibration, Measurement
 from ...decide import Rule, Target
 from ...report import Report
-from .models import Start
+from .start import Start
 from .watch import Watch
 
 SETTINGS = "magcache"

@@ -6,9 +6,10 @@ from typing import Any
 from ....curves import Calibration
 from ....decide import Window, rule_of
 from .. import calibrations, detect, host
-from ..models import AUTO, OLD_NAMES, Start, class_name, misfit
+from ..models import AUTO, OLD_NAMES, class_name, misfit
 from ..sampling import install
 from ..settings import Settings
+from ..start import Start
 from ..watch import Watch
 from .widgets import STORES, choice, model_type_input, number, store_of
 

@@ -4,9 +4,10 @@ from typing import Any
 
 from ....decide import Target
 from .. import calibrations, detect, host
-from ..models import Start, class_name, misfit
+from ..models import class_name, misfit
 from ..sampling import install
 from ..settings import Settings
+from ..start import Start
 from ..watch import Watch
 from .widgets import choice, number
 
