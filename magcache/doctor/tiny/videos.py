@@ -118,7 +118,7 @@ VIDEOS = (
         "image_model": "kandinsky5", "model_dim": DIM, "ff_dim": DIM, "time_dim": 32,
         "in_text_dim": TEXT, "in_text_dim2": POOLED, "visual_embed_dim": 132,
         "num_text_blocks": 1, "num_visual_blocks": 2, "axes_dims": (16, 24, 24),
-    }, VIDEO),
+    }, VIDEO, types=("kandinsky5_lite",)),
     Tiny("minimax_h3", "MiniMaxH3", "minimax.model.MiniMaxH3Model", {
         "image_model": "minimax_h3", "hidden_size": 96, "num_layers": 2,
         "token_refiner_num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 64,

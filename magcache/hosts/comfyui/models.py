@@ -62,6 +62,11 @@ def _has_48_channels(model: Any, _start: Start) -> bool:
     return model.model.latent_format.latent_channels == 48
 
 
+def _is_lite(model: Any, _start: Start) -> bool:
+    """Narrower than 2000 channels, as the Lite models for videos are."""
+    return model.model.diffusion_model.model_dim < 2000
+
+
 @dataclass(frozen=True)
 class Model:
     """A model, or a family of models.
@@ -169,6 +174,10 @@ MODELS = (
     Model(
         "wan2.2_ti2v_5B", "WanModel", _WAN, "Wan 2.2 TI2V 5B", "wan2.2_ti2v_5B",
         "wan2.2_ti2v_5B_i2v", auto=_has_48_channels,
+    ),
+    Model(
+        "kandinsky5_lite", "Kandinsky5", title="Kandinsky 5 Lite", preset="kandinsky5_lite_t2v",
+        from_image="kandinsky5_lite_i2v", auto=_is_lite,
     ),
 
     Model("wan_camera", "CameraWanModel", title="Wan Fun Camera", follows=_ANY_WAN),
