@@ -83,20 +83,14 @@ def test_images_of_different_shape_are_refused():
 
 
 def test_progress_advances_once_a_step(monkeypatch):
-    from contextlib import contextmanager
+    seen: dict[str, list[int]] = {}
+    totals: dict[str, int] = {}
 
-    seen: dict[str, int] = {}
-
-    @contextmanager
-    def progress(name, length):
-        seen[name] = 0
-
-        def advance():
-            seen[name] += 1
-
-        yield advance
-        assert seen[name] == length
+    def on_step(name, number, total):
+        seen.setdefault(name, []).append(number)
+        totals[name] = total
 
     monkeypatch.setattr(demo, "SETTINGS", {"fast": demo.SETTINGS["fast"]})
-    demo.run(progress, steps=3)
+    demo.run(on_step, steps=3)
     assert list(seen)[:2] == ["uncached", "calibration"] and len(seen) == 5
+    assert seen == {name: list(range(total + 1)) for name, total in totals.items()}

@@ -26,7 +26,7 @@ def add_to(commands: Any) -> None:
     parser.set_defaults(run=_app, extra="app")
 
 
-def _app(arguments: argparse.Namespace) -> int:
+def _app(arguments: argparse.Namespace) -> None:
     if not 0 < arguments.port < 65536:
         raise ValueError(f"there is no port {arguments.port}: choose one from 1 to 65535")
     if arguments.resolution is not None and not 32 <= arguments.resolution <= 2048:
@@ -39,7 +39,6 @@ def _app(arguments: argparse.Namespace) -> int:
     with workspace() as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")  # read when gradio is imported
         _serve(arguments, folder)
-    return 0
 
 
 def _serve(arguments: argparse.Namespace, folder: Any) -> None:
@@ -64,6 +63,5 @@ def _serve(arguments: argparse.Namespace, folder: Any) -> None:
             f"cannot serve on {address}, port {port}: it is in use or not allowed; "
             "choose another with --port"
         ) from error
-    sys.stdout.write(f"MagCache: serving on http://{address}:{port} (Ctrl+C ends it)\n")
-    sys.stdout.flush()
+    print(f"MagCache: serving on http://{address}:{port} (Ctrl+C ends it)", flush=True)
     page.blocks.block_thread()

@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..calibrate import merge, sweep
 from ..curves import Calibration, Store, described
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+from .calibrations import add_home
 
 _PROMPT = "a lighthouse on a cliff at sunset, waves below"
+Generate = Callable[[str, int], Any]
 
 
 def add_to(commands: Any) -> None:
@@ -27,8 +26,9 @@ def add_to(commands: Any) -> None:
     text = "may be given several times: they are merged"
     parser.add_argument("--prompt", action="append", help=text)
     parser.add_argument("--steps", type=int, default=50, help="default 50: finer serves all others")
-    text = "classifier-free guidance; default the pipeline's"
-    parser.add_argument("--cfg", type=float, help=text)
+    parser.add_argument(
+        "--cfg", type=float, help="classifier-free guidance; default the pipeline's"
+    )
     parser.add_argument("--shift", type=float, help="flow-matching shift; default the model's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--image", type=Path, help="for pipelines that start from one")
@@ -37,48 +37,45 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--dtype", default="bfloat16", help="of the weights; default bfloat16")
     parser.add_argument("--device", help="default: a GPU where there is one")
     parser.add_argument("--offload", action="store_true", help="offload parts that are not in use")
-    text = "default: made from model and settings"
-    parser.add_argument("--name", help=text)
-    text = "default: $MAGCACHE_HOME, else the platform's data folder"
-    parser.add_argument("--home", type=Path, metavar="FOLDER", help=text)
+    parser.add_argument("--name", help="default: made from model and settings")
+    add_home(parser)
     text = "measure prompts at once on a Ray cluster: HOST:PORT, auto, or local to start one here"
     parser.add_argument("--ray", metavar="ADDRESS", help=text)
     parser.set_defaults(run=_calibrate, extra="diffusers")
 
 
-def _calibrate(arguments: argparse.Namespace) -> int:
+def _calibrate(arguments: argparse.Namespace) -> None:
     if arguments.steps < 2:
         raise ValueError(f"two steps are the least that can be compared, got {arguments.steps}")
-    settings = {k: v for k, v in vars(arguments).items() if k not in ("run", "ray", "home")}
+    left = ("run", "ray", "home", "prompt")  # of no use to a worker
+    settings = tuple((k, v) for k, v in vars(arguments).items() if k not in left)
     prompts = arguments.prompt or _default_prompts(arguments.model)
     measured: dict[int, Calibration] = {}
 
     def task(number: int) -> _Task:
-        sys.stderr.write(f"calibrating with {prompts[number]!r}, {arguments.steps} steps\n")
+        print(f"calibrating with {prompts[number]!r}, {arguments.steps} steps", file=sys.stderr)
         return _Task(settings, prompts[number], arguments.seed + number)
 
     try:
         gpus = 0 if arguments.device == "cpu" else 1
-        keep = measured.__setitem__
-        failed = sweep(len(prompts), task, _measure, keep, arguments.ray, gpus)
+        failed = sweep(len(prompts), task, _measure, measured.__setitem__, arguments.ray, gpus)
     finally:
         _prepared.cache_clear()
     for number, error in failed.items():
-        sys.stderr.write(f"left out, {prompts[number]!r} has failed: {error}\n")
+        print(f"left out, {prompts[number]!r} has failed: {error}", file=sys.stderr)
     if not measured:
         raise ValueError("no prompt could be measured")
     found = [measured[number] for number in sorted(measured)]
     calibration = merge(found) if len(found) > 1 else found[0]
     path = Store(arguments.home).save(calibration, arguments.name)
-    sys.stdout.write(f"{path.stem}: {described(calibration)}\nwrote {path}\n")
-    return 0
+    print(f"{path.stem}: {described(calibration)}\nwrote {path}")
 
 
 @dataclass(frozen=True)
 class _Task:
     """One prompt; `settings` are the command's."""
 
-    settings: dict[str, Any]
+    settings: tuple[tuple[str, Any], ...]
     prompt: str
     seed: int
 
@@ -87,21 +84,17 @@ def _measure(task: _Task) -> Iterator[Calibration]:
     """The calibration of one prompt."""
     import magcache
 
-    pipe, generate = _prepared(tuple((k, _frozen(v)) for k, v in task.settings.items()))
+    pipe, generate = _prepared(task.settings)
     with magcache.apply(pipe, calibrate=True) as applied:
         generate(task.prompt, task.seed)
         yield applied.calibration()
 
 
 @cache
-def _prepared(settings: tuple[tuple[str, Any], ...]) -> "tuple[Any, Generate]":
+def _prepared(settings: tuple[tuple[str, Any], ...]) -> tuple[Any, Generate]:
     """The model, loaded once in each process."""
     arguments = argparse.Namespace(**dict(settings))
     return _emoji(arguments) if arguments.model == "emoji" else _loaded(arguments)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _default_prompts(model: str) -> list[str]:
@@ -110,9 +103,6 @@ def _default_prompts(model: str) -> list[str]:
     from ..emoji import image as emoji
 
     return emoji.load().prompts("calibration")[:1]
-
-
-Generate = Callable[[str, int], Any]
 
 
 def _emoji(arguments: argparse.Namespace) -> tuple[Any, Generate]:
@@ -129,7 +119,7 @@ def _emoji(arguments: argparse.Namespace) -> tuple[Any, Generate]:
     return model.pipe, generate
 
 
-def _loaded(arguments: argparse.Namespace) -> tuple["DiffusionPipeline", Generate]:
+def _loaded(arguments: argparse.Namespace) -> tuple[Any, Generate]:
     import torch
     from diffusers import DiffusionPipeline
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser("calibrations", help=text)
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     shared = argparse.ArgumentParser(add_help=False)
-    place = "default: $MAGCACHE_HOME, else the platform's data folder"
-    shared.add_argument("--home", type=Path, metavar="FOLDER", help=place)
+    add_home(shared)
     shared.add_argument("--json", action="store_true")
     shared.set_defaults(extra="plot")
 
@@ -45,6 +43,12 @@ def add_to(commands: Any) -> None:
     imported.set_defaults(run=_import)
 
 
+def add_home(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that names the folder of the stored calibrations."""
+    text = "default: $MAGCACHE_HOME, else the platform's data folder"
+    parser.add_argument("--home", type=Path, metavar="FOLDER", help=text)
+
+
 def stored_or_file(name: str, home: Path | None = None) -> Calibration:
     """A calibration by its path or, where there is no such file, by its name in the store.
 
@@ -57,60 +61,69 @@ def stored_or_file(name: str, home: Path | None = None) -> Calibration:
     return Store(home).load(name)
 
 
-def _list(arguments: argparse.Namespace) -> int:
+def _list(arguments: argparse.Namespace) -> None:
     store = Store(arguments.home)
     rows = [_row(store, name) for name in store.names()]
     if arguments.json:
-        return _write(json.dumps(rows, indent=1))
-    if not rows:
-        return _write(f"no calibrations in {store.folder}")
-    wide = max(len(row["name"]) for row in rows)
-    lines = [
-        f"{row['name']:{wide}}  {row['model']}, {row['made_with']}"
-        if "model" in row
-        else f"{row['name']:{wide}}  cannot be used: {row['problem']}"
-        for row in rows
-    ]
-    return _write("\n".join(lines))
-
-
-def _show(arguments: argparse.Namespace) -> int:
-    calibration = stored_or_file(arguments.name, arguments.home)
-    notes = [f"wrote {_save_picture(calibration, arguments.picture)}"] if arguments.picture else []
-    if arguments.json:
-        return _write(json.dumps(_figures(calibration), indent=1))
-    return _write("\n".join([_text(calibration), *notes]))
-
-
-def _merge(arguments: argparse.Namespace) -> int:
-    store = Store(arguments.home)
-    merged = merge([stored_or_file(name, arguments.home) for name in arguments.names])
-    return _wrote(store.save(merged, arguments.output), arguments)
-
-
-def _import(arguments: argparse.Namespace) -> int:
-    return _wrote(Store(arguments.home).import_file(arguments.file), arguments)
-
-
-def _remove(arguments: argparse.Namespace) -> int:
-    path = Store(arguments.home).remove(arguments.name)
-    return _write(json.dumps({"removed": str(path)}) if arguments.json else f"removed {path}")
-
-
-def _wrote(path: Path, arguments: argparse.Namespace) -> int:
-    calibration = Calibration.load(path)
-    if arguments.json:
-        return _write(json.dumps({"path": str(path), **_figures(calibration)}, indent=1))
-    return _write(f"stored as {path}\n{_text(calibration)}")
+        _print_json(rows)
+    elif not rows:
+        print(f"no calibrations in {store.folder}")
+    else:
+        wide = max(len(row["name"]) for row in rows)
+        for row in rows:
+            problem = f"cannot be used: {row.get('problem')}"
+            known = f"{row['model']}, {row['made_with']}" if "model" in row else problem
+            print(f"{row['name']:{wide}}  {known}")
 
 
 def _row(store: Store, name: str) -> dict[str, Any]:
     try:
-        calibration = store.load(name)
+        return {**_head(store.load(name)), "name": name}
     except CalibrationError as error:
         return {"name": name, "problem": str(error)}
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    calibration = stored_or_file(arguments.name, arguments.home)
+    if arguments.picture:
+        _save_picture(calibration, arguments.picture)
+    if arguments.json:
+        _print_json(_figures(calibration))
+    else:
+        print(_text(calibration))
+        if arguments.picture:
+            print(f"wrote {arguments.picture}")
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    merged = merge([stored_or_file(name, arguments.home) for name in arguments.names])
+    _wrote(Store(arguments.home).save(merged, arguments.output), arguments)
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    _wrote(Store(arguments.home).import_file(arguments.file), arguments)
+
+
+def _remove(arguments: argparse.Namespace) -> None:
+    path = Store(arguments.home).remove(arguments.name)
+    print(json.dumps({"removed": str(path)}) if arguments.json else f"removed {path}")
+
+
+def _wrote(path: Path, arguments: argparse.Namespace) -> None:
+    calibration = Calibration.load(path)
+    if arguments.json:
+        _print_json({"path": str(path), **_figures(calibration)})
+    else:
+        print(f"stored as {path}\n{_text(calibration)}")
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, indent=1))
+
+
+def _head(calibration: Calibration) -> dict[str, Any]:
     return {
-        "name": name,
+        "name": calibration.name,
         "model": calibration.model,
         "made_with": described(calibration),
         "identity": calibration.identity,
@@ -118,31 +131,20 @@ def _row(store: Store, name: str) -> dict[str, Any]:
 
 
 def _figures(calibration: Calibration) -> dict[str, Any]:
-    branches = {
-        branch: {
+    branches = {}
+    for branch, curve in calibration.curves.items():
+        measured = calibration.branches[branch]
+        ratios = measured.ratios[1:] or [1.0]  # the first is of a residual to itself
+        branches[branch] = {
             "noise_levels": len(curve.positions),
             "sigmas": [curve.positions[0], curve.positions[-1]],
-            "ratios": _range(calibration.branches[branch].ratios[1:]),
-            "spread_at_most": max(calibration.branches[branch].spreads),
-            "cosine_distance_at_most": max(calibration.branches[branch].cosine_distances),
+            "ratios": [min(ratios), max(ratios)],
+            "spread_at_most": max(measured.spreads),
+            "cosine_distance_at_most": max(measured.cosine_distances),
             "gram_curve": branch in calibration.grams,
         }
-        for branch, curve in calibration.curves.items()
-    }
-    return {
-        "name": calibration.name,
-        "model": calibration.model,
-        "made_with": described(calibration),
-        "identity": calibration.identity,
-        "settings": calibration.settings,
-        "switch_at": calibration.switch_at,
-        "branches": branches,
-    }
-
-
-def _range(values: list[float]) -> list[float]:
-    """Least and greatest; of nothing, the ratio of a residual to itself."""
-    return [min(values, default=1.0), max(values, default=1.0)]
+    own = {"settings": calibration.settings, "switch_at": calibration.switch_at}
+    return {**_head(calibration), **own, "branches": branches}
 
 
 def _text(calibration: Calibration) -> str:
@@ -173,15 +175,9 @@ def _text(calibration: Calibration) -> str:
     return "\n".join(lines)
 
 
-def _save_picture(calibration: Calibration, path: Path) -> Path:
+def _save_picture(calibration: Calibration, path: Path) -> None:
     from ..pictures import draw_calibration
 
     title = f"{calibration.name} ({calibration.model}): {described(calibration)}"
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_calibration(title, calibration.curves, calibration.grams).save(path)
-    return path
-
-
-def _write(text: str) -> int:
-    sys.stdout.write(text + "\n")
-    return 0

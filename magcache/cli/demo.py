@@ -1,22 +1,23 @@
-"""The demonstration: the bundled emoji model with and without MagCache, side by side."""
+"""The command `magcache demo`: the bundled emoji model with and without MagCache."""
 
+import argparse
 import json
 import math
+import os
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
+from . import progress
 
-from ..emoji import image as emoji
-from ..hosts.diffusers import apply
-from ..images import Difference, difference
-from ..pictures import draw_rows
-from ..report import Report
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from rich.table import Table
+
+    from ..images import Difference
+    from ..report import Report
 
 STEPS = 28
 CFG = 3.0
@@ -26,6 +27,37 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "fast": [{"speedup": 2.8}, {"threshold": 0.24, "max_skip": 3}],
 }
 """At each cost: a planned run, and one by the published rule."""
+
+
+def add_to(commands: Any) -> None:
+    """Adds `demo` to the commands of the command line's parser."""
+    parser = commands.add_parser("demo", help="sample the emoji model with and without MagCache")
+    text = "folder to write to"
+    parser.add_argument("--output", type=Path, default=Path("demo-output"), help=text)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    text = "print the figures as JSON instead"
+    parser.add_argument("--json", action="store_true", help=text)
+    parser.set_defaults(run=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of a missing torchvision
+    import torch
+    from rich.console import Console
+
+    torch.set_num_threads(1)  # so small a model is slower on more
+    with progress.shown() as on_step:
+        demo = run(on_step, arguments.steps)
+    written = demo.write(arguments.output)
+    if arguments.json:
+        print(json.dumps(demo.figures(), indent=1))
+    else:
+        console = Console()
+        console.print(demo.table())
+        for report in demo.reports.values():
+            console.print(f"{report.headline()}\n  {report.schedule}", highlight=False)
+    for path in written:
+        Console(stderr=True).print(f"wrote {path}", highlight=False)
 
 
 @dataclass
@@ -46,7 +78,7 @@ class Row:
     skipped: int
     seconds: float
     speedup: float = 1.0
-    difference: Difference | None = None
+    difference: "Difference | None" = None
 
     def figures(self) -> dict[str, Any]:
         """As plain data; the infinite PSNR of equal images, which JSON has not, is None."""
@@ -62,8 +94,8 @@ class Demo:
 
     prompts: list[str]
     rows: list[Row]
-    images: dict[str, np.ndarray]
-    reports: dict[str, Report]
+    images: dict[str, "np.ndarray"]
+    reports: dict[str, "Report"]
 
     def figures(self) -> dict[str, Any]:
         """The table and each run's report as plain data."""
@@ -75,8 +107,27 @@ class Demo:
             "reports": {name: report.figures() for name, report in self.reports.items()},
         }
 
+    def table(self) -> "Table":
+        """The table for a terminal."""
+        from rich import box
+        from rich.table import Table
+
+        title = f"{len(self.prompts)} emoji, 32x32, CFG 3; differences are from the uncached run"
+        table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for heading in ("", "computed", "skipped", "seconds", "speed-up", "PSNR", "SSIM", "FLIP"):
+            table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+        for row in self.rows:
+            far = row.difference
+            cells = [str(row.computed), str(row.skipped)]
+            cells += [f"{row.seconds:.2f}", f"{row.speedup:.2f}x"]
+            cells += [f"{far.psnr:.2f}", f"{far.ssim:.3f}", f"{far.flip:.3f}"] if far else []
+            table.add_row(row.name, *cells)
+        return table
+
     def write(self, folder: Path) -> list[Path]:
         """Writes comparison.png, a picture of each run's schedule, and demo.json."""
+        from ..pictures import draw_rows
+
         folder.mkdir(parents=True, exist_ok=True)
         comparison = folder / "comparison.png"
         draw_rows(self.images, self.prompts).save(comparison)
@@ -89,15 +140,7 @@ class Demo:
         return [comparison, *pictures, data]
 
 
-Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
-"""Opens a progress bar of a name and a length, and gives what advances it."""
-
-
-def _no_progress(_name: str, _steps: int) -> AbstractContextManager[Callable[[], None]]:
-    return nullcontext(lambda: None)
-
-
-def run(progress: Progress = _no_progress, steps: int = STEPS) -> Demo:
+def run(on_step: progress.OnStep, steps: int = STEPS) -> Demo:
     """Samples the demo prompts uncached, with each setting, and with as few steps as each costs.
 
     The planned runs are made with a calibration of one prompt that is none of them.
@@ -108,20 +151,25 @@ def run(progress: Progress = _no_progress, steps: int = STEPS) -> Demo:
     """
     if steps < 1:
         raise ValueError(f"steps must be 1 or more, got {steps}")
+    import torch
+
+    from ..emoji import image as emoji
+    from ..hosts.diffusers import apply
+    from ..images import difference
+
     model = emoji.load()
     pipe: Any = model.pipe
     prompts = model.prompts("demo")
     demo = Demo(prompts, [], {}, {})
 
-    def generate(name: str, count: int, prompts: list[str], seeds: list[int]) -> torch.Tensor:
-        with progress(name, count) as advance:
+    def generate(name: str, count: int, prompts: list[str], seeds: list[int]) -> "torch.Tensor":
+        def after(_pipe: Any, step: int, _t: Any, kept: dict[str, Any]) -> dict[str, Any]:
+            on_step(name, step + 1, count)
+            return kept
 
-            def on_step(_pipe: Any, _i: int, _t: Any, kept: dict[str, Any]) -> dict[str, Any]:
-                advance()
-                return kept
-
-            arguments = model.arguments(prompts, seeds, count, CFG)
-            return emoji.to_images(pipe(**arguments, callback_on_step_end=on_step).images)
+        on_step(name, 0, count)
+        arguments = model.arguments(prompts, seeds, count, CFG)
+        return emoji.to_images(pipe(**arguments, callback_on_step_end=after).images)
 
     def sample(name: str, count: int) -> float:
         began = time.perf_counter()

@@ -2,10 +2,7 @@
 
 import argparse
 import json
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ from .. import __version__
 from ..doctor import installation, render, session
 from ..doctor.advice import problems, status
 from ..doctor.findings import Findings
+from . import progress
 
 _DESCRIPTION = """Starts a ComfyUI in its own Python, with its custom nodes but with temporary
 folders in place of its models, output and user data, tries MagCache on a tiny random model of every
@@ -39,7 +37,7 @@ def add_to(commands: Any) -> None:
     form.add_argument("--json", action="store_true", help="print what was found as JSON")
     text = "print the table as Markdown, without what is particular to this machine"
     form.add_argument("--markdown", action="store_true", help=text)
-    parser.set_defaults(run=_doctor, extra="demo")
+    parser.set_defaults(run=_doctor)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -48,7 +46,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     found = installation.find(arguments.comfyui, arguments.python, arguments.base_directory)
     findings = Findings(str(found.folder), str(found.python), found.python_from, __version__)
     start = time.monotonic()
-    with _progress() as on_step:
+    with progress.shown() as on_step:
         session.examine(
             found, findings, on_step, arguments.family, arguments.timeout, arguments.cpu
         )
@@ -61,33 +59,5 @@ def _doctor(arguments: argparse.Namespace) -> int:
         text = render.markdown(findings)
     else:
         text = render.text(findings, said)
-    sys.stdout.write(text + "\n")
+    print(text)
     return code
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Steps on standard error: a bar where rich is there, else a line each."""
-    try:
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    except ModuleNotFoundError:
-        yield _write_step
-        return
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _write_step
-        return
-    with Progress(
-        TextColumn("{task.description:44}"), BarColumn(), MofNCompleteColumn(), console=console,
-        transient=True,
-    ) as bar:  # fmt: skip
-        task = bar.add_task("", total=None)
-        yield lambda text, number, total: bar.update(
-            task, description=escape(text), completed=number, total=total or None
-        )
-
-
-def _write_step(text: str, number: int, total: int) -> None:
-    sys.stderr.write(f"{text} ({number} of {total})\n" if total else f"{text}\n")

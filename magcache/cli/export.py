@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..curves import Calibration
 from ..export import ENGINES, compose, export
 from ..hosts import families_of
 from .plan import add_curve_and_rule, chosen_rule, curve_of
@@ -19,22 +18,20 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--to", required=True, choices=ENGINES, help=text)
     add_curve_and_rule(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: print it")
-    parser.set_defaults(run=_export, extra="demo")
+    parser.set_defaults(run=_export)
 
 
-def _export(arguments: argparse.Namespace) -> int:
+def _export(arguments: argparse.Namespace) -> None:
     source = curve_of(arguments)
     trajectory = source.trajectory(arguments.steps, arguments.shift)
     composed = compose(source, chosen_rule(arguments, source), trajectory, arguments.shift)
-    families = families_of(source.model) if isinstance(source, Calibration) else ()
-    text = json.dumps(export(arguments.to, source, composed, families), indent=1) + "\n"
+    families = () if source.family else families_of(source.model)
+    text = json.dumps(export(arguments.to, source, composed, families), indent=1)
     if arguments.output is None:
-        sys.stdout.write(text)
+        print(text)
     else:
-        arguments.output.write_text(text, encoding="utf-8")
+        arguments.output.write_text(text + "\n", encoding="utf-8")
     shift = "" if composed.shift is None else f", shift {composed.shift:g}"
-    sys.stderr.write(
-        f"{source.name} for {ENGINES[arguments.to].title}, {trajectory.steps} steps{shift}: "
-        f"{composed.schedule}\n{ENGINES[arguments.to].place}\n"
-    )
-    return 0
+    engine = ENGINES[arguments.to]
+    told = f"{source.name} for {engine.title}, {trajectory.steps} steps{shift}: {composed.schedule}"
+    print(told, engine.place, sep="\n", file=sys.stderr)

@@ -2,14 +2,14 @@
 
 import argparse
 import json
-import sys
 from typing import Any
 
 from ..curves import Calibration, CalibrationError, Trajectory, presets
-from ..decide import Course, Rule, Schedule, Target, Window, decider_for, rule_of
+from ..decide import Course, Decider, Rule, Target, Window, decider_for, rule_of
 from .calibrations import stored_or_file
 
 _OF_THE_RULE = ("threshold", "max_skip", "retention")
+_TITLES = {"max_skip": "K", "speedup": "speed-up", "error": "expected error up to", "cfg": "CFG"}
 
 
 def add_to(commands: Any) -> None:
@@ -22,7 +22,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--error", type=float, help=text)
     parser.add_argument("--cfg", type=float, help="guidance scale; default the calibration's")
     parser.add_argument("--json", action="store_true")
-    parser.set_defaults(run=_plan, extra="demo")
+    parser.set_defaults(run=_plan)
 
 
 def add_curve_and_rule(parser: argparse.ArgumentParser) -> None:
@@ -57,16 +57,13 @@ def chosen_rule(arguments: argparse.Namespace, source: Calibration) -> Rule:
     )
 
 
-def _plan(arguments: argparse.Namespace) -> int:
+def _plan(arguments: argparse.Namespace) -> None:
     source = curve_of(arguments)
     trajectory = source.trajectory(arguments.steps, arguments.shift)
-    if arguments.speedup is None and arguments.error is None:
-        settings, schedule = _by_rule(arguments, source, trajectory)
-    else:
-        settings, schedule = _by_target(arguments, source, trajectory)
-    notes = list(schedule.notes)
-    if source.note:
-        notes.insert(0, source.note)
+    by_rule = arguments.speedup is None and arguments.error is None
+    settings, decider = (_rule if by_rule else _target)(arguments, source, trajectory)
+    schedule = decider.schedule()
+    notes = [note for note in (source.note, *schedule.notes) if note]
     if arguments.json:
         figures = {
             "name": source.name,
@@ -80,43 +77,35 @@ def _plan(arguments: argparse.Namespace) -> int:
             "reasons": [reason.value for reason in schedule.reasons],
             "notes": notes,
         }
-        sys.stdout.write(json.dumps(figures, indent=1) + "\n")
-        return 0
+        print(json.dumps(figures, indent=1))
+        return
     told = ", ".join(
-        f"{_TITLES[name]} {value:g}" for name, value in settings.items() if value is not None
+        f"{_TITLES.get(name, name)} {value:g}"
+        for name, value in settings.items()
+        if value is not None
     )
-    lines = [
-        f"{source.name}, {len(schedule.sigmas)} steps: {told}",
-        str(schedule),
+    print(f"{source.name}, {len(schedule.sigmas)} steps: {told}")
+    print(schedule)
+    print(
         f"{schedule.computed} computed (#), {schedule.skipped} skipped (.): "
         f"{schedule.speedup():.2f}x where a skipped evaluation costs nothing, "
-        f"{schedule.speedup(0.03):.2f}x where it costs 3 %",
-    ]
-    sys.stdout.write("\n".join(lines + [f"note: {note}" for note in notes]) + "\n")
-    return 0
+        f"{schedule.speedup(0.03):.2f}x where it costs 3 %"
+    )
+    for note in notes:
+        print(f"note: {note}")
 
 
-_TITLES = {
-    "threshold": "threshold",
-    "max_skip": "K",
-    "retention": "retention",
-    "speedup": "speed-up",
-    "error": "expected error up to",
-    "cfg": "CFG",
-}
-
-
-def _by_rule(
+def _rule(
     arguments: argparse.Namespace, source: Calibration, trajectory: Trajectory
-) -> tuple[dict[str, Any], Schedule]:
+) -> tuple[dict[str, Any], Decider]:
     rule = chosen_rule(arguments, source)
     decider = decider_for(rule, Course.of_steps(trajectory), source.curves)
-    return {name: getattr(rule, name) for name in _OF_THE_RULE}, decider.schedule()
+    return {name: getattr(rule, name) for name in _OF_THE_RULE}, decider
 
 
-def _by_target(
+def _target(
     arguments: argparse.Namespace, source: Calibration, trajectory: Trajectory
-) -> tuple[dict[str, Any], Schedule]:
+) -> tuple[dict[str, Any], Decider]:
     given = [name for name in _OF_THE_RULE if getattr(arguments, name) is not None]
     if given:
         raise ValueError(f"--speedup and --error take the place of {', '.join(given)}")
@@ -130,5 +119,4 @@ def _by_target(
     window = Window(arguments.start_step, arguments.end_step)
     target = Target(arguments.speedup, arguments.error, window=window)
     decider = decider_for(target, Course.of_steps(trajectory), source.curves, grams, cfg)
-    settings = {"speedup": arguments.speedup, "error": arguments.error, "cfg": cfg}
-    return settings, decider.schedule()
+    return {"speedup": arguments.speedup, "error": arguments.error, "cfg": cfg}, decider
