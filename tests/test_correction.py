@@ -63,10 +63,12 @@ def test_the_factor_tends_to_that_of_the_errors_within_a_third_and_three(
     assert correction.factor == pytest.approx(factor, rel=0.02)
 
 
-def test_one_comparison_moves_it_little() -> None:
+def test_it_is_the_geometric_mean_of_the_comparisons() -> None:
     correction = Correction()
     correction.add(0.1, 0.2)
-    assert correction.factor == pytest.approx(2 ** (1 / 3))
+    assert correction.factor == pytest.approx(2)
+    correction.add(0.1, 0.05)
+    assert correction.factor == pytest.approx(1)
 
 
 @pytest.mark.parametrize("found", [math.nan, math.inf, 0.0])

@@ -131,14 +131,18 @@ def rule() -> Rows:
 
 
 def correction() -> Rows:
-    """Online correction, where the calibration fits and where it does not."""
-    coarse = Measured(steps=6, shift=8.0)
-    for name, measured in (("own", Measured()), ("6 steps at shift 8", coarse)):
-        for corrects in (False, True):
-            for cost in COSTS:
-                told = f"{name} calibration, {'corrected' if corrects else 'as planned'}"
-                variant = Variant(cost, measured=measured, corrects=corrects)
-                yield told, CONDITIONS[0], variant
+    """Online correction, with the model's own calibration and with the other model's."""
+    for of in SUBJECTS:
+        for condition in CONDITIONS[:2]:
+            for corrects in (False, True):
+                asked = [Variant(cost, corrects=corrects) for cost in COSTS]
+                asked += [Variant(10, error=0.1, corrects=corrects)]
+                asked += [Variant(14, error=0.05, corrects=corrects)]
+                for variant in asked:
+                    how = "corrected" if corrects else "as planned"
+                    told = f"error {variant.error:g}" if variant.error else "planned"
+                    measured = Measured(model=of)
+                    yield f"{of}, {told}, {how}", condition, replace(variant, measured=measured)
 
 
 STUDIES: dict[str, Callable[[], Rows]] = {

@@ -5,7 +5,7 @@ import importlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from statistics import fmean
@@ -57,13 +57,14 @@ def arguments(told: str | None) -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class Measured:
-    """How a calibration is made; None takes the condition's own."""
+    """How a calibration is made; None takes the condition's own, "" the model's own."""
 
     steps: int | None = None
     shift: float | None = None
     cfg: float | None = None
     prompts: int = 1
     entries: int = SAMPLED
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Variant:
         mends: Whether gaps are mended.
         rule: Instead of a plan, the rule at K 6 and retention 0.1, at the threshold that computes
             as many: with residuals "predicted", or to "reuse".
+        error: Instead of so many evaluations, as many as this expected error asks for.
     """
 
     computed: int
@@ -88,6 +90,7 @@ class Variant:
     mends: bool = True
     measured: Measured = Measured()
     rule: str = ""
+    error: float | None = None
 
 
 class Lab:
@@ -135,6 +138,10 @@ class Lab:
 
     def calibration(self, measured: Measured) -> Calibration:
         """A calibration made as asked; kept, since many variants use it."""
+        if measured.model:
+            other = Lab(SUBJECTS[measured.model](), self.condition, 1)
+            foreign = other.calibration(replace(measured, model=""))
+            return replace(self.calibration(Measured()), branches=foreign.branches)
         own = self.condition
         condition = Condition(
             measured.steps or own.steps, measured.cfg or own.cfg, measured.shift or own.shift
@@ -172,6 +179,8 @@ class Lab:
     def _applied(self, variant: Variant) -> Iterator[Any]:
         calibration, steps = self.calibration(variant.measured), self.condition.steps
         settings: dict[str, Any] = {"speedup": steps / variant.computed, "keep": variant.keep}
+        if variant.error:
+            settings = {"error": variant.error}
         if variant.rule:
             settings = self._rule(calibration, variant)
         if not variant.guided:
