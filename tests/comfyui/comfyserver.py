@@ -51,7 +51,8 @@ class Server:
 
     def post(self, graph: Graph) -> dict[str, Any]:
         """Queues a graph; what the server answers, also where it refuses."""
-        data = json.dumps({"prompt": graph}).encode()
+        # Without a page, ComfyUI 0.8.0 leaves out what cached nodes show.
+        data = json.dumps({"prompt": graph, "client_id": "page"}).encode()
         request = urllib.request.Request(self.address + "/prompt", data)
         request.add_header("Content-Type", "application/json")
         try:

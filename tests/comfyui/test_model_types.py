@@ -13,7 +13,7 @@ from tiny_models import TINY, sample
 from magcache.doctor.tiny import ALL
 from magcache.hosts.comfyui import detect
 from magcache.hosts.comfyui import sampling as host
-from magcache.hosts.comfyui.models import MODEL_TYPES, OLD_NAMES
+from magcache.hosts.comfyui.models import MODEL_TYPES, OLD_NAMES, Model, class_name
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache
 
@@ -53,6 +53,14 @@ def test_auto_is_tried_on_every_model_type_that_is_not_chosen_by_hand() -> None:
         "give it a tiny model in magcache/doctor/tiny whose `types` begin with it, and say in its "
         "row how auto knows it, or in `by_hand` why it cannot"
     )
+
+
+def test_auto_takes_a_type_as_soon_as_it_has_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = {tiny.name: tiny for tiny in ALL}["lumina2"].build()
+    assert detect.model_type(model) is None
+    row = Model("stable_diffusion_3", class_name(model), preset="flux")
+    monkeypatch.setitem(MODEL_TYPES, row.name, row)
+    assert detect.model_type(model) == row.name
 
 
 def test_auto_takes_flux_for_kontext_only_in_samplings_with_reference_latents(
