@@ -22,8 +22,8 @@ help:  ## show this list
 demo: .venv/.installed  ## sample emoji with and without MagCache and compare them
 	$(BIN)/magcache demo
 
-test: .venv/.installed  ## run the tests
-	$(BIN)/python -m pytest -q
+test: .venv/.installed  ## run the tests, one process a core
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 lint: .venv/.installed  ## check style and types
 	$(BIN)/ruff check

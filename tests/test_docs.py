@@ -1,6 +1,7 @@
 """What the documents say in figures is what the data says, and in two languages alike."""
 
 import json
+import pydoc
 import re
 from pathlib import Path
 
@@ -12,8 +13,10 @@ READMES = {
     name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")
 }
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+FOLDERS = r"(?:\.ci|\.github|bench|docs|locales|magcache|models|tests|tools|web)/"
 
 each_language = pytest.mark.parametrize("readme", READMES.values(), ids=READMES)
+each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 
 
 def rows(text: str) -> list[list[str]]:
@@ -91,7 +94,7 @@ def test_both_readmes_have_the_same_headings_tables_code_and_links() -> None:
     assert places[0] == places[1]
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@each_document
 def test_links_between_documents_lead_somewhere(path: Path) -> None:
     for link in links(path.read_text(encoding="utf-8")):
         if not link.startswith("https://"):
@@ -100,3 +103,27 @@ def test_links_between_documents_lead_somewhere(path: Path) -> None:
             assert target.exists(), link
             if anchor:
                 assert anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+@each_document
+def test_files_modules_and_commands_that_a_document_names_are_there(path: Path) -> None:
+    text = re.sub(r"https?://\S+", "", path.read_text(encoding="utf-8"))
+    for file in re.findall(rf"(?<![\w./~-]){FOLDERS}[\w./*-]*", text):
+        assert any(ROOT.glob(file.rstrip("./"))), file
+    code = "\n".join(re.findall(r"```.*?```|`[^`]+`", text, re.DOTALL))
+    for module in re.findall(r"-m ((?:bench|tools|magcache)[\w.]*)", code):
+        place = ROOT / module.replace(".", "/")
+        assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), module
+    for name in re.findall(r"`(magcache(?:\.\w+)+)", code):
+        assert pydoc.locate(name), name
+    for command in re.findall(r"(?:^`?|\$ )magcache (\w+)", code, re.MULTILINE):
+        assert (ROOT / "magcache" / "cli" / f"{command}.py").is_file(), command
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^`?make (\w+)", code, re.MULTILINE):
+        assert f"\n{target}:" in makefile, target
+
+
+def test_contributing_shows_every_room_of_the_house() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^  ([\w.]+)/? +", text.partition("\nmagcache/\n")[2], re.MULTILINE)
+    assert {*shown} == {p.name for p in (ROOT / "magcache").iterdir() if p.name[0] not in "_."}
