@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from ...blocks import family_of
-from . import host
 from .models import FAMILIES, class_name
 
 MODES = ("default", "max-autotune", "max-autotune-no-cudagraphs", "reduce-overhead")
@@ -34,9 +33,7 @@ def compile_blocks(model: Any, mode: str, backend: str, fullgraph: bool, dynamic
 
     Raises:
         ValueError: The model's blocks are not known.
-        RuntimeError: ComfyUI is too old.
     """
-    host.check_version()
     from comfy_api.torch_helpers import set_torch_compile_wrapper
 
     names = _names(model.model.diffusion_model)

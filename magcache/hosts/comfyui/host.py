@@ -40,11 +40,13 @@ def check_version() -> None:
 
 
 def check_model(model: Any) -> None:
-    """Makes sure that a MODEL input is a loaded diffusion model.
+    """Makes sure that a MODEL input is a loaded diffusion model, in a ComfyUI that is new enough.
 
     Raises:
+        RuntimeError: ComfyUI is too old.
         TypeError: It is not.
     """
+    check_version()
     if not hasattr(getattr(model, "model", None), "diffusion_model"):
         raise TypeError(
             f"the input `model` must be a loaded diffusion model, not {type(model).__name__}: "

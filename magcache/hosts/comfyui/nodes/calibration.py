@@ -8,7 +8,7 @@ from ..models import AUTO, OLD_NAMES, class_name, misfit
 from ..sampling import install
 from ..settings import Ended, Settings
 from ..watch import Watch
-from .widgets import model_type_input
+from .widgets import HIDDEN, MODEL, model_type_input
 
 log = logging.getLogger("magcache")
 
@@ -26,12 +26,12 @@ class MagCacheCalibration:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model": ("MODEL", {"tooltip": "The diffusion model, behind its LoRAs."}),
+                "model": MODEL,
                 "model_type": model_type_input(
-                    AUTO, "What the model is; the file is named after it. auto takes its class."
+                    "What the model is; the file is named after it. auto takes its class."
                 ),
             },
-            "hidden": {"node_id": "UNIQUE_ID"},
+            "hidden": HIDDEN,
         }
 
     @classmethod
@@ -40,7 +40,6 @@ class MagCacheCalibration:
         return detect.known_type(model_type)
 
     def apply(self, model: Any, model_type: str, node_id: str | None = None) -> tuple[Any]:
-        host.check_version()
         host.check_model(model)
         if reason := misfit(model):
             return (host.uncached(model, reason, node_id),)

@@ -7,6 +7,7 @@ from typing import Any
 from ....images import Compared, compare, psnr
 from ....pictures import as_batch, draw_comparison
 from .. import host
+from .widgets import HIDDEN, entry
 
 
 class MagCacheCompare:
@@ -30,16 +31,12 @@ class MagCacheCompare:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "image_a": (
-                    "IMAGE",
-                    {"tooltip": "A: an image or the frames of a video, the original for instance."},
+                "image_a": entry(
+                    "IMAGE", "A: an image or the frames of a video, the original for instance."
                 ),
-                "image_b": (
-                    "IMAGE",
-                    {"tooltip": "B: as many of the same size. A and B may be exchanged."},
-                ),
+                "image_b": entry("IMAGE", "B: as many of the same size. A and B may be exchanged."),
             },
-            "hidden": {"node_id": "UNIQUE_ID"},
+            "hidden": HIDDEN,
         }
 
     def compare(self, image_a: Any, image_b: Any, node_id: str | None = None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from .. import compile, host
+from .widgets import entry
 
 
 class CompileModel:
@@ -18,22 +19,16 @@ class CompileModel:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model": ("MODEL", {"tooltip": "The diffusion model; before or after MagCache."}),
-                "mode": (
-                    list(compile.MODES),
-                    {"tooltip": "What torch.compile optimises for; used by inductor only."},
+                "model": entry("MODEL", "The diffusion model; before or after MagCache."),
+                "mode": entry(
+                    compile.MODES, "What torch.compile optimises for; used by inductor only."
                 ),
-                "backend": (list(compile.BACKENDS), {"tooltip": "torch.compile's backend."}),
-                "fullgraph": (
-                    "BOOLEAN",
-                    {"default": False, "tooltip": "Fail where a block is not one graph."},
+                "backend": entry(compile.BACKENDS, "torch.compile's backend."),
+                "fullgraph": entry(
+                    "BOOLEAN", "Fail where a block is not one graph.", default=False
                 ),
-                "dynamic": (
-                    "BOOLEAN",
-                    {
-                        "default": False,
-                        "tooltip": "One graph for all sizes, instead of one a size.",
-                    },
+                "dynamic": entry(
+                    "BOOLEAN", "One graph for all sizes, instead of one a size.", default=False
                 ),
             }
         }

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ....emoji import keywords
 from .. import host
+from .widgets import entry
 
 PICTURES, CLIPS = "pictures (FLUX)", "clips (Wan 2.1)"
 _FOLDERS = {PICTURES: "emoji", CLIPS: "emoji-video"}
@@ -35,7 +36,7 @@ class MagCacheEmojiModel:
             f"{PICTURES}: from an empty latent of 128x128. {CLIPS}: eight frames, from an empty "
             "video latent of 128x128 and length 29."
         )
-        return {"required": {"makes": (list(_FOLDERS), {"tooltip": tooltip})}}
+        return {"required": {"makes": entry([*_FOLDERS], tooltip)}}
 
     def load(self, makes: str) -> tuple[Any, "Words", "Pixels"]:
         host.check_version()

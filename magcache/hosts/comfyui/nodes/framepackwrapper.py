@@ -18,7 +18,7 @@ from ....curves.presets import load
 from ....decide import Course, Rule, decider_for
 from ....report import Report, report_of
 from ....run import Run, Storage
-from .widgets import STORES, choice, number, store_of
+from .widgets import RESIDUALS, STORES, entry, most_skipped, number, threshold
 
 log = logging.getLogger("magcache")
 _PRESETS = ("framepack", "framepack_f1")
@@ -44,23 +44,17 @@ class MagCacheFramePackWrapper:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model": ("FramePackMODEL", {"tooltip": "The model of FramePackWrapper's loader."}),
-                "model_type": choice(
+                "model": entry("FramePackMODEL", "The model of FramePackWrapper's loader."),
+                "model_type": entry(
                     _PRESETS, "Whose published curve to use: FramePack's, or that of F1."
                 ),
-                "magcache_thresh": number(
-                    (0.1, 0.0, 1.0, 0.01),
-                    "Largest accumulated error of a skipped evaluation. Lower is nearer to the "
-                    "original; 0 skips nothing.",
-                ),
+                "magcache_thresh": threshold(0.1, 1.0, 0.01),
                 "retention_ratio": number(
                     (0.2, 0.0, 1.0, 0.01),
                     "Fraction of each section's steps, from its start, that is always computed.",
                 ),
-                "magcache_K": number(
-                    (3, 0, 10, 1), "Evaluations skipped in a row at most; 0 skips nothing."
-                ),
-                "residuals": choice(STORES, "Where residuals are kept between evaluations."),
+                "magcache_K": most_skipped(3, 10),
+                "residuals": entry([*STORES], RESIDUALS),
             },
         }
 
@@ -71,7 +65,7 @@ class MagCacheFramePackWrapper:
         magcache_thresh: float,
         retention_ratio: float,
         magcache_K: int,
-        residuals: str = STORES[0],
+        residuals: str = "compute device",
     ) -> tuple[dict[str, Any]]:
         transformer = model.get("transformer") if isinstance(model, dict) else None
         if not callable(getattr(transformer, "initialize_teacache", None)):
@@ -79,11 +73,8 @@ class MagCacheFramePackWrapper:
                 "the input `model` must be a FramePackMODEL, from FramePackWrapper's loader, not "
                 f"{type(transformer or model).__name__}"
             )
-        settings = _Settings(
-            load(model_type),
-            Rule(magcache_thresh, magcache_K, retention_ratio),
-            store_of(residuals),
-        )
+        rule = Rule(magcache_thresh, magcache_K, retention_ratio)
+        settings = _Settings(load(model_type), rule, STORES[residuals])
         if isinstance(transformer, Accelerated):  # a second node takes the place of the first
             transformer = transformer.plain()
         return ({**model, "transformer": Accelerated(transformer, settings)},)

@@ -7,6 +7,7 @@ from ....pictures import as_batch, draw_text
 from ....report import Report
 from .. import host
 from ..settings import settings_on
+from .widgets import HIDDEN, entry
 
 
 class Anything(str):
@@ -48,19 +49,16 @@ class MagCacheReport:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model": (
-                    "MODEL",
-                    {"tooltip": "The MODEL that is sampled: the output of the MagCache node."},
+                "model": entry(
+                    "MODEL", "The MODEL that is sampled: the output of the MagCache node."
                 ),
-                "after": (
+                "after": entry(
                     ANY,
-                    {
-                        "tooltip": "The sampler's result, or what was made of it, so that the "
-                        "report comes after the sampling."
-                    },
+                    "The sampler's result, or what was made of it, so that the report comes "
+                    "after the sampling.",
                 ),
             },
-            "hidden": {"node_id": "UNIQUE_ID"},
+            "hidden": HIDDEN,
         }
 
     def report(self, model: Any, after: Any, node_id: str | None = None) -> dict[str, Any]:

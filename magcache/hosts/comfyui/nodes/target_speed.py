@@ -9,12 +9,10 @@ from ..sampling import install
 from ..settings import Settings
 from ..start import Start
 from ..watch import Watch
-from .widgets import choice, number
-
-_AUTOMATIC = "automatic"
+from .widgets import AUTOMATIC, HIDDEN, MODEL, Calibrated, number
 
 
-class MagCacheTargetSpeed:
+class MagCacheTargetSpeed(Calibrated):
     """Plans the best schedule for a speed-up, from a calibration that makes itself."""
 
     CATEGORY = "MagCache"
@@ -30,34 +28,23 @@ class MagCacheTargetSpeed:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model": ("MODEL", {"tooltip": "The diffusion model, behind its LoRAs."}),
+                "model": MODEL,
                 "speedup": number(
                     (2.0, 1.0, 4.0, 0.1),
                     "How many evaluations there are for each computed one. More is faster and "
                     "further from the original; 1 is the original.",
                 ),
-                "calibration": choice(
-                    [_AUTOMATIC, *calibrations.names()],
+                "calibration": cls.calibration_input(
                     "automatic: the stored calibration that is nearest to the model and the "
                     "settings; where there is none, this sampling makes one.",
                 ),
             },
-            "hidden": {"node_id": "UNIQUE_ID"},
+            "hidden": HIDDEN,
         }
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, calibration: str = _AUTOMATIC) -> bool | str:
-        """Accepts files that are newer than the list."""
-        return calibration == _AUTOMATIC or calibrations.is_there(calibration)
-
-    @classmethod
-    def IS_CHANGED(cls, calibration: str | None = _AUTOMATIC, **_: Any) -> float:
-        return calibrations.changed(calibration)
 
     def apply(
         self, model: Any, speedup: float, calibration: str, node_id: str | None = None
     ) -> tuple[Any]:
-        host.check_version()
         host.check_model(model)
         if reason := misfit(model):
             return (host.uncached(model, reason, node_id),)
@@ -65,7 +52,7 @@ class MagCacheTargetSpeed:
         if target.skips_nothing:
             return (model,)
         watch = Watch(node_id, f"speed-up {speedup:g}, calibration {calibration}")
-        if calibration != _AUTOMATIC:
+        if calibration != AUTOMATIC:
             source = calibrations.load(calibration, class_name(model))
             source.check_grams()
             settings = Settings(source, target, store, label=source.name)

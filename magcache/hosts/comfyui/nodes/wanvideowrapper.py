@@ -8,7 +8,6 @@ of the run, which the wrapper itself clears. The hook acts in samplings with thi
 only, and goes with these.
 """
 
-import logging
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,10 +23,9 @@ from ....export import COMPUTE, ENGINES
 from ... import families_of
 from .. import calibrations
 from ..models import MODEL_TYPES
-from .widgets import choice, number
+from . import widgets
+from .widgets import Calibrated
 
-log = logging.getLogger("magcache")
-_PUBLISHED = "published"
 _ENGINE = ENGINES["wanvideowrapper"]
 _TYPES = [name for name, row in MODEL_TYPES.items() if _ENGINE.fits(load(row.preset))]
 _TIMESTEPS = 1000
@@ -38,7 +36,7 @@ class CacheArgs(dict[str, Any]):
     """WanVideoWrapper's `CACHEARGS`: a dictionary that can be referred to weakly."""
 
 
-class MagCacheWanVideoWrapper:
+class MagCacheWanVideoWrapper(Calibrated):
     """Settings for WanVideoWrapper's sampler, and a curve for its model."""
 
     CATEGORY = "MagCache"
@@ -50,66 +48,40 @@ class MagCacheWanVideoWrapper:
         "WanVideoWrapper's MagCache. With the model connected, its ratios are those of the "
         "run's own steps, scheduler and shift."
     )
+    WORDS = (widgets.PUBLISHED,)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model_type": (
+                "model_type": widgets.entry(
                     _TYPES,
-                    {
-                        "default": "wan2.1_t2v_14B",
-                        "tooltip": "Whose published curve to use, with the model connected.",
-                    },
+                    "Whose published curve to use, with the model connected.",
+                    default="wan2.1_t2v_14B",
                 ),
-                "magcache_thresh": number(
-                    (0.12, 0.0, 0.3, 0.001),
-                    "Largest accumulated error of a skipped evaluation. Lower is nearer to the "
-                    "original; 0 skips nothing.",
-                ),
-                "magcache_K": number(
-                    (4, 0, 6, 1), "Evaluations skipped in a row at most; 0 skips nothing."
-                ),
-                "start_step": number(
+                "magcache_thresh": widgets.threshold(0.12, 0.3, 0.001),
+                "magcache_K": widgets.most_skipped(4, 6),
+                "start_step": widgets.number(
                     (6, 0, 9999, 1),
                     "First step in which skipping is allowed, a fifth of the steps for instance; "
                     "the sampler computes it in any case.",
                 ),
-                "end_step": number(
-                    (-1, -1, 9999, 1),
-                    "Last step in which skipping is allowed; -1 is the last step.",
-                ),
-                "cache_device": (
-                    ["main_device", "offload_device"],
-                    {
-                        "default": "offload_device",
-                        "tooltip": "Where residuals are kept between evaluations.",
-                    },
+                "end_step": widgets.last_step(-1, 9999),
+                "cache_device": widgets.entry(
+                    ["main_device", "offload_device"], widgets.RESIDUALS, default="offload_device"
                 ),
             },
             "optional": {
-                "model": (
+                "model": widgets.entry(
                     "WANVIDEOMODEL",
-                    {
-                        "tooltip": "The model that is sampled. Without it WanVideoWrapper takes "
-                        "the ratios that it knows itself, of 50 steps."
-                    },
+                    "The model that is sampled. Without it WanVideoWrapper takes the ratios that "
+                    "it knows itself, of 50 steps.",
                 ),
-                "calibration": choice(
-                    [_PUBLISHED, *calibrations.names()],
-                    "A file of MagCache Calibration, or the published curve.",
+                "calibration": cls.calibration_input(
+                    "A file of MagCache Calibration, or the published curve."
                 ),
             },
         }
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, calibration: str = _PUBLISHED) -> bool | str:
-        """Accepts files that are newer than the list."""
-        return calibration == _PUBLISHED or calibrations.is_there(calibration)
-
-    @classmethod
-    def IS_CHANGED(cls, calibration: str | None = _PUBLISHED, **_: Any) -> float:
-        return calibrations.changed(calibration)
 
     def apply(
         self,
@@ -120,12 +92,12 @@ class MagCacheWanVideoWrapper:
         end_step: int,
         cache_device: str,
         model: Any = None,
-        calibration: str = _PUBLISHED,
+        calibration: str = widgets.PUBLISHED,
     ) -> tuple[CacheArgs]:
         from comfy import model_management
 
-        main = cache_device == "main_device"
-        name = "get_torch_device" if main else "unet_offload_device"
+        offloaded = cache_device == "offload_device"
+        name = "unet_offload_device" if offloaded else "get_torch_device"
         cache_args = CacheArgs(
             cache_type="MagCache",
             magcache_thresh=magcache_thresh,
@@ -135,7 +107,8 @@ class MagCacheWanVideoWrapper:
             cache_device=torch.device(str(getattr(model_management, name)())),
         )
         if model is not None:
-            curve = _curve(_source(model_type, calibration))
+            curves = _source(model_type, calibration).curves
+            curve = curves.get("cond") or next(iter(curves.values()))
             connect(_transformer(model), cache_args, curve)
         return (cache_args,)
 
@@ -168,7 +141,7 @@ class _Ratios:
     device: torch.device
     curve: MagnitudeCurve
     before: float | None = None
-    now: float | None = None
+    now: float = 0.0
     step: int = 0
 
     def __call__(
@@ -181,24 +154,20 @@ class _Ratios:
         state: Any = transformer.magcache_state
         entry = state.get(kwargs.get("pred_id"))
         if entry:
-            ratio = None if self.before is None else self.curve.ratio(self.before, self._now())
+            ratio = None if self.before is None else self.curve.ratio(self.before, self.now)
             complete = COMPUTE if ratio is None else entry["accumulated_ratio"] * ratio
             entry["accumulated_ratio"] = _Product(complete)
 
     def _follow(self, sigma: float, step: int) -> None:
-        if self.now is None or step < self.step or sigma > self.now:
+        if step < self.step or sigma > self.now:
             self.before, self.now = None, sigma  # another run
         elif sigma < self.now:
             self.before, self.now = self.now, sigma
         self.step = step
 
-    def _now(self) -> float:
-        assert self.now is not None
-        return self.now
-
 
 def _source(model_type: str, calibration: str) -> Calibration:
-    if calibration == _PUBLISHED:
+    if calibration == widgets.PUBLISHED:
         return load(MODEL_TYPES[model_type].preset)
     measured = Calibration.load(calibrations.find(calibration))
     if not _ENGINE.fits(measured, families_of(measured.model)):
@@ -207,10 +176,6 @@ def _source(model_type: str, calibration: str) -> Calibration:
             "of a Wan model"
         )
     return measured
-
-
-def _curve(source: Calibration) -> MagnitudeCurve:
-    return source.curves.get("cond") or next(iter(source.curves.values()))
 
 
 def _transformer(model: Any) -> nn.Module:

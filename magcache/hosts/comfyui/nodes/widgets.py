@@ -1,31 +1,75 @@
-"""Inputs that several nodes have."""
+"""What several nodes have: their inputs, each said once, and how they find a calibration."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from ....blocks import Store
+from .. import calibrations
 from ..models import AUTO, MODEL_TYPES
 
-STORES = ("compute device", "offload device")
+Entry = tuple[Any, dict[str, Any]]
+"""An input, as ComfyUI's `INPUT_TYPES` hold it."""
+
+AUTOMATIC, PUBLISHED = "automatic", "published"
+STORES: dict[str, Store] = {"compute device": "device", "offload device": "offload"}
+RESIDUALS = "Where residuals are kept between evaluations."
+HIDDEN = {"node_id": "UNIQUE_ID"}
 
 
-def number(values: tuple[float, float, float, float], tooltip: str) -> tuple[str, dict[str, Any]]:
+def entry(kind: str | Sequence[str], tooltip: str, **more: Any) -> Entry:
+    """An input of a type, or one that is one of some values, the first by default."""
+    return kind if isinstance(kind, str) else list(kind), {**more, "tooltip": tooltip}
+
+
+def number(values: tuple[float, float, float, float], tooltip: str) -> Entry:
     """An input for a number: default, least, most, step; a whole step makes it a whole number."""
     default, low, high, step = values
     kind = "INT" if isinstance(step, int) else "FLOAT"
-    limits = {"default": default, "min": low, "max": high, "step": step, "round": step}
-    return kind, {**limits, "tooltip": tooltip}
+    return entry(kind, tooltip, default=default, min=low, max=high, step=step, round=step)
 
 
-def choice(values: Sequence[str], tooltip: str) -> tuple[list[str], dict[str, Any]]:
-    """An input that is one of some values, the first by default."""
-    return list(values), {"tooltip": tooltip}
+MODEL = entry("MODEL", "The diffusion model, behind its LoRAs.")
 
 
-def store_of(residuals: str) -> Store:
-    """Where residuals are kept, from one of `STORES`."""
-    return "offload" if residuals == STORES[1] else "device"
+def model_type_input(tooltip: str) -> Entry:
+    return entry([*MODEL_TYPES, AUTO], tooltip, default=AUTO)
 
 
-def model_type_input(default: str, tooltip: str) -> tuple[list[str], dict[str, Any]]:
-    return [*MODEL_TYPES, AUTO], {"default": default, "tooltip": tooltip}
+def threshold(default: float, most: float, step: float) -> Entry:
+    return number(
+        (default, 0.0, most, step),
+        "Largest accumulated error of a skipped evaluation. Lower is nearer to the original; 0 "
+        "skips nothing.",
+    )
+
+
+def most_skipped(default: int, most: int) -> Entry:
+    tooltip = "Evaluations skipped in a row at most; 0 skips nothing."
+    return number((default, 0, most, 1), tooltip)
+
+
+def last_step(least: int, most: int) -> Entry:
+    tooltip = "Last step in which skipping is allowed; -1 is the last step."
+    return number((-1, least, most, 1), tooltip)
+
+
+class Calibrated:
+    """A node with the input `calibration`: one of its words, or a file of MagCache Calibration."""
+
+    WORDS: tuple[str, ...] = (AUTOMATIC,)
+
+    @classmethod
+    def calibration_input(cls, tooltip: str) -> Entry:
+        return entry([*cls.WORDS, *calibrations.names()], tooltip)
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, calibration: str | None = None) -> bool | str:
+        """Accepts files that are newer than the list.
+
+        ComfyUI leaves out an input that another node gives.
+        """
+        return calibration in (None, *cls.WORDS) or calibrations.is_there(calibration)
+
+    @classmethod
+    def IS_CHANGED(cls, calibration: str | None = None, **_: Any) -> float:
+        return calibrations.changed(calibration)
