@@ -42,7 +42,7 @@ _OMNIGEN2 = {
 IMAGES = (
     Tiny("flux", "Flux", "flux.model.Flux", FLUX, types=("flux",)),
     Tiny(
-        "flux_kontext", "Flux", "flux.model.Flux", FLUX, given=given.reference,
+        "flux_kontext", "Flux", "flux.model.Flux", FLUX, given=given.REFERENCE,
         types=("flux_kontext",),
     ),
     Tiny("chroma", "Chroma", "chroma.model.Chroma", _CHROMA, types=("chroma",)),
@@ -71,49 +71,49 @@ IMAGES = (
         "image_model": "hydit", "hidden_size": 128, "depth": 4, "num_heads": 2,
         "mlp_ratio": 2.0, "qk_norm": True, "text_len": 5, "text_len_t5": 5,
         "text_states_dim": TEXT, "text_states_dim_t5": 16,
-    }, _SDXL, given.hydit),
+    }, _SDXL, given.HYDIT),
     Tiny("flux2", "Flux2", "flux.model.Flux", {
         **FLUX, "image_model": "flux2", "axes_dim": [32] * 4, "mlp_ratio": 3.0, "theta": 2000,
         "patch_size": 1, "vec_in_dim": None, "qkv_bias": False, "ops_bias": False,
         "global_modulation": True, "mlp_silu_act": True, "default_ref_method": "index",
         "ref_index_scale": 10.0, "txt_ids_dims": [3], "depth": 1, "depth_single_blocks": 1,
-    }, _SMALL, given.references),
+    }, _SMALL, given.REFERENCES),
     Tiny("longcat", "LongCatImage", "flux.model.Flux", {
         **FLUX, "guidance_embed": False, "vec_in_dim": None, "txt_ids_dims": [1, 2],
     }),
     Tiny("cosmos_predict2", "CosmosT2IPredict2", "cosmos.predict2.MiniTrainDIT", COSMOS, _STILL),
     Tiny(
         "anima", "Anima", "anima.model.Anima", {**COSMOS, "image_model": "anima"}, _STILL,
-        given.ids,
+        given.IDS,
     ),
-    Tiny("lumina2", "Lumina2", "lumina.model.NextDiT", _LUMINA, given=given.masked),
-    Tiny("z_image", "ZImage", "lumina.model.NextDiT", _Z_IMAGE, given=given.masked),
+    Tiny("lumina2", "Lumina2", "lumina.model.NextDiT", _LUMINA, given=given.MASKED),
+    Tiny("z_image", "ZImage", "lumina.model.NextDiT", _Z_IMAGE, given=given.MASKED),
     Tiny(
         "z_image_omni", "ZImage", "lumina.model.NextDiT", {**_Z_IMAGE, "siglip_feat_dim": 12},
-        given=given.omni, needs="siglip_feat_dim",
+        given=given.OMNI, needs="siglip_feat_dim",
     ),
     Tiny("z_image_pixel", "ZImagePixelSpace", "lumina.model.NextDiTPixelSpace", {
         **_Z_IMAGE, "image_model": "zimage_pixel", "in_channels": 3, "decoder_in_channels": 12,
         "decoder_hidden_size": 64, "decoder_num_res_blocks": 2, "decoder_max_freqs": 8,
-    }, (1, 3, 8, 8), given.masked),
+    }, (1, 3, 8, 8), given.MASKED),
     Tiny("hidream", "HiDream", "hidream.model.HiDreamImageTransformer2DModel", {
         "image_model": "hidream", "patch_size": 2, "in_channels": 16, "out_channels": 16,
         "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 32,
         "num_attention_heads": 2, "caption_channels": [TEXT, 40], "text_emb_dim": POOLED,
         "axes_dims_rope": [16, 8, 8], "max_resolution": [16, 16], "llama_layers": [0, 1],
-    }, given=given.llama),
+    }, given=given.LLAMA),
     Tiny("omnigen2", "Omnigen2", "omnigen.omnigen2.OmniGen2Transformer2DModel", {
         **_OMNIGEN2, "image_model": "omnigen2", "text_feat_dim": TEXT,
-    }, given=given.references),
+    }, given=given.REFERENCES),
     Tiny("boogu", "Boogu", "boogu.model.BooguTransformer2DModel", {
         **_OMNIGEN2, "image_model": "boogu", "num_double_stream_layers": 1,
         "instruction_feat_dim": TEXT,
-    }, given=given.references),
+    }, given=given.REFERENCES),
     Tiny("krea2", "Krea2", "krea2.model.SingleStreamDiT", {
         "image_model": "krea2", "features": DIM, "tdim": 32, "txtdim": 16, "heads": 2,
         "kvheads": 1, "multiplier": 2, "layers": 2, "txtlayers": 2, "txtheads": 2,
         "txtkvheads": 2,
-    }, given=given.references_at_zero),
+    }, given=given.REFERENCES_AT_ZERO),
     Tiny("ernie", "ErnieImage", "ernie.model.ErnieImageModel", {
         "image_model": "ernie", "hidden_size": DIM, "num_attention_heads": 2, "num_layers": 2,
         "ffn_hidden_size": DIM, "in_channels": 16, "out_channels": 16, "text_in_dim": TEXT,
@@ -122,20 +122,20 @@ IMAGES = (
     Tiny("lens", "Lens", "lens.model.LensTransformer2DModel", {
         "image_model": "lens", "in_channels": 128, "out_channels": 32, "num_layers": 2,
         "num_attention_heads": 2, "enc_hidden_dim": 16, "selected_layer_index": (0, 1),
-    }, (1, 128, 4, 4), given.padded),
+    }, (1, 128, 4, 4), given.PADDED),
     Tiny("mage_flow", "MageFlow", "mage_flow.model.MageFlowTransformer2DModel", {
         "image_model": "mage_flow", "in_channels": 16, "out_channels": 16, "num_layers": 2,
         "num_attention_heads": 1, "joint_attention_dim": TEXT,
-    }, _SMALL, given.references),
+    }, _SMALL, given.REFERENCES),
     Tiny("joyimage", "JoyImage", "joyimage.model.JoyImageTransformer3DModel", {
         "image_model": "joyimage", "in_channels": 16, "hidden_size": DIM,
         "num_attention_heads": 1, "text_dim": TEXT, "num_layers": 2,
-    }, _STILL, given.pictures),
+    }, _STILL, given.PICTURES),
     Tiny("ideogram4", "Ideogram4", "ideogram4.model.Ideogram4Transformer2DModel", {
         "image_model": "ideogram4", "in_channels": 16, "num_layers": 2,
         "num_attention_heads": 2, "attention_head_dim": 64, "intermediate_size": 64,
         "adaln_dim": 32, "llm_features_dim": TEXT, "mrope_section": [16, 8, 8],
-    }, _SMALL, given.padded),
+    }, _SMALL, given.PADDED),
     Tiny("pixeldit", "PixelDiTT2I", "pixeldit.model.PixDiT_T2I", {
         "image_model": "pixeldit_t2i", "num_groups": 2, "hidden_size": 64,
         "pixel_attn_hidden_size": 32, "pixel_num_groups": 2, "patch_depth": 2,
@@ -158,5 +158,5 @@ IMAGES = (
             "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "depth": 1,
             "num_position_embeddings": 16, "deepstack_visual_indexes": (),
         },
-    }, (1, 3, 64, 64), given.tokens_only),
+    }, (1, 3, 64, 64), given.TOKENS_ONLY),
 )  # fmt: skip

@@ -22,7 +22,7 @@ from torch import nn
 
 from ...blocks import family_of
 from ...hosts.comfyui.models import FAMILIES
-from .given import IMAGE, POOLED, TEXT, Given, Noise, nothing
+from .given import IMAGE, POOLED, TEXT, Given, Noise, filled
 
 DIM = 128  # one attention head, the narrowest that ComfyUI's detection allows
 TEXT_TOKENS = 6
@@ -53,7 +53,7 @@ class Tiny:
     path: str
     sizes: dict[str, Any] = field(repr=False)
     shape: tuple[int, ...] = IMAGE
-    given: Given = nothing
+    given: Given = field(default_factory=dict, repr=False)
     audio: tuple[int, ...] = ()
     types: tuple[str, ...] = ()
     needs: str = ""
@@ -137,7 +137,7 @@ class Tiny:
         noise = _noise(seed)
         text = noise(1, tokens, self.sizes.get("text_dim", TEXT))
         pooled = noise(1, POOLED)
-        return [[text, {**self.given(_noise(7), tokens), "pooled_output": pooled}]]
+        return [[text, {**filled(self.given, _noise(7), tokens), "pooled_output": pooled}]]
 
 
 @contextmanager
