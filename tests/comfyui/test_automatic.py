@@ -6,10 +6,9 @@ from typing import Any
 import folder_paths
 import pytest
 import torch
-from tiny_models import TINY, sample
+from tiny_models import FURTHER, TINY, sample
 from watch import Cached, watching
 
-from magcache.doctor.tiny import FURTHER
 from magcache.hosts.comfyui.nodes.magcache import MagCache
 from magcache.hosts.comfyui.nodes.target_speed import MagCacheTargetSpeed
 

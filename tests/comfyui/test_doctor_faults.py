@@ -8,12 +8,12 @@ from typing import Any
 import folder_paths
 import pytest
 import torch
+from tiny_models import TINY
 
 from magcache.blocks.families import Family as Names
 from magcache.blocks.stack import BlockStack, Residual
 from magcache.doctor.families import Pack, check
 from magcache.doctor.findings import FAILS, UNCACHED, UNKNOWN, WORKS, Family
-from magcache.doctor.tiny import TINY
 from magcache.hosts.comfyui import models
 from magcache.hosts.comfyui.nodes import NODE_CLASS_MAPPINGS
 from magcache.hosts.comfyui.nodes.magcache import MagCache

@@ -9,11 +9,11 @@ import folder_paths
 import pytest
 import torch
 from fidelity import fidelity, flat
-from tiny_models import count_blocks, sample
+from tiny_models import FURTHER, TINY, UNFIT, count_blocks, sample
 from watch import difference, without_residuals
 
 from magcache.curves.calibration import Calibration
-from magcache.doctor.tiny import ALL, FURTHER, TINY, UNFIT, Tiny
+from magcache.doctor.tiny import ALL, Tiny
 from magcache.hosts.comfyui import detect, models
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache

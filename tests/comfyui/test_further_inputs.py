@@ -15,10 +15,10 @@ import torch
 from comfy_extras.nodes_lt import LTXVAddGuide
 from fidelity import fidelity, flat
 from test_beside_conditions import controlled, with_values
-from tiny_models import TINY, count_blocks, sample
+from tiny_models import FURTHER, TINY, count_blocks, sample
 from watch import difference
 
-from magcache.doctor.tiny import FURTHER, Tiny
+from magcache.doctor.tiny import Tiny
 from magcache.hosts.comfyui.nodes.target_speed import MagCacheTargetSpeed
 
 STEPS = 9

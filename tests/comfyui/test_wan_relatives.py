@@ -10,11 +10,10 @@ import folder_paths
 import pytest
 import torch
 from fidelity import fidelity
-from tiny_models import TINY, sample, sample_at
+from tiny_models import FURTHER, RELATIVES, TINY, UNFIT, sample, sample_at
 from watch import difference, without_residuals
 
 from magcache.curves.calibration import Calibration
-from magcache.doctor.tiny import FURTHER, RELATIVES, UNFIT
 from magcache.hosts.comfyui.models import MODEL_TYPES, MODELS
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache

@@ -10,12 +10,16 @@ import comfy.samplers
 import torch
 from comfy import model_detection
 
-from magcache.doctor.tiny import DIM, TEXT_TOKENS, TINY, Conds, Tiny, sample
+from magcache.doctor.tiny import DIM, EVERY, TEXT_TOKENS, Conds, Tiny, sample
+from magcache.hosts.comfyui import models
 
 __all__ = [
     "DIM",
+    "FURTHER",
+    "RELATIVES",
     "TEXT_TOKENS",
     "TINY",
+    "UNFIT",
     "Conds",
     "Counted",
     "Counts",
@@ -25,6 +29,16 @@ __all__ = [
     "sample",
     "sample_at",
 ]  # fmt: skip
+
+_FOLLOWING = {row.kind for row in models.MODELS if row.follows}
+TINY = {name: tiny for name, tiny in EVERY.items() if tiny.types}
+"""Those with a published curve."""
+RELATIVES = {name: t for name, t in EVERY.items() if _FOLLOWING & {t.config, t.network}}
+"""Those that follow the curve of another."""
+UNFIT = {name: tiny for name, tiny in EVERY.items() if tiny.network in models.UNFIT}
+"""Those whose blocks must not be skipped."""
+FURTHER = {n: t for n, t in EVERY.items() if n not in {**TINY, **RELATIVES, **UNFIT}}
+"""The others: they are measured first."""
 
 
 def reads_fluxs_width() -> bool:
