@@ -20,7 +20,7 @@ from .progress import Job, Progress, Tell, Watch, followed
 from .settings import WINDOW, Problem, Settings, seconds_of
 
 if TYPE_CHECKING:
-    from ..hosts.diffusers import Applied
+    from ..hosts.diffusers import Session
 
 _COUNTED = 4 * WINDOW - 3  # what the pipeline counts as frames of a section
 
@@ -157,7 +157,7 @@ def _sampled(
 
 
 def _run(
-    model: Model, image: Image.Image, watch: Watch, settings: Settings, applied: "Applied"
+    model: Model, image: Image.Image, watch: Watch, settings: Settings, applied: "Session"
 ) -> tuple[np.ndarray, float]:
     """Frames (F, H, W, 3) of uint8, and how long they took."""
     import torch

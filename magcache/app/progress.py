@@ -12,7 +12,7 @@ from PIL import Image
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from ..hosts.diffusers import Applied
+    from ..hosts.diffusers import Session
 
 _COSTS = {"#": 1.0, ".": 0.1}  # of an evaluation, for the time left
 _FRAMES, _HEIGHT = 3, 120  # of a section's picture
@@ -73,7 +73,7 @@ class Watch:
     def __init__(
         self, settings: Settings, job: Job, tell: Tell, before: "Watch | None" = None
     ) -> None:
-        self.applied: Applied | None = None
+        self.applied: Session | None = None
         self.strips: tuple[Image.Image, ...] = before.strips if before else ()
         self._job, self._tell, self._settings = job, tell, settings
         self._planned = [settings.schedule()] * settings.sections

@@ -44,7 +44,7 @@ def sampled(tiny: Tiny, pipe: Any, applied: Any, cfg: bool = True) -> dict[str, 
         "schedule": seen.schedule(tiny.calls_per_evaluation[cfg]),
         "reported": report.schedule,
         "bytes": report.runs[-1].bytes_held,
-        "dry": dry_calls(applied._session.experts[-1].stack),
+        "dry": dry_calls(applied.experts[-1].stack),
         "warnings": report.warnings,
     }
 

@@ -1,6 +1,6 @@
 """diffusers as a host: `apply` and `remove`."""
 
-from .applied import Applied
 from .apply import apply, remove
+from .session import Session
 
-__all__ = ["Applied", "apply", "remove"]
+__all__ = ["Session", "apply", "remove"]

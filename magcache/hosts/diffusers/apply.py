@@ -12,7 +12,6 @@ from ...blocks import plain_module
 from ...curves import Calibration, Store, presets
 from ...decide import Target, Window, rule_of
 from ...run import Storage
-from .applied import Applied
 from .asked import Asked
 from .automatic import Automatic
 from .experts import check_fits, find_experts, models_of
@@ -44,7 +43,7 @@ def apply(
     branch: str | None = None,
     group: Any = None,
     padding: int = 0,
-) -> Applied:
+) -> Session:
     """Puts MagCache on a pipeline or a transformer, in place of an earlier one.
 
     Args:
@@ -52,7 +51,7 @@ def apply(
             hand-written loop, with the `scheduler` that gives its σ.
         preset, calibration: A published curve, by name or as an object; or a calibration of this
             model, as a file or an object.
-        calibrate: Compute everything and measure; `Applied.calibration()` has the result.
+        calibrate: Compute everything and measure; `Session.calibration()` has the result.
         threshold, max_skip, retention, start_step, end_step: See `magcache.Rule`; None takes the
             curve's own.
         speedup, error, keep: In place of the rule, see `Target`. Without a calibration the nearest
@@ -87,7 +86,7 @@ def remove(target: Any) -> None:
         session.remove()
 
 
-def _put_on(target: Any, scheduler: Any, asked: Asked) -> Applied:
+def _put_on(target: Any, scheduler: Any, asked: Asked) -> Session:
     models, scheduler_of = models_of(target), _scheduler_source(target, scheduler)
     for model in models:
         check_fits(asked.source, plain_module(model), len(models))
@@ -96,11 +95,11 @@ def _put_on(target: Any, scheduler: Any, asked: Asked) -> Applied:
         raise ValueError("a hand-written loop with speedup or error needs a calibration")
     remove(target)
     experts, missing = find_experts(models, asked.source)
-    session = Session(target, scheduler_of, experts, asked.run, bare=bare)
+    session = Session(target, scheduler_of, experts, missing, asked.run, bare=bare)
     session.finished = asked.automatic.keep if asked.automatic else None
     session.failed, session.branch = asked.company.fail, asked.company.branch
     attach(session)
-    return Applied(session, missing)
+    return session
 
 
 def _target(

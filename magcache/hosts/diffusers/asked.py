@@ -7,9 +7,9 @@ from ...decide import Course, Mender, Rule, Target, decider_for
 from ...run import Run, Storage
 from .automatic import Automatic
 from .clock import SchedulerClock, Tick
-from .experts import give_curves
+from .experts import Expert, give_curves
 from .parallel import Company
-from .session import Expert, Session
+from .session import Session
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import logging
 
 from ...calibrate import identity_of
 from ...curves import CalibrationError, Found, Store
-from .applied import measured_by
 from .clock import SchedulerClock
 from .session import Session
 
@@ -40,7 +39,7 @@ class Automatic:
         if self._found is not None or not any(expert.calibrator for expert in session.experts):
             return
         try:
-            path = self._store.save(measured_by(session))
+            path = self._store.save(session.calibration())
         except (CalibrationError, OSError) as error:
             log.warning("MagCache: %s", error)
             return

@@ -1,18 +1,75 @@
 """The transformers of a pipeline: which can be accelerated, and by which part of a curve."""
 
+import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import torch
 from torch import nn
 
-from ...blocks import StackNotFound, family_of, find_stack, plain_module
-from ...curves import Calibration, CalibrationError, presets
+from ...blocks import BlockStack, StackNotFound, family_of, find_stack, plain_module
+from ...calibrate import Calibrator
+from ...curves import Calibration, CalibrationError, GramCurve, MagnitudeCurve, presets
+from ...run import Run
 from .models import FAMILIES, GUESSES
-from .session import Expert, whole_compile
 
 log = logging.getLogger("magcache")
 _COMPONENTS = ("transformer", "transformer_2")
+
+
+@dataclass
+class Expert:
+    """One transformer of a pipeline, and where its current run is.
+
+    Attributes:
+        transformer, stack: The model and its blocks.
+        curves, grams: The part of the curves that belongs to it.
+        until: σ at which the next expert takes over, 0 for the last.
+        run: The current run, or None between two.
+        calibrator: What has measured the latest run; None where that was not measured.
+        index: The evaluation under way; -1 before the first.
+        calls: How often the transformer has been called in it.
+    """
+
+    transformer: nn.Module
+    stack: BlockStack
+    curves: Mapping[str, MagnitudeCurve]
+    grams: Mapping[str, GramCurve] = field(default_factory=dict)
+    until: float = 0.0
+    run: Run | None = None
+    calibrator: Calibrator | None = None
+    index: int = -1
+    calls: int = 0
+
+    @cached_property
+    def _place_of_timestep(self) -> int | None:
+        names = list(inspect.signature(type(self.transformer).forward).parameters)[1:]
+        return names.index("timestep") if "timestep" in names else None
+
+    def timestep(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+        """The timestep among the arguments of a call."""
+        place, value = self._place_of_timestep, kwargs.get("timestep")
+        if value is None and place is not None and place < len(args):
+            value = args[place]
+        return value if isinstance(value, torch.Tensor) else None
+
+    def close(self) -> None:
+        """Frees what the run holds."""
+        if self.run:
+            self.run.close()
+
+
+def whole_compile(module: nn.Module) -> str:
+    """Why a module that is compiled as a whole cannot be accelerated; "" where it is not."""
+    if plain_module(module) is module and getattr(module, "_compiled_call_impl", None) is None:
+        return ""
+    return (
+        f"{type(plain_module(module)).__name__} is compiled as a whole, so its blocks cannot be "
+        "skipped; compile them one by one instead (transformer.compile_repeated_blocks)"
+    )
 
 
 def models_of(target: Any) -> list[nn.Module]:

@@ -1,82 +1,29 @@
 """The runs of one pipeline: which model call belongs to which evaluation of which run."""
 
-import inspect
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import asdict
+from types import TracebackType
 from typing import Any
 
 import diffusers
 import torch
 from torch import nn
 
-from ...blocks import BlockStack, plain_module
-from ...calibrate import Calibrator
-from ...curves import GramCurve, MagnitudeCurve
+from ...calibrate import identity_of
+from ...curves import Calibration, CalibrationError, join
 from ...report import Report, RunReport, figures_of
 from ...run import Run
 from .. import sampled_with
 from .clock import SchedulerClock, Tick
+from .experts import Expert, whole_compile
 
 log = logging.getLogger("magcache")
 _RUNS_KEPT = 256  # past runs, for the report; figures only
 _CURVE_OF_CALL = ("cond", "uncond", "ref")  # pipelines call the conditional branch first
-
-
-@dataclass
-class Expert:
-    """One transformer of a pipeline, and where its current run is.
-
-    Attributes:
-        transformer, stack: The model and its blocks.
-        curves, grams: The part of the curves that belongs to it.
-        until: σ at which the next expert takes over, 0 for the last.
-        run: The current run, or None between two.
-        calibrator: What has measured the latest run; None where that was not measured.
-        index: The evaluation under way; -1 before the first.
-        calls: How often the transformer has been called in it.
-    """
-
-    transformer: nn.Module
-    stack: BlockStack
-    curves: Mapping[str, MagnitudeCurve]
-    grams: Mapping[str, GramCurve] = field(default_factory=dict)
-    until: float = 0.0
-    run: Run | None = None
-    calibrator: Calibrator | None = None
-    index: int = -1
-    calls: int = 0
-
-    @cached_property
-    def _place_of_timestep(self) -> int | None:
-        names = list(inspect.signature(type(self.transformer).forward).parameters)[1:]
-        return names.index("timestep") if "timestep" in names else None
-
-    def timestep(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
-        """The timestep among the arguments of a call."""
-        place, value = self._place_of_timestep, kwargs.get("timestep")
-        if value is None and place is not None and place < len(args):
-            value = args[place]
-        return value if isinstance(value, torch.Tensor) else None
-
-    def close(self) -> None:
-        """Frees what the run holds."""
-        if self.run:
-            self.run.close()
-
-
-def whole_compile(module: nn.Module) -> str:
-    """Why a module that is compiled as a whole cannot be accelerated; "" where it is not."""
-    if plain_module(module) is module and getattr(module, "_compiled_call_impl", None) is None:
-        return ""
-    return (
-        f"{type(plain_module(module)).__name__} is compiled as a whole, so its blocks cannot be "
-        "skipped; compile them one by one instead (transformer.compile_repeated_blocks)"
-    )
 
 
 MakeRun = Callable[["Session", SchedulerClock, Expert, Tick], Run]
@@ -86,11 +33,14 @@ MakeRun = Callable[["Session", SchedulerClock, Expert, Tick], Run]
 class Session:
     """MagCache on one pipeline, or on one transformer in a hand-written loop.
 
+    It is on until `remove`, or the end of a `with` block.
+
     Args:
         target: The pipeline or transformer.
         scheduler: Gives the scheduler; asked at each call, as pipelines may exchange it.
         experts: The transformers whose blocks were found.
-        make_run: MakeRuns the runs.
+        missing: Why others run uncached.
+        make_run: Makes the runs.
         bare: Whether no pipeline call surrounds its model calls.
 
     Attributes:
@@ -114,6 +64,7 @@ class Session:
         target: Any,
         scheduler: Callable[[], Any],
         experts: Sequence[Expert],
+        missing: Sequence[str],
         make_run: MakeRun,
         *,
         bare: bool,
@@ -132,6 +83,7 @@ class Session:
         self.branch: str | None = None
         self.undo = ExitStack()
         self.scheduler = scheduler
+        self._missing = missing
         self._make_run = make_run
         self._clock: SchedulerClock | None = None
         self._called = False
@@ -195,24 +147,57 @@ class Session:
             "cfg": self.guidance,
         }
 
-    def report(self, missing: Sequence[str] = ()) -> Report:
-        """What was done so far; `missing` says why something runs uncached."""
+    def report(self) -> Report:
+        """What was done since `apply` or `reset`."""
         runs = [*self.past, *map(figures_of, self.running)]
         told = {"sampling": sampled_with(self.made_with)} if self.made_with else {}
-        return Report(runs, "; ".join([*missing, *self.problems]), told)
+        return Report(runs, "; ".join([*self._missing, *self.problems]), told)
 
     def end(self) -> None:
         """Ends the runs and frees every residual; the next call begins a new run."""
         self._end_runs()
         self._clock = None
 
+    def calibration(self) -> Calibration:
+        """What the last run that computed everything has measured.
+
+        Raises:
+            CalibrationError: No evaluation was measured.
+        """
+        calibrators = [expert.calibrator for expert in self.experts if expert.calibrator]
+        measured = [found for each in calibrators if (found := each.finish())]
+        if not measured:
+            raise CalibrationError("nothing was measured: apply with calibrate=True, then sample")
+        branches, switch_at = join(*measured) if len(measured) == 2 else (measured[0], None)
+        transformers = [expert.transformer for expert in self.experts]
+        return Calibration(
+            model=type(transformers[0]).__name__,
+            branches=branches,
+            settings=self.made_with,
+            switch_at=switch_at,
+            identity=asdict(identity_of(*transformers)),
+        )
+
     def remove(self) -> None:
-        """Takes the session off; a second time does nothing."""
+        """Takes MagCache off: the model is as before, and no residual is kept."""
         self.undo.close()
         self.end()
 
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self.failed(error)
+        self.remove()
+
     def reset(self) -> None:
-        """Forgets past runs."""
+        """Forgets past runs and frees what they hold."""
         self.end()
         for expert in self.experts:
             expert.stack.problem = None
