@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -95,45 +95,47 @@ def load(name: str, model: str) -> Calibration:
     return calibration
 
 
-def measuring(node_id: str | None) -> Settings:
-    """Settings of a sampling that is measured, so that the next one of its model is accelerated."""
+def measuring(node_id: str | None, model_type: str = "") -> Settings:
+    """Settings of a sampling that is measured.
+
+    Args:
+        node_id: The node that shows the summary.
+        model_type: What the file is called after; "" stores it so that the next sampling of its
+            model is accelerated.
+    """
 
     def finished(sampling: Ended) -> None:
-        summary = save_by_model(sampling)
+        summary = _saved(sampling, model_type)
         log.info("%s", summary)
         host.show(summary, node_id)
 
     label = "measuring, the next sampling is accelerated"
-    return Settings(label=label, finished=finished)
+    return Settings(label=f"{model_type} calibration" if model_type else label, finished=finished)
 
 
-def save(sampling: Ended, label: str) -> str:
-    """Writes what a calibrating sampling has measured; the summary that the node shows.
+def _saved(sampling: Ended, model_type: str) -> str:
+    """Writes what a sampling has measured; the summary that the node shows.
 
     A file that cannot be written is part of the summary: the image is ready by then.
     """
-    path = _new_path(f"{label}-{sampling.steps}steps-{time.strftime('%Y%m%d-%H%M%S')}")
-    return _saved(sampling, {"model_type": label}, lambda c: replace(c, name=path.stem).save(path))
-
-
-def save_by_model(sampling: Ended) -> str:
-    """The same under a name by which `nearest` knows it; one made alike is replaced."""
-    return _saved(sampling, {}, Store(folder()).save)
-
-
-def _saved(sampling: Ended, settings: dict[str, Any], write: Callable[[Calibration], Path]) -> str:
     branches = sampling.measured()
     if not branches:
         reasons = sampling.report().warnings
         return "MagCache Calibration: nothing was measured" + "".join(f": {r}" for r in reasons)
+    named = {"model_type": model_type} if model_type else {}
     calibration = Calibration(
         class_name(sampling.patcher),
         branches,
-        {**settings, "steps": sampling.steps, **sampling.made_with},
+        {**named, "steps": sampling.steps, **sampling.made_with},
         identity=asdict(_identity(sampling.patcher)),
     )
     try:
-        result = f"written to {write(calibration)}"
+        if model_type:
+            path = _new_path(model_type, sampling.steps)
+            replace(calibration, name=path.stem).save(path)
+        else:  # one made alike is replaced
+            path = Store(folder()).save(calibration)
+        result = f"written to {path}"
     except OSError as error:
         result = f"NOT written: {error}"
     lines = [f"MagCache Calibration: {sampling.steps} steps, {result}"]
@@ -141,9 +143,10 @@ def _saved(sampling: Ended, settings: dict[str, Any], write: Callable[[Calibrati
     return "\n".join(lines)
 
 
-def _new_path(name: str) -> Path:
+def _new_path(model_type: str, steps: int) -> Path:
     """A file that is not there yet: two samplings may end within a second."""
-    name = re.sub(r"[^\w.+-]+", "_", name)
+    name = re.sub(r"[^\w.+-]+", "_", model_type)
+    name = f"{name}-{steps}steps-{time.strftime('%Y%m%d-%H%M%S')}"
     path, number = folder() / f"{name}.json", 1
     while path.exists():
         number += 1

@@ -1,16 +1,12 @@
 """MagCache Calibration: measures a model's curve and writes it to a file."""
 
-import logging
 from typing import Any
 
 from .. import calibrations, detect, host
 from ..models import AUTO, OLD_NAMES, class_name, misfit
 from ..sampling import install
-from ..settings import Ended, Settings
 from ..watch import Watch
 from .widgets import HIDDEN, MODEL, model_type_input
-
-log = logging.getLogger("magcache")
 
 
 class MagCacheCalibration:
@@ -47,12 +43,5 @@ class MagCacheCalibration:
         if kind != AUTO:
             detect.check_type(model, kind)
         name = class_name(model) if kind == AUTO else kind
-
-        def finished(sampling: Ended) -> None:
-            summary = calibrations.save(sampling, name)
-            log.info("%s", summary)
-            host.show(summary, node_id)
-
-        label, watch = f"{name} calibration", Watch(node_id, f"model_type {model_type}")
-        settings = Settings(label=label, finished=finished)
-        return (install(model, settings, watch),)
+        watch = Watch(node_id, f"model_type {model_type}")
+        return (install(model, calibrations.measuring(node_id, name), watch),)
