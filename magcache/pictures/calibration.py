@@ -6,11 +6,10 @@ import numpy as np
 from PIL import Image
 
 from ..curves import GramCurve, MagnitudeCurve
-from .canvas import FAINT, GREEN, PINK, TEXT, Canvas, Plot, shaded
+from .canvas import LINES, Canvas, Plot, around, draw_scale, shaded
 
 WIDTH, LEFT, RIGHT = 860, 92, 836
 SIDE, GAP = 310, 124  # of a square of correlations, and between two
-LINES = (TEXT, FAINT, GREEN, PINK)
 
 
 def draw_calibration(
@@ -25,16 +24,16 @@ def draw_calibration(
         top = y + 110 if place % 2 == 0 else y - SIDE
         y = _square(canvas, left, top, f"{branch}: correlations", gram, lowest)
     if grams:
-        y = _scale(canvas, y + 70, lowest)
+        y += 70
+        draw_scale(canvas, y, LEFT, LEFT + SIDE + GAP, f"{lowest:.2f}", "1")
     return canvas.image(y + 50)
 
 
 def _curves(canvas: Canvas, top: float, curves: Mapping[str, MagnitudeCurve]) -> float:
     places = [at for curve in curves.values() for at in curve.positions]
     heights = [height for curve in curves.values() for height in curve.log_norms]
-    margin = 0.08 * (max(heights) - min(heights)) or 0.5
-    ys = (min(heights) - margin, max(heights) + margin)
-    plot = Plot(canvas, LEFT, top, RIGHT, top + 260, (max(places), min(places)), ys)
+    ends = max(places), min(places)
+    plot = Plot(canvas, LEFT, top, RIGHT, top + 260, ends, around(heights))
     plot.frame("log of the residual's norm, over the noise level sigma")
     x = float(RIGHT)
     for (branch, curve), colour in zip(curves.items(), LINES, strict=False):
@@ -61,10 +60,3 @@ def _square(
     shown = gram.correlations[np.ix_(nearest, nearest)]
     canvas.paste(shaded((shown - lowest) / ((1 - lowest) or 1)), round(left), round(top))
     return plot.bottom
-
-
-def _scale(canvas: Canvas, y: float, lowest: float) -> float:
-    left = canvas.text(LEFT, y, f"{lowest:.2f}", FAINT) + 12
-    canvas.paste(shaded(np.linspace(0, 1, SIDE)[None].repeat(20, 0)), round(left), round(y - 10))
-    canvas.text(left + SIDE + 12, y, "1", FAINT)
-    return y

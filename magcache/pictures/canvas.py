@@ -14,6 +14,7 @@ CARD, TEXT, FAINT, GRID = "#1f242d", "#e8eaed", "#9aa4b2", "#3a4350"
 BLUE, ORANGE, GREEN, YELLOW = "#56b4e9", "#e69f00", "#2fc08b", "#f0e442"
 RED, PINK, VIOLET, GREY = "#ff6b57", "#e88ac0", "#b49cf0", "#5d6878"
 SIZE = 22  # of text: half of it is left where a node shows 800 pixels on 400
+LINES = (TEXT, FAINT, GREEN, PINK)  # of a curve a branch
 _SHADES = np.array(  # dark to light, rising evenly in lightness
     [(6, 5, 20), (74, 18, 108), (165, 44, 96), (237, 105, 37), (252, 208, 80), (252, 255, 200)]
 )
@@ -127,6 +128,12 @@ class Plot:
             canvas.text(self.x(value), self.bottom + 0.9 * size, f"{value:g}", FAINT, "mm")
 
 
+def around(values: Sequence[float], alone: float = 0.5) -> tuple[float, float]:
+    """Ends of an axis with a margin around values, of so much where they are one."""
+    margin = 0.08 * (max(values) - min(values)) or alone
+    return min(values) - margin, max(values) + margin
+
+
 def ticks(start: float, end: float, about: int) -> list[float]:
     """Round values from the lower to the higher end: as few as are more than half of `about`."""
     low, high = min(start, end), max(start, end)
@@ -147,6 +154,14 @@ def shaded(values: np.ndarray) -> Image.Image:
     grid = np.arange(len(_SHADES))
     channels = [np.interp(places, grid, _SHADES[:, channel]) for channel in range(3)]
     return Image.fromarray(np.stack(channels, -1).round().astype(np.uint8))
+
+
+def draw_scale(canvas: Canvas, y: float, left: float, right: float, start: str, end: str) -> None:
+    """The shades from dark to light, with what their ends stand for."""
+    left = canvas.text(left, y, start, FAINT) + 12
+    right = canvas.text(right, y, end, FAINT, "rm") - 12
+    bar = shaded(np.linspace(0, 1, round(right - left))[None].repeat(24, 0))
+    canvas.paste(bar, round(left), round(y - 12))
 
 
 def as_batch(picture: Image.Image) -> torch.Tensor:

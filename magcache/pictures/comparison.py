@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ..images import Compared
-from .canvas import BLUE, FAINT, ORANGE, RED, Canvas, Plot, shaded
+from .canvas import BLUE, FAINT, ORANGE, RED, Canvas, Plot, around, draw_scale, shaded
 
 WIDTH, MARGIN, GAP = 1536, 30, 18
 _SIZE = 40  # of text: a quarter of the width on the node
@@ -38,7 +38,7 @@ def draw_comparison(
         behind = canvas.text(x, y + 30, title, FAINT)
         canvas.paste(_fitted(picture, width, height), x, round(y + 60))
         if title == "FLIP":
-            _scale(canvas, behind + 30, y + 30, x + width, scale)
+            draw_scale(canvas, y + 30, behind + 30, x + width, "0", f"{scale:g}")
     y += 60 + height
     if frames > 1 and not compared.equal:
         y = _curve(canvas, y + 90, compared.flips, "FLIP, by frame", ORANGE, compared.worst)
@@ -60,22 +60,13 @@ def _fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
     return picture.resize(size, how)
 
 
-def _scale(canvas: Canvas, left: float, y: float, right: float, end: float) -> None:
-    """The shades, from no difference to the largest."""
-    left = canvas.text(left, y, "0", FAINT) + 12
-    right = canvas.text(right, y, f"{end:g}", FAINT, "rm") - 12
-    bar = shaded(np.linspace(0, 1, round(right - left))[None].repeat(24, 0))
-    canvas.paste(bar, round(left), round(y - 12))
-
-
 def _curve(
     canvas: Canvas, top: float, values: Sequence[float], title: str, colour: str, worst: int
 ) -> float:
     """A value a frame, without those that are infinite; where the axes end."""
     known = [(at + 1, value) for at, value in enumerate(values) if math.isfinite(value)]
     heights = [value for _, value in known] or [0.0]
-    margin = 0.08 * (max(heights) - min(heights)) or 0.5 * abs(heights[0]) or 1.0
-    ys = (min(heights) - margin, max(heights) + margin)
+    ys = around(heights, 0.5 * abs(heights[0]) or 1.0)
     plot = Plot(canvas, 170, top, WIDTH - MARGIN, top + 170, (1, len(values)), ys)
     plot.frame(title, across=min(6, len(values) - 1), up=3)
     canvas.line([(plot.x(worst + 1), plot.top), (plot.x(worst + 1), plot.bottom)], RED, 3)

@@ -1,5 +1,6 @@
 """The picture of one sampling: its curve, and time, expected error and fate of each evaluation."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Protocol
@@ -12,15 +13,16 @@ from .canvas import (
     FAINT,
     GREEN,
     GREY,
+    LINES,
     ORANGE,
     PINK,
     RED,
     SIZE,
-    TEXT,
     VIOLET,
     YELLOW,
     Canvas,
     Plot,
+    around,
 )
 
 WIDTH, LEFT, RIGHT = 800, 92, 776
@@ -35,7 +37,6 @@ _COLOURS = {
     Reason.NO_RESIDUAL: RED,
     Reason.NO_RATIO: RED,
 }
-_LINES = (TEXT, FAINT, GREEN, PINK)
 
 
 class Evaluation(Protocol):
@@ -105,15 +106,12 @@ def _curves(
     """Magnitude over the noise level, with a mark an evaluation; where the axes end."""
     places = [each.place for each in evaluations]
     heights = [height for curve in curves.values() for height in curve]
-    low, high = min(heights), max(heights)
-    margin = 0.08 * (high - low) or 0.5
     ends = (max(places), min(places)) if over == "sigma" else (0.0, 1.0)
-    ys = (low - margin, high + margin)
-    plot = Plot(canvas, LEFT, top, RIGHT, top + 230, ends, ys)
+    plot = Plot(canvas, LEFT, top, RIGHT, top + 230, ends, around(heights))
     axis = "the noise level sigma" if over == "sigma" else "the trajectory"
     plot.frame(f"log of the residual's norm, over {axis}")
     x = float(RIGHT)
-    for (branch, curve), colour in zip(curves.items(), _LINES, strict=False):
+    for (branch, curve), colour in zip(curves.items(), LINES, strict=False):
         points = sorted(zip(map(plot.x, places), map(plot.y, curve), strict=True))
         canvas.line(points, colour)
         if len(curves) > 1:
@@ -167,9 +165,7 @@ def _cells(plot: Plot, evaluations: Sequence[Evaluation]) -> list[tuple[float, f
 
 def _legend(canvas: Canvas, y: float, evaluations: Sequence[Evaluation]) -> float:
     """What the colours mean, and how often each was; where the next line would be."""
-    counts: dict[Reason, int] = {}
-    for each in evaluations:
-        counts[each.reason] = counts.get(each.reason, 0) + 1
+    counts = Counter(each.reason for each in evaluations)
     x = float(LEFT)
     for reason, count in counts.items():
         text = f"{reason.value} {count}"
