@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -76,47 +76,29 @@ class PooledCalibrator(Calibrator):
         return {name: _pooled([s[name] for s in found if name in s]) for name in names}
 
 
-@dataclass
-class _Share:
-    measured: Measurement
-    tokens: int
-    entries: int
-
-
 def _pooled(notes: Sequence[Mapping[str, Any]]) -> Measurement:
     """The measurement of a whole from those of its parts."""
-    shares = [_Share(Measurement(**note["measured"]), *note["weights"]) for note in notes]
-    first = shares[0].measured
-    if any(share.measured.sigmas != first.sigmas for share in shares):
+    parts = [Measurement(**note["measured"]) for note in notes]
+    tokens, entries = np.array([note["weights"] for note in notes], float).T
+    sigmas = parts[0].sigmas
+    if any(part.sigmas != sigmas for part in parts):
         raise ParallelError("the processes measured at different noise levels: sample again")
-    tokens = np.array([share.tokens for share in shares], float)
-    columns = {
-        f.name: np.array([getattr(share.measured, f.name) for share in shares])
-        for f in fields(Measurement)
-        if f.name in ("ratios", "spreads", "cosine_distances")
-    }
-    means = {name: np.average(rows, 0, tokens) for name, rows in columns.items()}
-    off = columns["spreads"] ** 2 + (columns["ratios"] - means["ratios"]) ** 2
-    norms, correlations = _pooled_products(shares)
-    return Measurement(
-        first.sigmas,
-        means["ratios"].tolist(),
-        np.sqrt(np.average(off, 0, tokens)).tolist(),
-        means["cosine_distances"].tolist(),
-        norms,
-        correlations,
-    )
+    names = ("ratios", "spreads", "cosine_distances")
+    ratios, spreads, distances = (np.array([getattr(p, name) for p in parts]) for name in names)
+    ratio = np.average(ratios, 0, tokens)
+    spread = np.sqrt(np.average(spreads**2 + (ratios - ratio) ** 2, 0, tokens))
+    distance = np.average(distances, 0, tokens)
+    products = _pooled_products(parts, entries)
+    return Measurement(sigmas, ratio.tolist(), spread.tolist(), distance.tolist(), *products)
 
 
-def _pooled_products(shares: Sequence[_Share]) -> tuple[list[float], list[list[float]]]:
-    if not all(share.measured.norms for share in shares):
+def _pooled_products(
+    parts: Sequence[Measurement], entries: np.ndarray
+) -> tuple[list[float], list[list[float]]]:
+    if not all(part.norms for part in parts):
         return [], []
-    total = sum(share.entries for share in shares)
-    count = len(shares[0].measured.sigmas)
-    gram = np.zeros((count, count))
-    for share in shares:
-        norms = np.array(share.measured.norms)
-        gram += share.measured.matrix() * norms * norms[:, None] * (share.entries / total)
+    products = [part.matrix() * np.outer(part.norms, part.norms) for part in parts]
+    gram = np.average(products, 0, entries)
     norms = np.sqrt(np.diag(gram))
     matrix = np.clip(gram / norms / norms[:, None], -1, 1)
     return norms.tolist(), [np.round(row[:place], 7).tolist() for place, row in enumerate(matrix)]

@@ -6,26 +6,26 @@ from .model import DIM, Tiny
 
 _SMALL, _STILL, _SDXL = (1, 16, 4, 4), (1, 16, 1, 8, 8), (1, 4, 8, 8)
 FLUX = {
-    "image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": POOLED,
-    "context_in_dim": TEXT, "hidden_size": DIM, "mlp_ratio": 4.0, "num_heads": 1, "depth": 2,
-    "depth_single_blocks": 2, "axes_dim": [16, 56, 56], "theta": 10000, "patch_size": 2,
-    "qkv_bias": True, "guidance_embed": True, "txt_ids_dims": [],
+    "in_channels": 16, "out_channels": 16, "vec_in_dim": POOLED, "context_in_dim": TEXT,
+    "hidden_size": DIM, "mlp_ratio": 4.0, "num_heads": 1, "depth": 2, "depth_single_blocks": 2,
+    "axes_dim": [16, 56, 56], "theta": 10000, "patch_size": 2, "qkv_bias": True,
+    "guidance_embed": True, "txt_ids_dims": [],
 }  # fmt: skip
 _CHROMA = {
     **{k: v for k, v in FLUX.items() if k != "guidance_embed"},
-    "image_model": "chroma", "in_channels": 64, "out_channels": 64, "vec_in_dim": None,
+    "in_channels": 64, "out_channels": 64, "vec_in_dim": None,
     "in_dim": 64, "out_dim": DIM, "hidden_dim": 32, "n_layers": 1,
 }  # fmt: skip
 COSMOS = {
-    "image_model": "cosmos_predict2", "max_img_h": 32, "max_img_w": 32, "max_frames": 8,
-    "in_channels": 16, "out_channels": 16, "patch_spatial": 2, "patch_temporal": 1,
-    "model_channels": DIM, "num_heads": 2, "num_blocks": 2, "crossattn_emb_channels": TEXT,
-    "pos_emb_cls": "rope3d", "pos_emb_learnable": True, "use_adaln_lora": True,
-    "adaln_lora_dim": 16, "rope_enable_fps_modulation": False,
+    "max_img_h": 32, "max_img_w": 32, "max_frames": 8, "in_channels": 16, "out_channels": 16,
+    "patch_spatial": 2, "patch_temporal": 1, "model_channels": DIM, "num_heads": 2,
+    "num_blocks": 2, "crossattn_emb_channels": TEXT, "pos_emb_cls": "rope3d",
+    "pos_emb_learnable": True, "use_adaln_lora": True, "adaln_lora_dim": 16,
+    "rope_enable_fps_modulation": False,
 }  # fmt: skip
 _LUMINA = {
-    "image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 96, "n_layers": 2,
-    "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 1, "qk_norm": True, "cap_feat_dim": TEXT,
+    "patch_size": 2, "in_channels": 16, "dim": 96, "n_layers": 2, "n_refiner_layers": 1,
+    "n_heads": 2, "n_kv_heads": 1, "qk_norm": True, "cap_feat_dim": TEXT,
     "axes_dims": [16, 16, 16], "axes_lens": [300, 512, 512],
 }  # fmt: skip
 _Z_IMAGE = {
@@ -35,8 +35,8 @@ _Z_IMAGE = {
 }  # fmt: skip
 _OMNIGEN2 = {
     "hidden_size": 96, "num_layers": 2, "num_refiner_layers": 1, "num_attention_heads": 2,
-    "num_kv_heads": 1, "multiple_of": 32, "axes_dim_rope": [16, 16, 16],
-    "axes_lens": [64, 64, 64], "timestep_scale": 1000.0,
+    "num_kv_heads": 1, "multiple_of": 32, "axes_dim_rope": [16, 16, 16], "axes_lens": [64, 64, 64],
+    "timestep_scale": 1000.0,
 }  # fmt: skip
 
 IMAGES = (
@@ -47,8 +47,8 @@ IMAGES = (
     ),
     Tiny("chroma", "Chroma", "chroma.model.Chroma", _CHROMA, types=("chroma",)),
     Tiny("qwen_image", "QwenImage", "qwen_image.model.QwenImageTransformer2DModel", {
-        "image_model": "qwen_image", "in_channels": 64, "out_channels": 16, "num_layers": 3,
-        "attention_head_dim": DIM, "num_attention_heads": 1, "joint_attention_dim": TEXT,
+        "in_channels": 64, "out_channels": 16, "num_layers": 3, "attention_head_dim": DIM,
+        "num_attention_heads": 1, "joint_attention_dim": TEXT,
     }, _STILL, types=("qwen_image",)),
     Tiny("sd3", "SD3", "modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper", {
         "in_channels": 16, "out_channels": 16, "patch_size": 2, "input_size": None, "depth": 2,
@@ -64,28 +64,24 @@ IMAGES = (
         "n_heads": 2, "global_conddim": 32, "cond_seq_dim": TEXT, "max_seq": 64,
     }, _SDXL),
     Tiny("pixart", "PixArtSigma", "pixart.pixartms.PixArtMS", {
-        "image_model": "pixart_sigma", "hidden_size": 96, "depth": 2, "num_heads": 2,
-        "caption_channels": TEXT, "micro_condition": False, "pe_interpolation": 2,
+        "hidden_size": 96, "depth": 2, "num_heads": 2, "caption_channels": TEXT,
+        "micro_condition": False, "pe_interpolation": 2,
     }, (1, 4, 4, 64)),
     Tiny("hunyuan_dit", "HunyuanDiT", "hydit.models.HunYuanDiT", {
-        "image_model": "hydit", "hidden_size": 128, "depth": 4, "num_heads": 2,
-        "mlp_ratio": 2.0, "qk_norm": True, "text_len": 5, "text_len_t5": 5,
-        "text_states_dim": TEXT, "text_states_dim_t5": 16,
+        "hidden_size": 128, "depth": 4, "num_heads": 2, "mlp_ratio": 2.0, "qk_norm": True,
+        "text_len": 5, "text_len_t5": 5, "text_states_dim": TEXT, "text_states_dim_t5": 16,
     }, _SDXL, given.HYDIT),
     Tiny("flux2", "Flux2", "flux.model.Flux", {
-        **FLUX, "image_model": "flux2", "axes_dim": [32] * 4, "mlp_ratio": 3.0, "theta": 2000,
-        "patch_size": 1, "vec_in_dim": None, "qkv_bias": False, "ops_bias": False,
-        "global_modulation": True, "mlp_silu_act": True, "default_ref_method": "index",
-        "ref_index_scale": 10.0, "txt_ids_dims": [3], "depth": 1, "depth_single_blocks": 1,
+        **FLUX, "axes_dim": [32] * 4, "mlp_ratio": 3.0, "theta": 2000, "patch_size": 1,
+        "vec_in_dim": None, "qkv_bias": False, "ops_bias": False, "global_modulation": True,
+        "mlp_silu_act": True, "default_ref_method": "index", "ref_index_scale": 10.0,
+        "txt_ids_dims": [3], "depth": 1, "depth_single_blocks": 1,
     }, _SMALL, given.REFERENCES),
     Tiny("longcat", "LongCatImage", "flux.model.Flux", {
         **FLUX, "guidance_embed": False, "vec_in_dim": None, "txt_ids_dims": [1, 2],
     }),
     Tiny("cosmos_predict2", "CosmosT2IPredict2", "cosmos.predict2.MiniTrainDIT", COSMOS, _STILL),
-    Tiny(
-        "anima", "Anima", "anima.model.Anima", {**COSMOS, "image_model": "anima"}, _STILL,
-        given.IDS,
-    ),
+    Tiny("anima", "Anima", "anima.model.Anima", COSMOS, _STILL, given.IDS),
     Tiny("lumina2", "Lumina2", "lumina.model.NextDiT", _LUMINA, given=given.MASKED),
     Tiny("z_image", "ZImage", "lumina.model.NextDiT", _Z_IMAGE, given=given.MASKED),
     Tiny(
@@ -93,62 +89,58 @@ IMAGES = (
         given=given.OMNI, needs="siglip_feat_dim",
     ),
     Tiny("z_image_pixel", "ZImagePixelSpace", "lumina.model.NextDiTPixelSpace", {
-        **_Z_IMAGE, "image_model": "zimage_pixel", "in_channels": 3, "decoder_in_channels": 12,
-        "decoder_hidden_size": 64, "decoder_num_res_blocks": 2, "decoder_max_freqs": 8,
+        **_Z_IMAGE, "in_channels": 3, "decoder_in_channels": 12, "decoder_hidden_size": 64,
+        "decoder_num_res_blocks": 2, "decoder_max_freqs": 8,
     }, (1, 3, 8, 8), given.MASKED),
     Tiny("hidream", "HiDream", "hidream.model.HiDreamImageTransformer2DModel", {
-        "image_model": "hidream", "patch_size": 2, "in_channels": 16, "out_channels": 16,
-        "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 32,
-        "num_attention_heads": 2, "caption_channels": [TEXT, 40], "text_emb_dim": POOLED,
-        "axes_dims_rope": [16, 8, 8], "max_resolution": [16, 16], "llama_layers": [0, 1],
+        "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 1,
+        "num_single_layers": 1, "attention_head_dim": 32, "num_attention_heads": 2,
+        "caption_channels": [TEXT, 40], "text_emb_dim": POOLED, "axes_dims_rope": [16, 8, 8],
+        "max_resolution": [16, 16], "llama_layers": [0, 1],
     }, given=given.LLAMA),
     Tiny("omnigen2", "Omnigen2", "omnigen.omnigen2.OmniGen2Transformer2DModel", {
-        **_OMNIGEN2, "image_model": "omnigen2", "text_feat_dim": TEXT,
+        **_OMNIGEN2, "text_feat_dim": TEXT,
     }, given=given.REFERENCES),
     Tiny("boogu", "Boogu", "boogu.model.BooguTransformer2DModel", {
-        **_OMNIGEN2, "image_model": "boogu", "num_double_stream_layers": 1,
-        "instruction_feat_dim": TEXT,
+        **_OMNIGEN2, "num_double_stream_layers": 1, "instruction_feat_dim": TEXT,
     }, given=given.REFERENCES),
     Tiny("krea2", "Krea2", "krea2.model.SingleStreamDiT", {
-        "image_model": "krea2", "features": DIM, "tdim": 32, "txtdim": 16, "heads": 2,
-        "kvheads": 1, "multiplier": 2, "layers": 2, "txtlayers": 2, "txtheads": 2,
-        "txtkvheads": 2,
+        "features": DIM, "tdim": 32, "txtdim": 16, "heads": 2, "kvheads": 1, "multiplier": 2,
+        "layers": 2, "txtlayers": 2, "txtheads": 2, "txtkvheads": 2,
     }, given=given.REFERENCES_AT_ZERO),
     Tiny("ernie", "ErnieImage", "ernie.model.ErnieImageModel", {
-        "image_model": "ernie", "hidden_size": DIM, "num_attention_heads": 2, "num_layers": 2,
-        "ffn_hidden_size": DIM, "in_channels": 16, "out_channels": 16, "text_in_dim": TEXT,
-        "rope_axes_dim": (16, 24, 24),
+        "hidden_size": DIM, "num_attention_heads": 2, "num_layers": 2, "ffn_hidden_size": DIM,
+        "in_channels": 16, "out_channels": 16, "text_in_dim": TEXT, "rope_axes_dim": (16, 24, 24),
     }),
     Tiny("lens", "Lens", "lens.model.LensTransformer2DModel", {
-        "image_model": "lens", "in_channels": 128, "out_channels": 32, "num_layers": 2,
-        "num_attention_heads": 2, "enc_hidden_dim": 16, "selected_layer_index": (0, 1),
+        "in_channels": 128, "out_channels": 32, "num_layers": 2, "num_attention_heads": 2,
+        "enc_hidden_dim": 16, "selected_layer_index": (0, 1),
     }, (1, 128, 4, 4), given.PADDED),
     Tiny("mage_flow", "MageFlow", "mage_flow.model.MageFlowTransformer2DModel", {
-        "image_model": "mage_flow", "in_channels": 16, "out_channels": 16, "num_layers": 2,
-        "num_attention_heads": 1, "joint_attention_dim": TEXT,
+        "in_channels": 16, "out_channels": 16, "num_layers": 2, "num_attention_heads": 1,
+        "joint_attention_dim": TEXT,
     }, _SMALL, given.REFERENCES),
     Tiny("joyimage", "JoyImage", "joyimage.model.JoyImageTransformer3DModel", {
-        "image_model": "joyimage", "in_channels": 16, "hidden_size": DIM,
-        "num_attention_heads": 1, "text_dim": TEXT, "num_layers": 2,
+        "in_channels": 16, "hidden_size": DIM, "num_attention_heads": 1, "text_dim": TEXT,
+        "num_layers": 2,
     }, _STILL, given.PICTURES),
     Tiny("ideogram4", "Ideogram4", "ideogram4.model.Ideogram4Transformer2DModel", {
-        "image_model": "ideogram4", "in_channels": 16, "num_layers": 2,
-        "num_attention_heads": 2, "attention_head_dim": 64, "intermediate_size": 64,
-        "adaln_dim": 32, "llm_features_dim": TEXT, "mrope_section": [16, 8, 8],
+        "in_channels": 16, "num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 64,
+        "intermediate_size": 64, "adaln_dim": 32, "llm_features_dim": TEXT,
+        "mrope_section": [16, 8, 8],
     }, _SMALL, given.PADDED),
     Tiny("pixeldit", "PixelDiTT2I", "pixeldit.model.PixDiT_T2I", {
-        "image_model": "pixeldit_t2i", "num_groups": 2, "hidden_size": 64,
-        "pixel_attn_hidden_size": 32, "pixel_num_groups": 2, "patch_depth": 2,
-        "pixel_depth": 2, "patch_size": 4, "txt_embed_dim": TEXT, "txt_max_length": 16,
+        "num_groups": 2, "hidden_size": 64, "pixel_attn_hidden_size": 32, "pixel_num_groups": 2,
+        "patch_depth": 2, "pixel_depth": 2, "patch_size": 4, "txt_embed_dim": TEXT,
+        "txt_max_length": 16,
     }, (1, 3, 16, 16)),
     Tiny("chroma_radiance", "ChromaRadiance", "chroma_radiance.model.ChromaRadiance", {
-        **_CHROMA, "image_model": "chroma_radiance", "in_channels": 3, "out_channels": 3,
-        "patch_size": 4, "nerf_hidden_size": 16, "nerf_mlp_ratio": 2, "nerf_depth": 2,
-        "nerf_max_freqs": 4, "nerf_tile_size": 0, "nerf_final_head_type": "conv",
-        "nerf_embedder_dtype": None, "use_x0": False, "use_sequential_txt_ids": False,
+        **_CHROMA, "in_channels": 3, "out_channels": 3, "patch_size": 4, "nerf_hidden_size": 16,
+        "nerf_mlp_ratio": 2, "nerf_depth": 2, "nerf_max_freqs": 4, "nerf_tile_size": 0,
+        "nerf_final_head_type": "conv", "nerf_embedder_dtype": None, "use_x0": False,
+        "use_sequential_txt_ids": False,
     }, (1, 3, 16, 16)),
     Tiny("hidream_o1", "HiDreamO1", "hidream_o1.model.HiDreamO1Transformer", {
-        "image_model": "hidream_o1",
         "text_config_overrides": {
             "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
             "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32,

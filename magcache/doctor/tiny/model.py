@@ -38,8 +38,8 @@ class Tiny:
         name: Its name.
         config: Name of its class in `comfy.supported_models`.
         path: Where its network's class is under `comfy.ldm`, "flux.model.Flux" for instance.
-        sizes: What its network is built with, in ComfyUI's own terms. Those that this version of
-            the network does not know are left out.
+        sizes: What its network is built with, in ComfyUI's own terms, besides what its class says.
+            Those that this version of the network does not know are left out.
         shape: Shape of its latent.
         given: What its conditions hold beside the text.
         audio: Shape of the audio latent that is sampled with the video; () without.
@@ -122,16 +122,17 @@ class Tiny:
 
     def _known_sizes(self) -> dict[str, Any]:
         """FLUX and its kin take any, and have a dataclass for them."""
+        sizes = {**getattr(comfy.supported_models, self.config).unet_config, **self.sizes}
         module = importlib.import_module(f"comfy.ldm.{self.path.rpartition('.')[0]}")
         params = [kind for name, kind in vars(module).items() if name.endswith("Params")]
         taken = signature(getattr(module, self.network)).parameters
         if params:
             names = {"image_model", *(each.name for kind in params for each in fields(kind))}
         elif any(each.kind is Parameter.VAR_KEYWORD for each in taken.values()):
-            return self.sizes
+            return sizes
         else:
             names = {*taken}
-        return {name: value for name, value in self.sizes.items() if name in names}
+        return {name: value for name, value in sizes.items() if name in names}
 
     def _cond(self, seed: int, tokens: int) -> Conds:
         noise = _noise(seed)

@@ -9,25 +9,21 @@ from .model import DIM, Tiny
 
 _LTX_SHAPE = (1, 128, 2, 4, 4)
 _HUNYUAN = {
-    **FLUX, "image_model": "hunyuan_video", "theta": 256, "patch_size": [1, 2, 2],
-    "byt5": False, "meanflow": False, "use_cond_type_embedding": False, "vision_in_dim": None,
-    "meanflow_sum": False,
+    **FLUX, "theta": 256, "patch_size": [1, 2, 2], "byt5": False, "meanflow": False,
+    "use_cond_type_embedding": False, "vision_in_dim": None, "meanflow_sum": False,
 }  # fmt: skip
 _WAN = {
-    "image_model": "wan2.1", "model_type": "t2v", "patch_size": (1, 2, 2), "dim": DIM,
-    "ffn_dim": 2 * DIM, "num_heads": 1, "in_dim": 16, "out_dim": 16, "freq_dim": 256,
-    "window_size": (-1, -1), "qk_norm": True, "cross_attn_norm": True, "eps": 1e-6,
-    "num_layers": 3, "text_dim": 4096,
+    "patch_size": (1, 2, 2), "dim": DIM, "ffn_dim": 2 * DIM, "num_heads": 1, "in_dim": 16,
+    "out_dim": 16, "freq_dim": 256, "window_size": (-1, -1), "qk_norm": True,
+    "cross_attn_norm": True, "eps": 1e-6, "num_layers": 3, "text_dim": 4096,
 }  # fmt: skip
 _LTXV = {
-    "image_model": "ltxv", "in_channels": 128, "cross_attention_dim": DIM,
-    "attention_head_dim": 32, "num_attention_heads": 4, "caption_channels": TEXT,
-    "num_layers": 2,
+    "in_channels": 128, "cross_attention_dim": DIM, "attention_head_dim": 32,
+    "num_attention_heads": 4, "caption_channels": TEXT, "num_layers": 2,
 }  # fmt: skip
 _COG = {
-    "image_model": "cogvideox", "num_attention_heads": 2, "attention_head_dim": 64,
-    "time_embed_dim": 32, "text_embed_dim": TEXT, "num_layers": 2,
-    "use_rotary_positional_embeddings": True,
+    "num_attention_heads": 2, "attention_head_dim": 64, "time_embed_dim": 32,
+    "text_embed_dim": TEXT, "num_layers": 2, "use_rotary_positional_embeddings": True,
 }  # fmt: skip
 
 
@@ -37,9 +33,9 @@ def _wan(
     return Tiny(name, config, "wan.model.WanModel", {**_WAN, **sizes}, VIDEO, given, types=types)
 
 
-def _relative(config: str, network: str, given: Given, model_type: str, **sizes: Any) -> Tiny:
+def _relative(config: str, network: str, given: Given = given.NOTHING, **sizes: Any) -> Tiny:
     """A model that ComfyUI derives from Wan."""
-    return Tiny(config, config, network, {**_WAN, "model_type": model_type, **sizes}, VIDEO, given)
+    return Tiny(config, config, network, {**_WAN, **sizes}, VIDEO, given)
 
 
 VIDEOS = (
@@ -56,16 +52,13 @@ VIDEOS = (
         **_HUNYUAN, "in_channels": 64, "out_channels": 64, "patch_size": [1, 1],
         "axes_dim": [64, 64], "vec_in_dim": None, "byt5": True, "meanflow": True,
     }, (1, 64, 4, 4), given.GLYPHS),
-    _wan(
-        "wan_t2v", "WAN21_T2V",
-        types=("wan2.1_t2v_1.3B", "wan2.1_t2v_14B", "wan2.2_t2v_14B"),
-    ),
+    _wan("wan_t2v", "WAN21_T2V", types=("wan2.1_t2v_1.3B", "wan2.1_t2v_14B", "wan2.2_t2v_14B")),
     _wan(
         "wan_i2v", "WAN21_I2V", given.WAN_IMAGE, ("wan2.1_i2v_480p_14B", "wan2.1_i2v_720p_14B"),
-        model_type="i2v", in_dim=36,
+        in_dim=36,
     ),
     Tiny("wan_vace", "WAN21_Vace", "wan.model.VaceWanModel", {
-        **_WAN, "model_type": "vace", "num_layers": 4, "vace_layers": 2, "vace_in_dim": 96,
+        **_WAN, "num_layers": 4, "vace_layers": 2, "vace_in_dim": 96,
     }, VIDEO, given.VACE, types=("wan2.1_vace_1.3B", "wan2.1_vace_14B")),
     Tiny(
         "wan_ti2v", "WAN22_T2V", "wan.model.WanModel", {**_WAN, "in_dim": 48, "out_dim": 48},
@@ -73,39 +66,34 @@ VIDEOS = (
     ),
     # Wan 2.2's 14B for images: the channels of I2V, but no image embedder.
     _wan("wan22_i2v", "WAN21_T2V", given.WAN_IMAGE, ("wan2.2_i2v_14B",), in_dim=36),
-    _relative("WAN21_Camera", "wan.model.CameraWanModel", given.CAMERA, "camera", in_dim=32),
-    _relative("WAN22_Camera", "wan.model.CameraWanModel", given.CAMERA, "camera_2.2", in_dim=36),
+    _relative("WAN21_Camera", "wan.model.CameraWanModel", given.CAMERA, in_dim=32),
+    _relative("WAN22_Camera", "wan.model.CameraWanModel", given.CAMERA, in_dim=36),
+    _relative("WAN22_S2V", "wan.model.WanModel_S2V", given.SPEECH, audio_inject_layers=[0, 2]),
+    _relative("WAN21_HuMo", "wan.model.HumoWanModel", given.HUMAN, in_dim=36, num_layers=2),
     _relative(
-        "WAN22_S2V", "wan.model.WanModel_S2V", given.SPEECH, "s2v", audio_inject_layers=[0, 2],
-    ),
-    _relative("WAN21_HuMo", "wan.model.HumoWanModel", given.HUMAN, "humo", in_dim=36, num_layers=2),
-    _relative(
-        "WAN22_Animate", "wan.model_animate.AnimateWanModel", given.FACE_AND_POSE, "animate",
+        "WAN22_Animate", "wan.model_animate.AnimateWanModel", given.FACE_AND_POSE,
         in_dim=36, num_layers=5,
     ),
+    _relative("WAN_Animate2", "wan.model_animate2.WanAnimate2Model", given.POSE_BEHIND, in_dim=36),
+    _relative("WAN21_SCAIL", "wan.model.SCAILWanModel", given.POSE, in_dim=20),
+    _relative("WAN21_SCAIL2", "wan.model.SCAIL2WanModel", given.POSES, in_dim=20),
     _relative(
-        "WAN_Animate2", "wan.model_animate2.WanAnimate2Model", given.POSE_BEHIND, "animate2",
-        in_dim=36,
-    ),
-    _relative("WAN21_SCAIL", "wan.model.SCAILWanModel", given.POSE, "scail", in_dim=20),
-    _relative("WAN21_SCAIL2", "wan.model.SCAIL2WanModel", given.POSES, "scail2", in_dim=20),
-    _relative(
-        "WAN22_WanDancer", "wan.model_wandancer.WanDancerModel", given.MUSIC, "wandancer",
+        "WAN22_WanDancer", "wan.model_wandancer.WanDancerModel", given.MUSIC,
         in_dim=36, audio_inject_layers=[0, 2],
     ),
-    _relative("WAN21_FunControl2V", "wan.model.WanModel", given.CONTROL, "i2v", in_dim=48),
-    _relative("WAN21_FlowRVS", "wan.model.WanModel", given.NOTHING, "flow_rvs"),
-    _relative("WAN21_CausalAR_T2V", "wan.ar_model.CausalWanModel", given.NOTHING, "t2v"),
+    _relative("WAN21_FunControl2V", "wan.model.WanModel", given.CONTROL, in_dim=48),
+    _relative("WAN21_FlowRVS", "wan.model.WanModel"),
+    _relative("WAN21_CausalAR_T2V", "wan.ar_model.CausalWanModel"),
     Tiny("mochi", "GenmoMochi", "genmo.joint_model.asymm_models_joint.AsymmDiTJoint", {
-        "image_model": "mochi_preview", "depth": 2, "patch_size": 2, "num_heads": 2,
-        "hidden_size_x": 96, "hidden_size_y": 48, "mlp_ratio_x": 128.0, "mlp_ratio_y": 2.0,
-        "learn_sigma": False, "in_channels": 12, "qk_norm": True, "qkv_bias": False,
-        "out_bias": True, "attn_drop": 0.0, "posenc_preserve_area": True,
-        "timestep_scale": 1000.0, "use_t5": True, "t5_feat_dim": TEXT,
+        "depth": 2, "patch_size": 2, "num_heads": 2, "hidden_size_x": 96, "hidden_size_y": 48,
+        "mlp_ratio_x": 128.0, "mlp_ratio_y": 2.0, "learn_sigma": False, "in_channels": 12,
+        "qk_norm": True, "qkv_bias": False, "out_bias": True, "attn_drop": 0.0,
+        "posenc_preserve_area": True, "timestep_scale": 1000.0, "use_t5": True,
+        "t5_feat_dim": TEXT,
     }, (1, 12, 2, 8, 8), given.PADDED),
     Tiny("ltxv", "LTXV", "lightricks.model.LTXVModel", _LTXV, _LTX_SHAPE, given.PADDED),
     Tiny("ltx2", "LTXAV", "lightricks.av_model.LTXAVModel", {
-        **_LTXV, "image_model": "ltxav", "caption_channels": TEXT // 2, "audio_in_channels": 128,
+        **_LTXV, "caption_channels": TEXT // 2, "audio_in_channels": 128,
         "audio_cross_attention_dim": 64, "audio_attention_head_dim": 16,
         "audio_num_attention_heads": 4, "connector_attention_head_dim": 16,
         "connector_num_attention_heads": 2, "connector_num_layers": 1,
@@ -115,15 +103,15 @@ VIDEOS = (
         {**COSMOS, "in_channels": 17}, VIDEO, given.FRAME,
     ),
     Tiny("kandinsky5", "Kandinsky5", "kandinsky5.model.Kandinsky5", {
-        "image_model": "kandinsky5", "model_dim": DIM, "ff_dim": DIM, "time_dim": 32,
-        "in_text_dim": TEXT, "in_text_dim2": POOLED, "visual_embed_dim": 132,
-        "num_text_blocks": 1, "num_visual_blocks": 2, "axes_dims": (16, 24, 24),
+        "model_dim": DIM, "ff_dim": DIM, "time_dim": 32, "in_text_dim": TEXT,
+        "in_text_dim2": POOLED, "visual_embed_dim": 132, "num_text_blocks": 1,
+        "num_visual_blocks": 2, "axes_dims": (16, 24, 24),
     }, VIDEO, types=("kandinsky5_lite",)),
     Tiny("minimax_h3", "MiniMaxH3", "minimax.model.MiniMaxH3Model", {
-        "image_model": "minimax_h3", "hidden_size": 96, "num_layers": 2,
-        "token_refiner_num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 64,
-        "ffn_hidden_size": 64, "text_dim": TEXT, "timestep_input_dim": 32,
-        "time_embed_hidden_size": 32, "time_embed_dim": 32, "rope_inv_freq_len": 8,
+        "hidden_size": 96, "num_layers": 2, "token_refiner_num_layers": 1,
+        "num_attention_heads": 2, "attention_head_dim": 64, "ffn_hidden_size": 64,
+        "text_dim": TEXT, "timestep_input_dim": 32, "time_embed_hidden_size": 32,
+        "time_embed_dim": 32, "rope_inv_freq_len": 8,
     }, (1, 24, 2, 4, 4), given.KEYFRAME, audio=(1, 32, 2, 5)),
     Tiny("cogvideox", "CogVideoX_T2V", "cogvideo.model.CogVideoXTransformer3DModel", _COG, VIDEO),
     Tiny(
@@ -132,7 +120,7 @@ VIDEOS = (
     ),
     Tiny("cosmos1", "CosmosT2V", "cosmos.model.GeneralDIT", {
         **{k: v for k, v in COSMOS.items() if k != "rope_enable_fps_modulation"},
-        "image_model": "cosmos", "block_x_format": "THWBD", "affline_emb_norm": True,
+        "block_x_format": "THWBD", "affline_emb_norm": True,
         "extra_per_block_abs_pos_emb": True, "extra_per_block_abs_pos_emb_type": "learnable",
     }, VIDEO),
 )  # fmt: skip
