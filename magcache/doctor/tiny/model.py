@@ -20,8 +20,7 @@ import comfy.supported_models
 import torch
 from torch import nn
 
-from ...blocks import family_of
-from ...hosts.comfyui.models import FAMILIES
+from ...hosts.comfyui.models import block_names
 from .given import IMAGE, POOLED, TEXT, Given, Noise, filled
 
 DIM = 128  # one attention head, the narrowest that ComfyUI's detection allows
@@ -116,9 +115,7 @@ class Tiny:
     def blocks(self, patcher: Any) -> list[nn.Module]:
         """Every block of a model, in order, as far as its row names them."""
         network = patcher.model.diffusion_model
-        family = family_of(network, FAMILIES)
-        lists = family.lists if family else ()
-        return [block for name in lists for block in getattr(network, name, ())]
+        return [network.get_submodule(name) for name in block_names(network)]
 
     def _known_sizes(self) -> dict[str, Any]:
         """FLUX and its kin take any, and have a dataclass for them."""

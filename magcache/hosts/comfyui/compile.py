@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...blocks import family_of
-from .models import FAMILIES, class_name
+from .models import block_names, class_name
 
 MODES = ("default", "max-autotune", "max-autotune-no-cudagraphs", "reduce-overhead")
 BACKENDS = ("inductor", "cudagraphs", "eager", "aot_eager")
@@ -36,7 +35,7 @@ def compile_blocks(model: Any, mode: str, backend: str, fullgraph: bool, dynamic
     """
     from comfy_api.torch_helpers import set_torch_compile_wrapper
 
-    names = _names(model.model.diffusion_model)
+    names = block_names(model.model.diffusion_model)
     if not names:
         raise ValueError(
             f"Compile Model does not know the blocks of {class_name(model)}; use ComfyUI's own "
@@ -73,9 +72,8 @@ def compiled_blocks(whole: Any, settings: dict[str, Any]) -> dict[str, Any]:
         not known.
     """
     network = whole._orig_mod
-    return {
-        name: torch.compile(network.get_submodule(name), **settings) for name in _names(network)
-    }
+    blocks = {name: network.get_submodule(name) for name in block_names(network)}
+    return {name: torch.compile(block, **settings) for name, block in blocks.items()}
 
 
 @contextmanager
@@ -110,13 +108,12 @@ def _one_layout(network: nn.Module) -> Iterator[None]:
 
     The hook is on what `torch.compile` has made of the block, outside of its graph.
     """
-    family = family_of(network, FAMILIES)
     with ExitStack() as stack:
-        for name in family.lists if family else ():
-            for first in list(getattr(network, name, ()))[:1]:
-                if hasattr(first, "_orig_mod"):
-                    hook = first.register_forward_pre_hook(_contiguous, with_kwargs=True)
-                    stack.callback(hook.remove)
+        for name in block_names(network):
+            block = network.get_submodule(name)
+            if name.endswith(".0") and hasattr(block, "_orig_mod"):
+                hook = block.register_forward_pre_hook(_contiguous, with_kwargs=True)
+                stack.callback(hook.remove)
         yield
 
 
@@ -134,16 +131,6 @@ def _put(network: nn.Module, blocks: dict[str, nn.Module]) -> None:
     for name, block in blocks.items():
         parent, _, index = name.rpartition(".")
         network.get_submodule(parent)._modules[index] = block
-
-
-def _names(network: nn.Module) -> list[str]:
-    """Names of the blocks of a network, "blocks.0" for instance; none if it is unknown."""
-    family = family_of(network, FAMILIES)
-    return [
-        f"{name}.{index}"
-        for name in (family.lists if family else ())
-        for index in range(len(getattr(network, name, ())))
-    ]
 
 
 def _clone(model: Any) -> Any:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ...blocks import Family, plain_module
+from torch import nn
+
+from ...blocks import Family, family_of, plain_module
 from .start import Start
 
 _LARGE_FRAME = 9000  # latent pixels a frame: 480p has 6240 at most, 720p at least 12,800
@@ -260,6 +262,13 @@ OLD_NAMES = {
 def class_name(model: Any) -> str:
     """Class of a loaded model's network, e.g. "WanModel"; `model` is a ModelPatcher."""
     return type(plain_module(model.model.diffusion_model)).__name__
+
+
+def block_names(network: nn.Module) -> list[str]:
+    """Names of the blocks of a network, "blocks.0" for instance; none if it is unknown."""
+    family = family_of(network, FAMILIES)
+    lists = family.lists if family else ()
+    return [f"{name}.{at}" for name in lists for at in range(len(getattr(network, name, ())))]
 
 
 def kind_of(model: Any) -> str:

@@ -76,7 +76,7 @@ class MagCacheFramePackWrapper:
         rule = Rule(magcache_thresh, magcache_K, retention_ratio)
         settings = _Settings(load(model_type), rule, STORES[residuals])
         if isinstance(transformer, Accelerated):  # a second node takes the place of the first
-            transformer = transformer.plain()
+            transformer = transformer._transformer
         return ({**model, "transformer": Accelerated(transformer, settings)},)
 
 
@@ -104,10 +104,6 @@ class Accelerated:
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._transformer, name, value)
-
-    def plain(self) -> Any:
-        """The transformer itself."""
-        return self._transformer
 
     def initialize_teacache(
         self, enable_teacache: bool = True, num_steps: int = 25, **others: Any
