@@ -123,7 +123,15 @@ def test_files_modules_and_commands_that_a_document_names_are_there(path: Path) 
         assert f"\n{target}:" in makefile, target
 
 
-def test_contributing_shows_every_room_of_the_house() -> None:
+def test_contributing_shows_every_room_below_all_that_it_imports_from() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     shown = re.findall(r"^  ([\w.]+)/? +", text.partition("\nmagcache/\n")[2], re.MULTILINE)
-    assert {*shown} == {p.name for p in (ROOT / "magcache").iterdir() if p.name[0] not in "_."}
+    rooms = [path for path in (ROOT / "magcache").iterdir() if path.name[0] not in "_."]
+    assert {*shown} == {room.name for room in rooms}
+    order = [name.removesuffix(".py") for name in shown]
+    for room in rooms:
+        for file in sorted(room.rglob("*.py")) or [room]:
+            up = "." * len(file.relative_to(ROOT / "magcache").parts)
+            code = file.read_text(encoding="utf-8")
+            for other in re.findall(rf"^ *from {re.escape(up)}(\w+)", code, re.MULTILINE):
+                assert order.index(other) < order.index(room.stem), f"{file}: {other}"
