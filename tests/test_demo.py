@@ -61,7 +61,7 @@ def test_pictures_are_written_and_show_something(made, name):
 def test_the_sampled_images_are_not_noise(made):
     """Emoji stand on white: the corners of most images are near it."""
     model = emoji.load()
-    images = model.generate(model.prompts("demo"), list(range(8)), steps=STEPS)
+    images = model.generate(model.prompts("demo")[:4], range(4), steps=STEPS)
     assert images[:, :, :2, :2].mean() > 0.8
 
 

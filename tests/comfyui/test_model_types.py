@@ -10,7 +10,7 @@ import torch
 from test_families import EVERY, FITTING, magcache
 from tiny_models import TINY, sample
 
-from magcache.doctor.tiny import ALL
+from magcache.doctor.tiny import ALL, FURTHER
 from magcache.hosts.comfyui import detect
 from magcache.hosts.comfyui import sampling as host
 from magcache.hosts.comfyui.models import MODEL_TYPES, OLD_NAMES, Model, class_name
@@ -55,12 +55,16 @@ def test_auto_is_tried_on_every_model_type_that_is_not_chosen_by_hand() -> None:
     )
 
 
-def test_auto_takes_a_type_as_soon_as_it_has_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = {tiny.name: tiny for tiny in ALL}["lumina2"].build()
+def test_auto_takes_a_type_as_soon_as_it_has_a_row(
+    found: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = FURTHER["lumina2"]
+    model = tiny.build()
     assert detect.model_type(model) is None
-    row = Model("stable_diffusion_3", class_name(model), preset="flux")
+    row = Model("lumina2_new", class_name(model), preset="chroma")
     monkeypatch.setitem(MODEL_TYPES, row.name, row)
-    assert detect.model_type(model) == row.name
+    sample(magcache(model, "auto"), tiny, 1)
+    assert detect.model_type(model) == row.name and found == ["chroma"]
 
 
 def test_auto_takes_flux_for_kontext_only_in_samplings_with_reference_latents(
