@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from magcache.hosts.comfyui.nodes.target_speed import MagCacheTargetSpeed
 
 FOLDER = Path(__file__).parents[2] / "models" / "emoji-video"
-STEPS = 16
+STEPS = 10
 
 
 @pytest.fixture(autouse=True)
