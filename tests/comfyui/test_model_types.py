@@ -8,9 +8,9 @@ import folder_paths
 import pytest
 import torch
 from test_families import EVERY, FITTING, magcache
-from tiny_models import TINY, sample
+from tiny_models import FURTHER, TINY, sample
 
-from magcache.doctor.tiny import ALL, FURTHER
+from magcache.doctor.tiny import ALL
 from magcache.hosts.comfyui import detect
 from magcache.hosts.comfyui import sampling as host
 from magcache.hosts.comfyui.models import MODEL_TYPES, OLD_NAMES, Model, class_name
