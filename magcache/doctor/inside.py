@@ -60,17 +60,6 @@ class Registrations(dict):
             self[name] = node
 
 
-class _Warnings(logging.Handler):
-    """Keeps the last warning: ComfyUI logs why a pack cannot be loaded."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.last = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.last = record.getMessage().strip()
-
-
 def main() -> None:
     """Checks what the JSON file named on the command line asks for; see `session`."""
     asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
@@ -114,17 +103,19 @@ def _start(channel: Channel, package: Path) -> tuple[Registrations, list[dict[st
 
 def _watch_loading(nodes: Any, channel: Channel) -> list[dict[str, Any]]:
     """From here on, each custom node that is loaded is told of, and put on the list returned."""
-    load, packs, warnings = nodes.load_custom_node, [], _Warnings()
-    logging.getLogger().addHandler(warnings)
+    load, packs, warnings = nodes.load_custom_node, [], [""]
+    handler = logging.Handler(logging.WARNING)  # ComfyUI logs why a pack cannot be loaded
+    handler.emit = lambda record: warnings.append(record.getMessage().strip())
+    logging.getLogger().addHandler(handler)
 
     async def load_custom_node(module_path: str, *args: Any, **kwargs: Any) -> bool:
         if kwargs.get("module_parent", "custom_nodes") != "custom_nodes":
             return await load(module_path, *args, **kwargs)
         pack = {"name": Path(module_path).name, "path": str(module_path)}
         channel.step(f"loading the custom node {pack['name']}")
-        warnings.last = ""
+        warnings[:] = [""]
         loaded = await load(module_path, *args, **kwargs)
-        reason = "" if loaded else warnings.last.rpartition("module for custom nodes: ")[2]
+        reason = "" if loaded else warnings[-1].rpartition("module for custom nodes: ")[2]
         packs.append({**pack, "loaded": loaded, "reason": reason})
         return loaded
 

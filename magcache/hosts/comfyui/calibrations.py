@@ -20,7 +20,9 @@ log = logging.getLogger("magcache")
 
 def folder() -> Path:
     """Where calibrations are kept: magcache/ in ComfyUI's user folder."""
-    return host.user_folder() / "magcache"
+    import folder_paths
+
+    return Path(folder_paths.get_user_directory()) / "magcache"
 
 
 def names() -> list[str]:

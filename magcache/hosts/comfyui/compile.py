@@ -41,7 +41,9 @@ def compile_blocks(model: Any, mode: str, backend: str, fullgraph: bool, dynamic
             f"Compile Model does not know the blocks of {class_name(model)}; use ComfyUI's own "
             "TorchCompileModel, which compiles the whole model"
         )
-    model = _clone(model)
+    # Weights stay where they are: newer versions stream them, which graphs cannot.
+    streams = "disable_dynamic" in inspect.signature(model.clone).parameters
+    model = model.clone(**({"disable_dynamic": True} if streams else {}))
     set_torch_compile_wrapper(
         model,
         backend=backend,
@@ -131,10 +133,3 @@ def _put(network: nn.Module, blocks: dict[str, nn.Module]) -> None:
     for name, block in blocks.items():
         parent, _, index = name.rpartition(".")
         network.get_submodule(parent)._modules[index] = block
-
-
-def _clone(model: Any) -> Any:
-    """A clone whose weights stay where they are: newer versions stream them, graphs cannot."""
-    if "disable_dynamic" in inspect.signature(model.clone).parameters:
-        return model.clone(disable_dynamic=True)
-    return model.clone()

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from pathlib import Path
 from typing import Any
 
 log = logging.getLogger("magcache")
@@ -59,11 +58,13 @@ def described(guider: Any, sampler: Any, sigmas: Any, shape: tuple[int, ...]) ->
 
     The noise levels hold what scheduler and shift made; a scheduler's name does not come this far.
     """
+    from comfy.samplers import CFGGuider
+
     function = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     name = function.removeprefix("sample_").removesuffix("_function") or type(sampler).__name__
     numbers = {k: v for k, v in vars(guider).items() if isinstance(v, int | float)}
     scales = {name: value for name, value in numbers.items() if name.startswith("cfg")}
-    if _guides_in_its_own_way(guider):
+    if type(guider).predict_noise is not CFGGuider.predict_noise:  # it guides in its own way
         scales.pop("cfg", None)  # a default that it may not use
     shift = getattr(guider.model_patcher.get_model_object("model_sampling"), "shift", None)
     return {
@@ -85,19 +86,6 @@ def allows_mending(sampler: Any, model_sampling: Any) -> bool:
     plain = not getattr(sampler, "extra_options", {}).get("s_churn")
     function = getattr(sampler, "sampler_function", None)
     return function is sample_euler and plain and isinstance(model_sampling, CONST)
-
-
-def _guides_in_its_own_way(guider: Any) -> bool:
-    from comfy.samplers import CFGGuider
-
-    return type(guider).predict_noise is not CFGGuider.predict_noise
-
-
-def user_folder() -> Path:
-    """Folder of what users make."""
-    import folder_paths
-
-    return Path(folder_paths.get_user_directory())
 
 
 def show(text: str, node_id: str | None) -> None:

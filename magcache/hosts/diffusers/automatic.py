@@ -31,7 +31,10 @@ class Automatic:
             if session.begun and self._clock and self._clock.at_end:
                 self.keep(session)
             self._clock = clock
-            self._found = self._nearest(session, clock)
+            transformers = [expert.transformer for expert in session.experts]
+            sigmas, made_with = clock.trajectory.sigmas, session.described(clock.steps)
+            identity = identity_of(*transformers)
+            self._found = self._store.nearest(identity, sigmas, made_with, len(transformers))
         return self._found
 
     def keep(self, session: Session) -> None:
@@ -44,9 +47,3 @@ class Automatic:
             log.warning("MagCache: %s", error)
             return
         log.info("MagCache: measured; from here on sampling is accelerated (%s)", path)
-
-    def _nearest(self, session: Session, clock: SchedulerClock) -> Found | None:
-        transformers = [expert.transformer for expert in session.experts]
-        sigmas, made_with = clock.trajectory.sigmas, session.described(clock.steps)
-        identity = identity_of(*transformers)
-        return self._store.nearest(identity, sigmas, made_with, len(transformers))

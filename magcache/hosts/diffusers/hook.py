@@ -61,14 +61,9 @@ class TransformerHook(ModelHook):
         self._registry.remove_hook(NAME, recurse=False)
         if kept is not None:  # the registry expects a hook above to have no forward of its own
             above[0].forward, above[0].original_forward = kept, self.fn_ref.original_forward
-        if not self._registry.hooks:
-            self._remove_traces()
-
-    def _remove_traces(self) -> None:
-        """Removes what an empty registry leaves on a module that did not have it before."""
-        if not self._had_forward:
+        if not self._registry.hooks and not self._had_forward:
             del self._transformer.forward
-        if self._was_plain:
+        if not self._registry.hooks and self._was_plain:
             del self._transformer._diffusers_hook
 
 

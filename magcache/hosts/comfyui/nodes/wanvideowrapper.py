@@ -109,15 +109,10 @@ class MagCacheWanVideoWrapper(Calibrated):
         if model is not None:
             curves = _source(model_type, calibration).curves
             curve = curves.get("cond") or next(iter(curves.values()))
-            connect(_transformer(model), cache_args, curve)
+            hook = _Ratios(cache_args["cache_device"], curve)
+            handle = _transformer(model).register_forward_pre_hook(hook, with_kwargs=True)
+            weakref.finalize(cache_args, handle.remove).atexit = False
         return (cache_args,)
-
-
-def connect(transformer: nn.Module, cache_args: CacheArgs, curve: MagnitudeCurve) -> None:
-    """Has samplings of a transformer with these settings take their ratios from a curve."""
-    hook = _Ratios(cache_args["cache_device"], curve)
-    handle = transformer.register_forward_pre_hook(hook, with_kwargs=True)
-    weakref.finalize(cache_args, handle.remove).atexit = False
 
 
 class _Product(float):
