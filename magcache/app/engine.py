@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,11 +16,8 @@ from ..report import Report
 from .compare import Quality, quality, side_by_side
 from .files import fitted, read_image, video_size, write_video
 from .models import Model, Models
-from .progress import Job, Progress, Tell, Watch, followed
+from .progress import Progress, Tell, Watch
 from .settings import WINDOW, Problem, Settings, seconds_of
-
-if TYPE_CHECKING:
-    from ..hosts.diffusers import Session
 
 _COUNTED = 4 * WINDOW - 3  # what the pipeline counts as frames of a section
 
@@ -64,24 +61,15 @@ class Engine:
         self._models = models
         self._turn = threading.Lock()
 
-    def generate(self, settings: Settings, job: Job, folder: Path) -> Iterator[Progress | Result]:
-        """Makes a video in `folder`; the last thing told is the result.
+    def generate(self, settings: Settings, folder: Path, tell: Tell) -> Result:
+        """Makes a video in `folder`.
 
         Raises:
             Problem: The user can put something right.
-            Cancelled: The user has ended the run.
+            Cancelled: `tell` has ended the run.
         """
-        return followed(lambda tell: self._generate(settings, job, folder, tell), job)
-
-    def calibrate(self, settings: Settings, job: Job) -> Iterator[Progress | Result]:
-        """Measures one section and stores the calibration; see `generate`."""
-        shortest = replace(settings, seconds=1.0, use_magcache=False, compare=False)
-        return followed(lambda tell: self._calibrate(shortest, job, tell), job)
-
-    def _generate(self, settings: Settings, job: Job, folder: Path, tell: Tell) -> Result:
         with self._ready(settings, tell) as (model, image):
-            watch = Watch(settings, job, tell)
-            frames, seconds, report = _sampled(model, image, watch, settings)
+            frames, seconds, report, watch = _sampled(model, image, settings, tell)
             result = Result(settings, seconds, report, model.placed)
             result = replace(
                 result,
@@ -91,8 +79,7 @@ class Engine:
             if not settings.compare:
                 return result
             plain = replace(settings, use_magcache=False)
-            again = Watch(plain, job, tell, before=watch)
-            other, took, _ = _sampled(model, image, again, plain)
+            other, took, _, again = _sampled(model, image, plain, tell, before=watch)
             again.tell("measuring the difference")
             beside = side_by_side({"Uncached": other, "MagCache": frames})
             return replace(
@@ -102,12 +89,14 @@ class Engine:
                 quality=quality(other, frames),
             )
 
-    def _calibrate(self, settings: Settings, job: Job, tell: Tell) -> Result:
+    def calibrate(self, settings: Settings, tell: Tell) -> Result:
+        """Measures one section and stores the calibration; see `generate`."""
         import magcache
 
+        settings = replace(settings, seconds=1.0, use_magcache=False, compare=False)
         with self._ready(settings, tell) as (model, image):
             with magcache.apply(model.pipe, calibrate=True) as applied:
-                _, seconds = _run(model, image, Watch(settings, job, tell), settings, applied)
+                _, seconds = _run(model, image, settings, Watch(settings, applied, tell))
                 calibration, report = applied.calibration(), applied.report()
             Store().save(calibration)
         made = described(calibration)
@@ -118,14 +107,11 @@ class Engine:
         """Model and image, ready to sample, while it is this run's turn."""
         import torch
 
-        def loading(what: str) -> None:
-            tell(Progress(what, settings.sections, settings.steps, time.monotonic()))
-
         if settings.image is None:
             raise Problem("Choose an image to start from.")
         image = read_image(settings.image)
         with self._turn:
-            model = self._models.get(settings, loading)
+            model = self._models.get(settings, lambda what: tell(Progress(what)))
             try:
                 yield model, fitted(image, video_size(*image.size, model.resolution))
             except torch.OutOfMemoryError as error:
@@ -140,9 +126,13 @@ class Engine:
 
 
 def _sampled(
-    model: Model, image: Image.Image, watch: Watch, settings: Settings
-) -> tuple[np.ndarray, float, Report]:
-    """A video with or without MagCache, its time, and what MagCache did."""
+    model: Model,
+    image: Image.Image,
+    settings: Settings,
+    tell: Tell,
+    before: Watch | None = None,
+) -> tuple[np.ndarray, float, Report, Watch]:
+    """A video with or without MagCache, its time, what MagCache did, and the watch over it."""
     import magcache
 
     asked: dict[str, Any] = {"preset": settings.kind.preset, "max_skip": 0}  # bit for bit the same
@@ -152,17 +142,17 @@ def _sampled(
         asked |= {"threshold": settings.threshold, "max_skip": settings.max_skip}
         asked |= {"retention": settings.retention}
     with magcache.apply(model.pipe, **asked) as applied:
-        frames, seconds = _run(model, image, watch, settings, applied)
-        return frames, seconds, applied.report()
+        watch = Watch(settings, applied, tell, before)
+        frames, seconds = _run(model, image, settings, watch)
+        return frames, seconds, applied.report(), watch
 
 
 def _run(
-    model: Model, image: Image.Image, watch: Watch, settings: Settings, applied: "Session"
+    model: Model, image: Image.Image, settings: Settings, watch: Watch
 ) -> tuple[np.ndarray, float]:
     """Frames (F, H, W, 3) of uint8, and how long they took."""
     import torch
 
-    watch.applied = applied
     watch.tell("Reading prompt and image")
     began = time.perf_counter()
     (frames,) = model.pipe(

@@ -41,7 +41,7 @@ class Form:
         self.seconds = gr.Slider(
             1, LONGEST, _OWN.seconds, step=0.1, label="Total Video Length (Seconds)"
         )
-        self.plan = gr.HTML(render.plan(_OWN))
+        self.plan = gr.Markdown(render.plan(_OWN), container=True, elem_id="plan")
         with gr.Row():
             self.start = gr.Button("Generate", variant="primary", scale=3, elem_id="start")
             self.end = gr.Button("Cancel", interactive=False, scale=1, min_width=90, elem_id="end")
@@ -49,11 +49,23 @@ class Form:
 
     def _show(self) -> None:
         video: dict[str, Any] = {"autoplay": True, "loop": True, "buttons": ["download"]}
-        self.status = gr.HTML(render.IDLE, elem_id="status")
-        self.video = gr.Video(
-            label="Video", visible=HIDDEN, height=440, elem_id="video", **video
-        )  # fmt: skip
-        self.strips = gr.HTML(visible=HIDDEN)
+        self.status = gr.Markdown(render.IDLE, container=True, min_height=110, elem_id="status")
+        self.schedule = gr.Textbox(
+            label="Evaluations of each section: # computed, . skipped",
+            visible=HIDDEN,
+            max_lines=8,
+            elem_id="schedule",
+        )
+        self.strips = gr.Gallery(
+            label="Frames of the finished sections",
+            visible=HIDDEN,
+            format="jpeg",
+            interactive=False,
+            object_fit="contain",
+            elem_id="strips",
+        )
+        self.clock = gr.Timer(1, active=False)  # asks for the two while a run is under way
+        self.video = gr.Video(label="Video", visible=HIDDEN, height=440, elem_id="video", **video)
         self.beside = gr.Video(show_label=False, visible=HIDDEN, elem_id="beside", **video)
         self.picture = gr.Image(
             show_label=False,
@@ -62,7 +74,7 @@ class Form:
             alt_text="Curve and schedule",
             elem_id="picture",
         )
-        self.report = gr.HTML(visible=HIDDEN, elem_id="report")
+        self.report = gr.Textbox(label="Report", visible=HIDDEN, elem_id="report")
 
     def _set_magcache(self) -> None:
         with gr.Accordion("MagCache", open=True):

@@ -1,11 +1,9 @@
-"""How a run goes: what is told while it is under way, and how it is ended."""
+"""How a sampling goes, told after each evaluation."""
 
-import queue
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -14,115 +12,75 @@ from .settings import Settings
 if TYPE_CHECKING:
     from ..hosts.diffusers import Session
 
-_COSTS = {"#": 1.0, ".": 0.1}  # of an evaluation, for the time left
 _FRAMES, _HEIGHT = 3, 120  # of a section's picture
-R = TypeVar("R")
 
 
 class Cancelled(Exception):
     """The user has ended the run."""
 
 
-@dataclass
-class Job:
-    """One run of one user, which may be cancelled from another thread."""
-
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """How far a sampling is.
 
     Attributes:
         stage: What is under way.
-        sections, steps: How many sections there will be, and evaluations in each.
-        began: When the run began, by `time.monotonic`.
+        done, total: Evaluations behind it, and all of them; 0 while a model is loaded.
+        left: Seconds to its end as its evaluations so far went, or None before they can tell.
         schedules: Of each section begun, `#` for computed and `.` for skipped evaluations.
-        done: Share of the whole work, 0 to 1.
-        ends: When it is expected to end, or None where that is not known yet.
         strips: A picture of each finished section, a few frames side by side.
     """
 
     stage: str
-    sections: int
-    steps: int
-    began: float
+    done: int = 0
+    total: int = 0
+    left: float | None = None
     schedules: tuple[str, ...] = ()
-    done: float = 0.0
-    ends: float | None = None
     strips: tuple[Image.Image, ...] = ()
 
 
 Tell = Callable[[Progress], None]
+"""Is told of the progress; raises `Cancelled` to end the run."""
 
 
 class Watch:
-    """The pipeline's callback: tells of each evaluation, and ends the run when cancelled.
+    """The pipeline's callback, which tells of each evaluation.
 
     Args:
         settings: What is sampled.
-        job: May be cancelled.
+        applied: MagCache on the pipeline, while it samples.
         tell: Is told of the progress.
         before: The watch over a sampling that this one is compared with.
-
-    Attributes:
-        applied: MagCache on the pipeline, while it samples.
     """
 
     def __init__(
-        self, settings: Settings, job: Job, tell: Tell, before: "Watch | None" = None
+        self, settings: Settings, applied: "Session", tell: Tell, before: "Watch | None" = None
     ) -> None:
-        self.applied: Session | None = None
-        self.strips: tuple[Image.Image, ...] = before.strips if before else ()
-        self._job, self._tell, self._settings = job, tell, settings
-        self._planned = [settings.schedule()] * settings.sections
-        self._after = settings.compare and not before and settings.steps * settings.sections
-        self._before = before.cost if before else 0.0
-        self._began: float = before._began if before else time.monotonic()
+        self._settings, self._applied, self._tell = settings, applied, tell
+        self._strips = before._strips if before else ()
         self._note = "Uncached, to compare: " if before else ""
-        self._section = 0
-
-    @property
-    def cost(self) -> float:
-        """Of all that was planned, in computed evaluations."""
-        return _cost(self._planned)
+        self._first = 0.0  # when the first evaluation was done
+        self._done = 0
 
     def tell(self, stage: str) -> None:
-        """Tells of a stage of the run.
-
-        Raises:
-            Cancelled: The job is cancelled.
-        """
-        if self._job.cancelled.is_set():
-            raise Cancelled
-        seen = tuple(self.applied.report().schedule.split()) if self.applied else ()
-        spent = self._before + _cost(seen)
-        left = self._after + _cost(self._planned[len(seen) :])
-        left += _cost(p[len(s) :] for p, s in zip(self._planned, seen, strict=False))
-        now = time.monotonic()
-        ends = now + (now - self._began) * left / spent if spent else None
-        sections, steps = self._settings.sections, self._settings.steps
-        done = spent / (spent + left) if left else 1.0
-        self._tell(
-            Progress(
-                self._note + stage, sections, steps, self._began, seen, done, ends, self.strips
-            )
-        )
+        """Tells of a stage of the run."""
+        total, left = self._settings.steps * self._settings.sections, None
+        if self._done > 1:
+            each = (time.monotonic() - self._first) / (self._done - 1)
+            left = each * (total - self._done)
+        seen = tuple(self._applied.report().schedule.split())
+        self._tell(Progress(self._note + stage, self._done, total, left, seen, self._strips))
 
     def __call__(self, pipe: Any, step: int, _: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        doing = "Sampling"
+        section, doing = self._done // self._settings.steps + 1, "Sampling"
+        self._first = self._first or time.monotonic()
+        self._done += 1
         if step + 1 == self._settings.steps:
             doing = "Decoding"
             if not self._note:
-                self.strips = (*self.strips, _strip(pipe, tensors["latents"]))
-        self.tell(f"{doing} section {self._section + 1} of {self._settings.sections}")
-        self._section += doing == "Decoding"
+                self._strips = (*self._strips, _strip(pipe, tensors["latents"]))
+        self.tell(f"{doing} section {section} of {self._settings.sections}")
         return {}
-
-
-def _cost(schedules: Iterable[str]) -> float:
-    return sum(_COSTS[symbol] for schedule in schedules for symbol in schedule)
 
 
 def _strip(pipe: Any, latents: Any) -> Image.Image:
@@ -137,38 +95,3 @@ def _strip(pipe: Any, latents: Any) -> Image.Image:
     for place, image in enumerate(images):
         strip.paste(image.resize((width, _HEIGHT)), (place * width, 0))
     return strip
-
-
-def followed(work: Callable[[Tell], R], job: Job) -> Iterator[Progress | R]:
-    """Runs `work` in a thread and yields the newest that it tells, at least once a second.
-
-    The last thing yielded is what it returns. Where the iterator is closed before, the job is
-    cancelled.
-    """
-    told: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            told.put(("returned", work(lambda progress: told.put(("told", progress)))))
-        except BaseException as error:  # handed to the one who follows
-            told.put(("raised", error))
-
-    thread = threading.Thread(target=run, name="magcache app", daemon=True)
-    thread.start()
-    what: str = ""
-    event: Any = None
-    try:
-        while what != "returned":
-            try:
-                what, event = told.get(timeout=1)
-                while what == "told" and not told.empty():
-                    what, event = told.get()
-            except queue.Empty:
-                pass
-            if what == "raised":
-                raise event
-            if what:
-                yield event
-    finally:
-        job.cancelled.set()
-        thread.join()

@@ -2,8 +2,8 @@
 
 import logging
 import tempfile
-import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,38 @@ from . import render
 from .engine import Engine, Result
 from .files import LARGEST_FILE, read_image
 from .form import HIDDEN, Form
-from .progress import Cancelled, Job, Progress
-from .settings import MODES, Problem, Settings
+from .progress import Cancelled, Progress, Tell
+from .settings import MODES, Problem, Settings, clock
 
 log = logging.getLogger("magcache")
 _STYLE = Path(__file__).with_name("style.css")
 _FONT = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "sans-serif"]
-_PACE = 0.2  # seconds: of updates that come faster the browser shows only the last one's part
 
 Update = dict[Any, Any]
-Work = Callable[[Settings, Job, Path], Iterator[Progress | Result]]
+Work = Callable[[Settings, Path, Tell], Result]
+
+
+@dataclass
+class _Job:
+    """A run under way.
+
+    Attributes:
+        told: How far it is.
+        shown: How many of its pictures are on the page.
+        cancelled: Whether it is to end, which it does after the evaluation under way.
+    """
+
+    told: Progress = field(default_factory=lambda: Progress(""))
+    shown: int = 0
+    cancelled: bool = False
+
+    def tell(self, now: Progress) -> None:
+        """Has Gradio draw the progress of the run that calls this."""
+        if self.cancelled:
+            raise Cancelled
+        self.told = now
+        stage = now.stage if now.left is None else f"{now.stage}, about {clock(now.left)} left"
+        gr.Progress()((now.done, now.total) if now.total else None, stage, unit="evaluations")
 
 
 class Page:
@@ -37,14 +59,13 @@ class Page:
     def __init__(self, engine: Engine, folder: Path, subtitle: str) -> None:
         self._engine = engine
         self._folder = folder
-        self._jobs: dict[str, Job] = {}  # of each session, the one under way
+        self._jobs: dict[str, _Job] = {}  # of each session, the one under way
         # What Gradio keeps is deleted after a day; the folder itself goes when the app ends.
         self.blocks = gr.Blocks(
             title="MagCache · FramePack", analytics_enabled=False, delete_cache=(3600, 86400)
         )
         with self.blocks:
-            title = f"<h1>FramePack with MagCache</h1><p>{subtitle}</p>"
-            gr.HTML(title, elem_classes="mc-title")
+            gr.Markdown(f"# FramePack with MagCache\n{subtitle}")
             self.form = Form()
             self._connect(self.form)
 
@@ -76,10 +97,12 @@ class Page:
         plain: dict[str, Any] = {
             "preprocess": False, "show_progress": "hidden", "api_visibility": "private"
         }  # fmt: skip
-        shown = [form.status, form.problem, form.start, form.end, form.calibrate, form.strips]
-        shown += [form.video, form.beside, form.picture, form.report]
-        form.start.click(self._generate, inputs, shown, concurrency_id="model", **plain)
-        form.calibrate.click(self._calibrate, inputs, shown, concurrency_id="model", **plain)
+        shown = [form.status, form.problem, form.start, form.end, form.calibrate, form.clock]
+        shown += [form.schedule, form.strips, form.video, form.beside, form.picture, form.report]
+        drawn = {**plain, "show_progress": "full", "show_progress_on": form.status}
+        form.start.click(self._generate, inputs, shown, concurrency_id="model", **drawn)
+        form.calibrate.click(self._calibrate, inputs, shown, concurrency_id="model", **drawn)
+        form.clock.tick(self._watched, outputs=[form.schedule, form.strips], queue=False, **plain)
         form.end.click(self._cancel, outputs=form.end, queue=False, **plain)
         form.image.upload(
             self._check_image, form.image, [form.image, form.problem], queue=False, **plain
@@ -127,58 +150,60 @@ class Page:
         return self._complaint("")
 
     def _generate(self, request: gr.Request, *values: Any) -> Iterator[Update]:
-        yield from _paced(self._run(self._engine.generate, request, values))
+        return self._run(self._engine.generate, request, values)
 
     def _calibrate(self, request: gr.Request, *values: Any) -> Iterator[Update]:
-        def work(settings: Settings, job: Job, _: Path) -> Iterator[Progress | Result]:
-            return self._engine.calibrate(settings, job)
+        def work(settings: Settings, _: Path, tell: Tell) -> Result:
+            return self._engine.calibrate(settings, tell)
 
-        yield from _paced(self._run(work, request, values))
+        return self._run(work, request, values)
 
     def _run(self, work: Work, request: gr.Request, values: tuple[Any, ...]) -> Iterator[Update]:
-        """What is shown from the click to the end of a run; the last update is complete."""
+        """What is shown from the click on, and at the end of a run."""
         form, session = self.form, str(request.session_hash)
-        job = self._jobs[session] = Job()
+        job = self._jobs[session] = _Job()
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
-            end: Update = {}
+            end: Update = {form.status: render.IDLE}
             try:
-                settings = self._settings(values)
                 yield self._begun()
-                strips = 0
-                for told in work(settings, job, Path(folder)):
-                    if isinstance(told, Result):
-                        end = self._outcome(told)
-                        continue
-                    update: Update = {form.status: render.progress(told)}
-                    if len(told.strips) > strips:
-                        strips = len(told.strips)
-                        update[form.strips] = _shown(True, render.strips(told.strips))
-                    yield update
+                end = self._outcome(work(self._settings(values), Path(folder), job.tell))
             except Cancelled:
                 text = "Nothing was kept. The settings are as they were."
                 end = {form.status: render.note("Cancelled", text)}
             except Problem as problem:
-                end = {form.status: render.IDLE, **self._complaint(str(problem))}
+                end |= self._complaint(str(problem))
             except Exception as error:
                 log.exception("MagCache: a run of the app failed")
                 text = f"{type(error).__name__}: {error}. The console says more."
-                text = f"Something went wrong. {text}"
-                end = {form.status: render.IDLE, **self._complaint(text)}
+                end |= self._complaint(f"Something went wrong. {text}")
             finally:
                 del self._jobs[session]
-            yield {**end, **self._buttons(running=False)}
+            yield {**end, **self._running(False)}
+
+    def _watched(self, request: gr.Request) -> Any:
+        """The schedule and the pictures of a run under way."""
+        job = self._jobs.get(str(request.session_hash))
+        if not job or not job.told.schedules:
+            return gr.skip()
+        strips = gr.skip()
+        if len(job.told.strips) > job.shown:
+            job.shown = len(job.told.strips)
+            named = [(strip, f"Section {n}") for n, strip in enumerate(job.told.strips, 1)]
+            strips = _shown(True, named[::-1])
+        return _shown(True, render.schedule(job.told.schedules)), strips
 
     def _begun(self) -> Update:
         form = self.form
-        results = (form.video, form.strips, form.beside, form.picture, form.report)
+        results = (form.video, form.schedule, form.strips, form.beside, form.picture, form.report)
         cleared = {component: gr.update(value=None, visible=HIDDEN) for component in results}
-        return {**self._complaint(""), **cleared, **self._buttons(running=True)}
+        return {form.status: "", **self._complaint(""), **cleared, **self._running(True)}
 
-    def _buttons(self, *, running: bool) -> Update:
+    def _running(self, on: bool) -> Update:
         return {
-            self.form.start: gr.update(interactive=not running),
-            self.form.calibrate: gr.update(interactive=not running),
-            self.form.end: gr.update(interactive=running, value="Cancel"),
+            self.form.start: gr.update(interactive=not on),
+            self.form.calibrate: gr.update(interactive=not on),
+            self.form.end: gr.update(interactive=on, value="Cancel"),
+            self.form.clock: gr.Timer(active=on),
         }
 
     def _outcome(self, done: Result) -> Update:
@@ -190,6 +215,7 @@ class Page:
             form.video: done.video,
             form.beside: done.beside,
             form.picture: done.picture,
+            form.schedule: render.schedule(done.report.schedule.split()),
             form.report: render.report(done),
         }
         shown = {component: _shown(True, value) for component, value in parts.items() if value}
@@ -199,25 +225,15 @@ class Page:
         return {self.form.problem: _shown(bool(message), render.problem(message))}
 
     def _cancel(self, request: gr.Request) -> Any:
-        if job := self._jobs.get(str(request.session_hash)):
-            job.cancelled.set()
+        self._left(request)
         return gr.update(interactive=False, value="Cancelling…")
 
     def _left(self, request: gr.Request) -> None:
-        """Nobody will see the result."""
+        """Ends the run of a page: nobody will see its result."""
         if job := self._jobs.get(str(request.session_hash)):
-            job.cancelled.set()
+            job.cancelled = True
 
 
 def _shown(on: bool, *value: Any) -> Any:
     given = {"value": value[0]} if value else {}
     return gr.update(visible=on or HIDDEN, **given)
-
-
-def _paced(updates: Iterator[Update]) -> Iterator[Update]:
-    """The same, but no two closer together than the browser can follow."""
-    due = 0.0
-    for update in updates:
-        time.sleep(max(due - time.monotonic(), 0))
-        yield update
-        due = time.monotonic() + _PACE

@@ -110,13 +110,15 @@ def test_upload_generate_cancel_generate_again_download(
     user.upload(image)
     user.set("Prompt", "it turns")
     user.set("Total Video Length (Seconds)", 60)
-    user.see(".mc-plan", "60.0 s of video in 50 sections")
+    user.see("#plan", "60.0 s of video in 50 sections")
     page.click("#start")
     user.see("#status", re.compile(r"section ([2-9]|\d\d) of 50"))
     assert page.is_disabled("#start")
-    shown = user.see("#status", "left")
-    assert "12 of 25" in shown and "skipped" in shown
-    page.wait_for_selector(".mc-strips img")
+    shown = user.see("#status", re.compile("about .* left"))
+    assert "of 50" in shown and "/1250 evaluations" in shown and "%" in shown
+    page.wait_for_selector("#strips img")
+    first, *_ = page.input_value("#schedule textarea").splitlines()
+    assert first.endswith("12 of 25") and first.count("#") == 12 and first.count(".") == 13
     user.shot("running")
     page.click("#end")
     user.see("#status", "Cancelled")
@@ -128,8 +130,8 @@ def test_upload_generate_cancel_generate_again_download(
     page.get_by_label("Compare with an uncached run").check()
     page.click("#start")
     shown = user.see("#status", "Done")
-    assert "13 of 25\nevaluations skipped" in shown and "1.2 s, 37 frames" in shown
-    assert "dB\nPSNR to uncached" in shown and "SSIM to uncached" in shown
+    assert "13 of 25\tevaluations skipped" in shown and "1.2 s, 37 frames" in shown
+    assert "dB\tPSNR to uncached" in shown and "SSIM to uncached" in shown
     page.wait_for_selector("#beside video")
     page.wait_for_selector("#picture img")
     playing = page.wait_for_selector("#video video")
@@ -140,8 +142,8 @@ def test_upload_generate_cancel_generate_again_download(
     started.value.save_as(file)
     assert started.value.suggested_filename.startswith("FramePack-31337-1.2s-25steps-thresh0.1")
     assert imageio_ffmpeg.count_frames_and_secs(str(file))[0] == 37
-    page.click("#report summary")
-    assert "computed   12 (" in page.inner_text("#report")
+    assert "computed   12 (" in page.input_value("#report textarea")
+    assert page.input_value("#schedule textarea").endswith("12 of 25")
     user.shot("done")
 
 
@@ -175,27 +177,27 @@ def test_a_target_speedup_is_calibrated_with_a_button(user: User, image: Path) -
     user.set("Total Video Length (Seconds)", 1)
     page.click("#start")
     shown = user.see("#status", "Done")
-    assert "13 of 25\nevaluations skipped" in shown and "same weights, 25 steps" in shown
+    assert "13 of 25\tevaluations skipped" in shown and "same weights, 25 steps" in shown
     page.get_by_label("Use MagCache").uncheck()
-    user.see(".mc-plan", "all 25 evaluations per section computed")
+    user.see("#plan", "all 25 evaluations per section computed")
     user.shot("target")
 
 
 def test_settings_of_the_other_way_to_skip_are_hidden_and_kept(user: User) -> None:
     page = user.page
     user.set("MagCache_thresh", 0.3)
-    user.see(".mc-plan", "10 of 25 evaluations per section computed")
+    user.see("#plan", "10 of 25 evaluations per section computed")
     assert not page.get_by_label("number input for Target speed-up").is_visible()
     page.get_by_label("Target speed-up").first.check()
     user.set("number input for Target speed-up", 3)
-    user.see(".mc-plan", "8 of 25 evaluations per section computed")
+    user.see("#plan", "8 of 25 evaluations per section computed")
     assert page.is_visible("text=Calibrate now")
     assert not page.get_by_label("number input for MagCache_thresh").is_visible()
     page.get_by_label("Threshold").check()
-    user.see(".mc-plan", "10 of 25 evaluations per section computed")
+    user.see("#plan", "10 of 25 evaluations per section computed")
     assert not page.is_visible("text=Calibrate now")
     page.get_by_label("Use MagCache").uncheck()
-    user.see(".mc-plan", "all 25 evaluations per section computed")
+    user.see("#plan", "all 25 evaluations per section computed")
     assert not page.get_by_label("number input for MagCache_thresh").is_visible()
 
 

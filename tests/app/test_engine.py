@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import imageio_ffmpeg
@@ -15,8 +15,9 @@ from PIL import Image
 from magcache.app import render, tiny
 from magcache.app.engine import Engine, Result
 from magcache.app.models import Models
-from magcache.app.progress import Cancelled, Job, Progress
+from magcache.app.progress import Cancelled, Progress, Tell
 from magcache.app.settings import MODES, Problem, Settings
+from magcache.app.ui import Page
 
 
 @pytest.fixture(autouse=True)
@@ -37,10 +38,8 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def result(events: Iterator[Progress | Result]) -> Result:
-    *_, last = events
-    assert isinstance(last, Result)
-    return last
+def ignored(_: Progress) -> None:
+    """Who does not want to be told."""
 
 
 def settings(start: Path, **more: Any) -> Settings:
@@ -49,15 +48,16 @@ def settings(start: Path, **more: Any) -> Settings:
 
 
 def test_what_is_told_while_a_video_is_made(engine: Engine, image: Path, tmp_path: Path) -> None:
-    *told, done = engine.generate(settings(image), Job(), tmp_path)
-    assert isinstance(done, Result) and all(isinstance(event, Progress) for event in told)
+    told: list[Progress] = []
+    done = engine.generate(settings(image), tmp_path, told.append)
     last = told[-1]
     assert [len(s) for s in last.schedules] == [10, 10] and len(last.strips) == 2
     assert " ".join(last.schedules) == done.report.schedule
     assert 0 < done.report.skipped < 20 and done.report.speedup > 0
     assert [event.done for event in told] == sorted(event.done for event in told)
-    assert told[0].done == 0 and last.done == 1
-    assert any(event.ends is not None for event in told)
+    assert told[0].done == 0 and last.done == last.total == 20
+    assert [event.left is None for event in told] == [event.done < 2 for event in told]
+    assert told[-2].left > last.left == 0
     assert last.strips[0].size == (3 * 120, 120)
     assert len(last.strips[0].getcolors(10**6) or []) > 10
     assert done.picture is not None and done.picture.stat().st_size > 1000
@@ -78,7 +78,7 @@ def test_without_magcache_the_video_is_the_pipelines_own(
 
     monkeypatch.setattr("magcache.app.engine.write_video", keep)
     asked = settings(image, model=model, use_magcache=False, seconds=1, cfg=2.0)
-    done = result(engine.generate(asked, Job(), tmp_path))
+    done = engine.generate(asked, tmp_path, ignored)
     assert done.report.skipped == 0 and done.picture is None
     pipe = tiny.build()
     pipe.vae.enable_tiling()
@@ -96,15 +96,18 @@ def test_a_comparison_has_both_videos_and_their_difference(
     engine: Engine, image: Path, tmp_path: Path
 ) -> None:
     asked = settings(image, compare=True, seconds=1, steps=25)
-    *told, done = engine.generate(asked, Job(), tmp_path)
-    assert isinstance(done, Result)
-    assert any(event.stage.startswith("Uncached, to compare: Sampling") for event in told)  # type: ignore[union-attr]
-    assert [event.done for event in told] == sorted(event.done for event in told)  # type: ignore[union-attr]
+    told: list[Progress] = []
+    done = engine.generate(asked, tmp_path, told.append)
+    assert any(event.stage.startswith("Uncached, to compare: Sampling") for event in told)
+    for again in (False, True):  # each sampling from its begin to its end
+        events = [e for e in told if e.stage.startswith("Uncached, to compare") == again]
+        assert [event.done for event in events] == sorted(event.done for event in events)
+        assert events[0].done == 0 and events[-1].done == events[-1].total == 25
     assert done.quality is not None and 10 < done.quality.psnr < 100 and done.quality.ssim < 1
     assert done.beside is not None and done.beside != done.video
     assert done.uncached_seconds is not None and done.uncached_seconds > 0
     assert done.report.computed == 12
-    same = result(engine.generate(settings(image, compare=True, max_skip=0), Job(), tmp_path))
+    same = engine.generate(settings(image, compare=True, max_skip=0), tmp_path, ignored)
     assert same.quality is not None and same.quality.figures()["PSNR"] == "equal"
 
 
@@ -112,8 +115,8 @@ def test_a_target_speedup_measures_the_first_section_and_finds_it_again(
     engine: Engine, image: Path, tmp_path: Path, home: Path
 ) -> None:
     asked = settings(image, mode=MODES[1], speedup=2)
-    first = result(engine.generate(asked, Job(), tmp_path))
-    again = result(engine.generate(asked, Job(), tmp_path))
+    first = engine.generate(asked, tmp_path, ignored)
+    again = engine.generate(asked, tmp_path, ignored)
     counts = [[run.skipped for run in r.report.runs] for r in (first, again)]
     assert counts == [[0, 4], [4, 4]]  # of ten steps at least six are computed
     assert len(list(home.glob("*.json"))) == 1
@@ -123,43 +126,52 @@ def test_calibrated_before_the_first_section_is_accelerated_too(
     engine: Engine, image: Path, tmp_path: Path, home: Path
 ) -> None:
     asked = settings(image, mode=MODES[1], seconds=1)
-    calibrated = result(engine.calibrate(asked, Job()))
+    calibrated = engine.calibrate(asked, ignored)
     assert calibrated.video is None and calibrated.measured.startswith("10 steps")
     assert calibrated.report.skipped == 0 and len(list(home.glob("*.json"))) == 1
-    assert result(engine.generate(asked, Job(), tmp_path)).report.skipped == 4
+    assert engine.generate(asked, tmp_path, ignored).report.skipped == 4
 
 
 def test_cancelled_nothing_is_left_and_the_next_run_is_as_the_first(
     engine: Engine, image: Path, tmp_path: Path
 ) -> None:
-    expected = result(engine.generate(settings(image), Job(), tmp_path)).video
+    expected = engine.generate(settings(image), tmp_path, ignored).video
     assert expected is not None
     whole = expected.read_bytes()
     expected.unlink()
-    job = Job()
 
-    def until_the_second_section() -> None:
-        for event in engine.generate(settings(image), job, tmp_path):
-            if isinstance(event, Progress) and len(event.schedules) > 1:
-                job.cancelled.set()
+    def until_the_second_section(now: Progress) -> None:
+        if len(now.schedules) > 1:
+            raise Cancelled
 
     with pytest.raises(Cancelled):
-        until_the_second_section()
+        engine.generate(settings(image), tmp_path, until_the_second_section)
     assert not expected.exists()
     model = engine._models.get(settings(image), lambda _: None)
     assert "forward" not in vars(model.pipe.transformer)
     assert type(model.pipe).__module__.startswith("diffusers.")
-    again = result(engine.generate(settings(image), Job(), tmp_path)).video
+    again = engine.generate(settings(image), tmp_path, ignored).video
     assert again is not None and again.read_bytes() == whole
 
 
 def test_closing_the_page_ends_the_run(engine: Engine, image: Path, tmp_path: Path) -> None:
-    job = Job()
-    events = engine.generate(settings(image, seconds=60), job, tmp_path)
-    next(events)
-    events.close()  # type: ignore[attr-defined]
-    assert job.cancelled.is_set()
-    result(engine.generate(settings(image, seconds=1), Job(), tmp_path))  # it is free again
+    page = Page(engine, tmp_path, "")
+    left: Any = SimpleNamespace(session_hash="left")
+    told: list[Progress] = []
+
+    def generate(asked: Settings, folder: Path, tell: Tell) -> Result:
+        def leave(now: Progress) -> None:
+            told.append(now)
+            page._left(left)
+            tell(now)
+
+        return engine.generate(settings(image, seconds=60), folder, leave)
+
+    updates = page._run(generate, left, tuple(getattr(Settings(), n) for n in page.form.inputs))
+    *_, last = updates
+    assert len(told) == 1 and not page._jobs
+    assert "Cancelled" in last[page.form.status]
+    engine.generate(settings(image, seconds=1), tmp_path, ignored)  # it is free again
 
 
 def test_what_the_user_can_put_right_is_said(engine: Engine, image: Path, tmp_path: Path) -> None:
@@ -172,7 +184,7 @@ def test_what_the_user_can_put_right_is_said(engine: Engine, image: Path, tmp_pa
     }
     for message, given in cases.items():
         with pytest.raises(Problem, match=message):
-            result(engine.generate(settings(image, **given), Job(), tmp_path))
+            engine.generate(settings(image, **given), tmp_path, ignored)
 
 
 def test_full_gpu_memory_is_a_problem_and_the_model_is_let_go(
@@ -186,26 +198,23 @@ def test_full_gpu_memory_is_a_problem_and_the_model_is_let_go(
     model = engine._models.get(settings(image), lambda _: None)
     handle = model.pipe.transformer.norm_out.register_forward_pre_hook(full)
     with pytest.raises(Problem, match="Raise the preserved memory"):
-        result(engine.generate(settings(image), Job(), tmp_path))
+        engine.generate(settings(image), tmp_path, ignored)
     handle.remove()
     assert engine._models._model is None
-    assert result(engine.generate(settings(image, seconds=1), Job(), tmp_path)).video
+    assert engine.generate(settings(image, seconds=1), tmp_path, ignored).video
 
 
 def test_the_page_shows_users_words_as_text(engine: Engine, image: Path, tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>"
     assert "<script>" not in render.problem(evil) + render.note(evil, evil)
-    *told, done = engine.generate(settings(image), Job(), tmp_path)
-    assert isinstance(told[-1], Progress) and isinstance(done, Result)
-    shown = render.progress(told[-1])
-    assert shown.count('class="c"') - 1 == done.report.computed  # and one in the legend
-    assert f"{done.report.skipped} of 20" in render.result(done)
+    told: list[Progress] = []
+    done = engine.generate(settings(image), tmp_path, told.append)
+    shown = render.schedule(told[-1].schedules)
+    assert shown.count("#") == done.report.computed
+    assert f"**{done.report.skipped} of 20** | evaluations skipped" in render.result(done)
     assert "section   " not in render.report(done) and done.report.schedule in render.report(done)
 
 
-def test_of_a_long_video_earlier_sections_are_summed_up() -> None:
-    now = Progress("Sampling", 100, 2, 0.0, schedules=("#.",) * 50)
-    shown = render.progress(now)
-    assert "1–44" in shown and "44 of 88" in shown
-    assert "50 computed" in shown and "50 skipped" in shown
-    assert shown.count("<i") < 30
+def test_of_a_long_video_every_section_has_a_line() -> None:
+    lines = render.schedule(("#.",) * 50).splitlines()
+    assert lines[0] == "  1  #.  1 of 2" and lines[-1] == " 50  #.  1 of 2" and len(lines) == 50
