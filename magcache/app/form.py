@@ -1,5 +1,6 @@
 """The components of the page: what is asked, and what is shown."""
 
+from dataclasses import fields
 from typing import Any
 
 import gradio as gr
@@ -29,7 +30,7 @@ class Form:
                 self._set_magcache()
                 self._set_model()
                 self._set_more()
-        self.inputs = {name: part for name, part in vars(self).items() if hasattr(_OWN, name)}
+        self.inputs = {field.name: getattr(self, field.name) for field in fields(Settings)}
 
     def _ask(self) -> None:
         self.image = gr.Image(
@@ -50,7 +51,7 @@ class Form:
     def _show(self) -> None:
         video: dict[str, Any] = {"autoplay": True, "loop": True, "buttons": ["download"]}
         self.status = gr.Markdown(render.IDLE, container=True, min_height=110, elem_id="status")
-        self.schedule = gr.Textbox(
+        self.symbols = gr.Textbox(
             label="Evaluations of each section: # computed, . skipped",
             visible=HIDDEN,
             max_lines=8,

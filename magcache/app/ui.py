@@ -98,11 +98,11 @@ class Page:
             "preprocess": False, "show_progress": "hidden", "api_visibility": "private"
         }  # fmt: skip
         shown = [form.status, form.problem, form.start, form.end, form.calibrate, form.clock]
-        shown += [form.schedule, form.strips, form.video, form.beside, form.picture, form.report]
+        shown += [form.symbols, form.strips, form.video, form.beside, form.picture, form.report]
         drawn = {**plain, "show_progress": "full", "show_progress_on": form.status}
         form.start.click(self._generate, inputs, shown, concurrency_id="model", **drawn)
         form.calibrate.click(self._calibrate, inputs, shown, concurrency_id="model", **drawn)
-        form.clock.tick(self._watched, outputs=[form.schedule, form.strips], queue=False, **plain)
+        form.clock.tick(self._watched, outputs=[form.symbols, form.strips], queue=False, **plain)
         form.end.click(self._cancel, outputs=form.end, queue=False, **plain)
         form.image.upload(
             self._check_image, form.image, [form.image, form.problem], queue=False, **plain
@@ -150,13 +150,13 @@ class Page:
         return self._complaint("")
 
     def _generate(self, request: gr.Request, *values: Any) -> Iterator[Update]:
-        return self._run(self._engine.generate, request, values)
+        yield from self._run(self._engine.generate, request, values)
 
     def _calibrate(self, request: gr.Request, *values: Any) -> Iterator[Update]:
         def work(settings: Settings, _: Path, tell: Tell) -> Result:
             return self._engine.calibrate(settings, tell)
 
-        return self._run(work, request, values)
+        yield from self._run(work, request, values)
 
     def _run(self, work: Work, request: gr.Request, values: tuple[Any, ...]) -> Iterator[Update]:
         """What is shown from the click on, and at the end of a run."""
@@ -194,7 +194,7 @@ class Page:
 
     def _begun(self) -> Update:
         form = self.form
-        results = (form.video, form.schedule, form.strips, form.beside, form.picture, form.report)
+        results = (form.video, form.symbols, form.strips, form.beside, form.picture, form.report)
         cleared = {component: gr.update(value=None, visible=HIDDEN) for component in results}
         return {form.status: "", **self._complaint(""), **cleared, **self._running(True)}
 
@@ -215,7 +215,7 @@ class Page:
             form.video: done.video,
             form.beside: done.beside,
             form.picture: done.picture,
-            form.schedule: render.schedule(done.report.schedule.split()),
+            form.symbols: render.schedule(done.report.schedule.split()),
             form.report: render.report(done),
         }
         shown = {component: _shown(True, value) for component, value in parts.items() if value}

@@ -115,7 +115,7 @@ def test_upload_generate_cancel_generate_again_download(
     user.see("#status", re.compile(r"section ([2-9]|\d\d) of 50"))
     assert page.is_disabled("#start")
     shown = user.see("#status", re.compile("about .* left"))
-    assert "of 50" in shown and "/1250 evaluations" in shown and "%" in shown
+    assert "of 50" in shown and "/1.3k evaluations" in shown and "%" in shown
     page.wait_for_selector("#strips img")
     first, *_ = page.input_value("#schedule textarea").splitlines()
     assert first.endswith("12 of 25") and first.count("#") == 12 and first.count(".") == 13
