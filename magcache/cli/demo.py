@@ -97,6 +97,15 @@ class Demo:
     images: dict[str, "np.ndarray"]
     reports: dict[str, "Report"]
 
+    def add(self, row: Row) -> None:
+        """Adds a row whose images are there, compared with the first, the uncached one."""
+        from ..images import difference
+
+        if self.rows:
+            row.speedup = self.rows[0].seconds / row.seconds
+            row.difference = difference(self.images[self.rows[0].name], self.images[row.name])
+        self.rows.append(row)
+
     def figures(self) -> dict[str, Any]:
         """The table and each run's report as plain data."""
         return {
@@ -155,7 +164,6 @@ def run(on_step: progress.OnStep, steps: int = STEPS) -> Demo:
 
     from ..emoji import image as emoji
     from ..hosts.diffusers import apply
-    from ..images import difference
 
     model = emoji.load()
     pipe: Any = model.pipe
@@ -178,15 +186,9 @@ def run(on_step: progress.OnStep, steps: int = STEPS) -> Demo:
         demo.images[name] = images.permute(0, 2, 3, 1).numpy()
         return seconds
 
-    def add(row: Row) -> None:
-        if demo.rows:
-            row.speedup = demo.rows[0].seconds / row.seconds
-            row.difference = difference(demo.images["uncached"], demo.images[row.name])
-        demo.rows.append(row)
-
     with torch.no_grad():
         model.generate(prompts[:1], [0], steps=2)  # the first call of a process is a slow one
-        add(Row("uncached", steps, steps, 0, sample("uncached", steps)))
+        demo.add(Row("uncached", steps, steps, 0, sample("uncached", steps)))
         with apply(pipe, calibrate=True) as applied:
             generate("calibration", steps, model.prompts("calibration")[:1], [1000])
             calibration = applied.calibration()
@@ -199,8 +201,8 @@ def run(on_step: progress.OnStep, steps: int = STEPS) -> Demo:
                     seconds = sample(name, steps)
                     report = applied.report()
                 demo.reports[name] = report
-                add(Row(name, steps, report.computed, report.skipped, seconds))
+                demo.add(Row(name, steps, report.computed, report.skipped, seconds))
             fewer = demo.rows[-1].computed
             plain = f"plain, {fewer} steps"
-            add(Row(plain, fewer, fewer, 0, sample(plain, fewer)))
+            demo.add(Row(plain, fewer, fewer, 0, sample(plain, fewer)))
     return demo
