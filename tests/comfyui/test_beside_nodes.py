@@ -46,7 +46,7 @@ def windows(model: Any, schedule: str) -> Any:
     return node(
         "nodes_context_windows", "WanContextWindowsManualNode", model, **sizes,
         context_schedule=schedule, closed_loop=False, fuse_method="pyramid",
-        **({"freenoise": False} if "latent_retain" in _window_inputs() else {}),
+        **({"freenoise": False} if "freenoise" in _window_inputs() else {}),
     )  # fmt: skip
 
 

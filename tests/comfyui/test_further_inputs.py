@@ -12,6 +12,7 @@ import comfy.samplers
 import folder_paths
 import pytest
 import torch
+from comfy import model_base
 from comfy_extras.nodes_lt import LTXVAddGuide
 from fidelity import fidelity, flat
 from test_beside_conditions import controlled, with_values
@@ -169,6 +170,8 @@ def test_it_acts_and_the_true_residual_holds_it(
     tiny = FURTHER.get(name) or TINY.get(name)
     if tiny is None:
         pytest.skip(f"this ComfyUI has no {name}")
+    if given is a_voice and "ref_audio" not in Path(model_base.__file__).read_text("utf-8"):
+        pytest.skip("this ComfyUI gives LTX-2 no voice to follow")
     model = tiny.build()
     with_it, options = given(model, tiny)
     errors, _ = fidelity(with_it, tiny, **options)
