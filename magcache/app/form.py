@@ -62,6 +62,7 @@ class Form:
             visible=HIDDEN,
             format="jpeg",
             interactive=False,
+            height=300,
             object_fit="contain",
             elem_id="strips",
         )

@@ -78,7 +78,7 @@ class Models:
 
     def _load(self, settings: Settings) -> Any:
         if settings.folder:
-            return load_folder(Path(settings.folder).expanduser(), settings.kind)
+            return load_folder(Path(settings.folder).expanduser())
         return tiny.build() if self.tiny_only else load_published(settings.kind)
 
 
@@ -95,26 +95,16 @@ def load_published(kind: Kind) -> Any:
             f"{kind.name} needs a CUDA GPU, and PyTorch sees none here. "
             "The tiny model (magcache app --tiny) runs on a CPU."
         )
-    return _guarded(kind.weights, lambda: _assemble(kind.weights))
+    return _guarded(_assemble, kind.weights)
 
 
-def load_folder(folder: Path, kind: Kind) -> Any:
+def load_folder(folder: Path) -> Any:
     """Loads a pipeline that was saved with `save_pretrained`, or a transformer alone.
 
     Raises:
         Problem: The folder holds neither; the message says what is there.
     """
-    import diffusers
-
-    held = class_in(folder)
-    if held == PIPELINE:
-        whole = diffusers.HunyuanVideoFramepackPipeline
-
-        def load() -> Any:
-            return whole.from_pretrained(folder, use_safetensors=True, **_dtypes())
-
-        return _guarded(str(folder), load)
-    return _guarded(str(folder), lambda: _assemble(str(folder)))
+    return _guarded(_whole if class_in(folder) == PIPELINE else _assemble, str(folder))
 
 
 def class_in(folder: Path) -> str:
@@ -163,18 +153,22 @@ def _assemble(weights: str) -> Any:
     )
 
 
-def _dtypes() -> dict[str, Any]:
-    """The transformer in bfloat16 and the rest in float16, as FramePack is published."""
+def _whole(folder: str) -> Any:
+    """A saved pipeline; on a GPU in the data types in which FramePack is published."""
+    import diffusers
     import torch
 
-    if not torch.cuda.is_available():
-        return {"torch_dtype": torch.float32}
-    return {"torch_dtype": {"transformer": torch.bfloat16, "default": torch.float16}}
+    dtype: Any = {"transformer": torch.bfloat16, "default": torch.float16}
+    return diffusers.HunyuanVideoFramepackPipeline.from_pretrained(
+        folder,
+        use_safetensors=True,
+        torch_dtype=dtype if torch.cuda.is_available() else torch.float32,
+    )
 
 
-def _guarded(name: str, load: Callable[[], Any]) -> Any:
+def _guarded(load: Callable[[str], Any], name: str) -> Any:
     try:
-        return load()
+        return load(name)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         log.exception("MagCache: %s cannot be loaded", name)
         first = str(error).strip().splitlines() or [type(error).__name__]

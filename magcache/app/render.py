@@ -55,7 +55,7 @@ def result(done: Result) -> str:
         rows.append((clock(done.uncached_seconds), f"uncached: {ratio:.2f}× as long"))
         rows += [(value, f"{name} to uncached") for name, value in done.quality.figures().items()]
         notes += [NO_VMAF] if done.quality.vmaf is None else []
-    lines = [f"**Done** {seconds_of(settings.frames):.1f} s, {settings.frames} frames", "", "| | |"]
+    lines = [f"| Done | {seconds_of(settings.frames):.1f} s, {settings.frames} frames |"]
     lines += ["|--:|:--|", *(f"| **{value}** | {name} |" for value, name in rows), ""]
     return "\n".join([*lines, *(f"- {html.escape(each)}" for each in notes)])
 

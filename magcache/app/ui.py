@@ -19,6 +19,7 @@ from .settings import MODES, Problem, Settings, clock
 log = logging.getLogger("magcache")
 _STYLE = Path(__file__).with_name("style.css")
 _FONT = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "sans-serif"]
+_NEWEST = 6  # sections whose frames are shown
 
 Update = dict[Any, Any]
 Work = Callable[[Settings, Path, Tell], Result]
@@ -189,7 +190,7 @@ class Page:
         if len(job.told.strips) > job.shown:
             job.shown = len(job.told.strips)
             named = [(strip, f"Section {n}") for n, strip in enumerate(job.told.strips, 1)]
-            strips = _shown(True, named[::-1])
+            strips = _shown(True, named[: -_NEWEST - 1 : -1])
         return _shown(True, render.schedule(job.told.schedules)), strips
 
     def _begun(self) -> Update:

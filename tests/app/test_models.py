@@ -15,9 +15,7 @@ from safetensors.torch import load_file
 import magcache
 from magcache.app import models, tiny
 from magcache.app.models import Models, class_in, load_folder, offload_layers, place, placement
-from magcache.app.settings import KINDS, Problem, Settings
-
-KIND = KINDS["FramePack"]
+from magcache.app.settings import Problem, Settings
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +38,7 @@ def latents(pipe: Any, **more: Any) -> torch.Tensor:
 
 def test_a_saved_pipeline_is_loaded_with_all_its_parts(saved: Path) -> None:
     assert class_in(saved) == "HunyuanVideoFramepackPipeline"
-    torch.testing.assert_close(latents(load_folder(saved, KIND)), latents(tiny.build()))
+    torch.testing.assert_close(latents(load_folder(saved)), latents(tiny.build()))
 
 
 def test_the_prompt_reaches_the_tiny_model() -> None:
@@ -90,7 +88,7 @@ def test_a_damaged_weight_file_is_an_error_of_one_line(saved: Path, tmp_path: Pa
     weights = next((tmp_path / "transformer").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(Problem, match="cannot be loaded") as raised:
-        load_folder(tmp_path, KIND)
+        load_folder(tmp_path)
     assert "\n" not in str(raised.value)
 
 
@@ -101,7 +99,7 @@ def test_weights_that_could_run_code_are_not_loaded(saved: Path, tmp_path: Path)
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
     with pytest.raises(Problem, match="cannot be loaded"):
-        load_folder(tmp_path, KIND)
+        load_folder(tmp_path)
 
 
 @pytest.mark.parametrize("name", models.TRANSFORMERS)
@@ -120,7 +118,7 @@ def test_a_folder_with_the_transformer_alone_is_taken(
     # In place of the two repositories on the Hub that it shares its other parts with.
     monkeypatch.setattr(models, "REST", str(saved))
     monkeypatch.setattr(models, "VISION", str(saved / "vision"))
-    pipe = load_folder(tmp_path, KIND)
+    pipe = load_folder(tmp_path)
     assert type(pipe.transformer).__name__ == models.TRANSFORMERS[0]
     assert pipe.transformer.dtype == torch.bfloat16 and pipe.vae.dtype == torch.float16
     own = dict(tiny.build().transformer.named_parameters())
