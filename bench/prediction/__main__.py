@@ -186,7 +186,7 @@ def main() -> None:
 def run_study(
     name: str, subject: Subject, prompts: int, results: Results, console: Console
 ) -> None:
-    """Samples all variants of a study, and shows mean PSNR, a row each."""
+    """Samples all variants of a study, and shows their PSNR, a row each."""
     labs: dict[Condition, Lab] = {}
     rows: dict[tuple[Condition, str], dict[int, str]] = {}
     for told, condition, variant in STUDIES[name]():
@@ -195,9 +195,11 @@ def run_study(
         key = f"{labs[condition].name}: {asdict(variant)}"
         found = results.get(key)
         if found is None:
-            psnr, computed = labs[condition].psnr(variant)
-            found = results.add(key, psnr=psnr, computed=computed)
-        cell = f"{np.mean(found['psnr']):.1f} / {np.median(found['psnr']):.1f}"
+            sampled, computed = labs[condition].psnr(variant)
+            found = results.add(key, psnr=sampled, computed=computed)
+        psnr = found["psnr"]
+        figures = (np.mean(psnr), np.median(psnr), np.quantile(psnr, 0.1), np.min(psnr))
+        cell = " / ".join(f"{figure:.1f}" for figure in figures)
         if abs(found["computed"] - variant.computed) > 0.05:
             cell += f" ({found['computed']:.1f})"
         rows.setdefault((condition, told), {})[variant.computed] = cell
@@ -205,7 +207,8 @@ def run_study(
         table = Table(title=f"{subject.name}, {condition}: {STUDIES[name].__doc__}")
         mine = {told: cells for (at, told), cells in rows.items() if at == condition}
         costs = sorted({cost for cells in mine.values() for cost in cells})
-        for column in ("mean / median PSNR, dB", *(f"{cost} computed" for cost in costs)):
+        told = "PSNR in dB: mean / median / 10th percentile / minimum"
+        for column in (told, *(f"{cost} computed" for cost in costs)):
             table.add_column(column)
         for told, cells in mine.items():
             table.add_row(told, *(cells.get(cost, "") for cost in costs))

@@ -93,6 +93,9 @@ class Variant:
     error: float | None = None
 
 
+_kept = lru_cache  # a lab lives as long as the study of its condition
+
+
 class Lab:
     """Samples unseen prompts of one model in one condition.
 
@@ -136,9 +139,10 @@ class Lab:
             self.psnr(variant)
         return [e for e, _ in seen], [f for _, f in seen]
 
+    @_kept
     def calibration(self, measured: Measured) -> Calibration:
         """A calibration made as asked; kept, since many variants use it."""
-        if measured.model:
+        if measured.model not in ("", self._subject.name):
             other = Lab(SUBJECTS[measured.model](), self.condition, 1)
             foreign = other.calibration(replace(measured, model=""))
             return replace(self.calibration(Measured()), branches=foreign.branches)
@@ -159,7 +163,7 @@ class Lab:
     def _pipe(self) -> Any:
         return self._pipeline(self.condition.shift)
 
-    @lru_cache  # noqa: B019 - a lab lives as long as the study of its condition
+    @_kept
     def _pipeline(self, shift: float) -> Any:
         pipe = self._subject.pipeline(shift)
         if self._multistep:
@@ -178,9 +182,8 @@ class Lab:
     @contextmanager
     def _applied(self, variant: Variant) -> Iterator[Any]:
         calibration, steps = self.calibration(variant.measured), self.condition.steps
-        settings: dict[str, Any] = {"speedup": steps / variant.computed, "keep": variant.keep}
-        if variant.error:
-            settings = {"error": variant.error}
+        asked = {"error": variant.error} if variant.error else {"speedup": steps / variant.computed}
+        settings: dict[str, Any] = {**asked, "keep": variant.keep}
         if variant.rule:
             settings = self._rule(calibration, variant)
         if not variant.guided:
