@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+Over = Literal["sigma", "level", "fraction"]
+
+
 @dataclass(frozen=True)
 class Evaluated:
     """One evaluation, as it went.
@@ -67,7 +70,7 @@ class RunReport:
     evaluations: tuple[Evaluated, ...]
     mended: int = 0
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    over: Literal["sigma", "fraction"] = "sigma"
+    over: Over = "sigma"
     bytes_held: int = 0
     warnings: tuple[str, ...] = ()
 
@@ -235,7 +238,6 @@ def report_of(
 def figures_of(run: Run) -> RunReport:
     """What a run has done so far; waits for the device's clock."""
     evaluations, decider = tuple(_evaluated(run)), run.decider
-    placed = any(curve.over == "fraction" for curve in decider.curves.values())
     return RunReport(
         label=run.label,
         summary="" if run.calibrator else decider.summary,
@@ -243,16 +245,23 @@ def figures_of(run: Run) -> RunReport:
         evaluations=evaluations,
         mended=run.mended,
         curves=_curves(run, evaluations),
-        over="fraction" if placed and not run.calibrator else "sigma",
+        over=_over(run),
         bytes_held=run.cache.peak_bytes,
         warnings=(*run.warnings, *decider.notes),
     )
 
 
+def _over(run: Run) -> Over:
+    if any(each.level is not None for each in run.evaluations):
+        return "level"
+    placed = any(curve.over == "fraction" for curve in run.decider.curves.values())
+    return "fraction" if placed and not run.calibrator else "sigma"
+
+
 def _evaluated(run: Run) -> Iterable[Evaluated]:
     curve = next(iter(run.decider.curves.values()), None)
     for each in run.evaluations:
-        place = curve.place(each.sigma, run.decider.course.trajectory) if curve else each.sigma
+        place = curve.place(each.place, run.decider.course.trajectory) if curve else each.place
         error = each.error if each.skipped else None
         yield Evaluated(each.sigma, each.step, place, each.outcome, each.seconds, error)
 

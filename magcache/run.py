@@ -1,16 +1,17 @@
 """One sampling run: what is decided at each evaluation, what is kept, and what it cost."""
 
+import itertools
 import logging
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from typing import Any
 
 import torch
 
-from .blocks import BlockStack, Call, Mend, Residual, ResidualCache, StackMismatch, Store, combine
+from .blocks import Call, Mend, Place, Residual, ResidualCache, StackMismatch, Store, combine
 from .calibrate import Calibrator, Observer
+from .curves import Lesson
 from .decide import Decider, Decision, Held, Holding, Mender, Reason, Schedule, nothing_held
 
 log = logging.getLogger("magcache")
@@ -71,6 +72,7 @@ class Evaluation:
         mended: Whether it was computed, and puts right what was skipped before it.
         error: Of a skipped one the expected error of what was predicted, as a share of its norm;
             None where no Gram curve tells it.
+        level: Its noise level as the curves have it, where that is another: the flow's level.
     """
 
     sigma: float
@@ -79,7 +81,13 @@ class Evaluation:
     computed: dict[Hashable, bool] = field(default_factory=dict)
     mended: bool = False
     error: float | None = None
+    level: float | None = None
     _watches: list[_Stopwatch] = field(default_factory=list)
+
+    @property
+    def place(self) -> float:
+        """Its noise level as the curves have it."""
+        return self.sigma if self.level is None else self.level
 
     @property
     def skipped(self) -> bool:
@@ -106,7 +114,7 @@ class Run:
 
     Args:
         decider: Decides the evaluations.
-        stack: The model's blocks.
+        stack: Where residuals are taken from and put back: the model's blocks, or its output.
         storage: Where residuals are kept.
         calibrator: If given, everything is computed and measured.
         label: What the report calls the settings, a preset's name for instance.
@@ -120,7 +128,7 @@ class Run:
     def __init__(
         self,
         decider: Decider,
-        stack: BlockStack,
+        stack: Place,
         storage: Storage | None = None,
         calibrator: Calibrator | None = None,
         label: str = "",
@@ -137,7 +145,7 @@ class Run:
         self.cache = self.storage.cache(decider.keep)
         self._finite: dict[Hashable, torch.Tensor | bool] = {}
         self._observer: Observer | None = None
-        if decider.corrects and together is None:
+        if decider.observes and together is None:
             self._observer = Observer(decider)
         self._decision = Decision(Reason.OFF)
         self._curves_of: dict[Hashable, tuple[str, ...]] = {}
@@ -157,23 +165,36 @@ class Run:
         """Evaluations that put right what was skipped before them."""
         return sum(evaluation.mended for evaluation in self.evaluations)
 
-    def begin(self, sigma: float, step: int, last: bool = False) -> Reason:
+    def begin(
+        self,
+        sigma: float,
+        step: int,
+        last: bool = False,
+        fresh: bool = False,
+        level: float | None = None,
+    ) -> Reason:
         """Starts an evaluation and decides it, for all its branches.
 
         Args:
             sigma: Noise level.
             step: Step of this run it belongs to.
             last: Whether no evaluation follows, so that no residual need be kept.
+            fresh: Whether nothing from before it may be used.
+            level: The noise level as the curves have it, where that is another.
         """
+        if fresh:
+            self.cache.clear()
         self._drop_vanished()
-        decision = self.decider.decide(sigma, step, self._held())
+        evaluation = Evaluation(sigma, step, Reason.OFF, level=level)
+        decision = self.decider.decide(evaluation.place, step, self._held())
         if self.calibrator:
             decision = Decision(Reason.CALIBRATION)
         elif decision.weights and self._check_computed():
             decision = Decision(Reason.NO_RESIDUAL)
             self.decider.computed()
         self._last, self._decision = last, decision
-        self.evaluations.append(Evaluation(sigma, step, decision.reason, error=decision.error))
+        evaluation.reason, evaluation.error = decision.reason, decision.error
+        self.evaluations.append(evaluation)
         if decision.weights:
             self.cache.prefetch(next(iter(self._curves_of)))
         return decision.reason
@@ -183,7 +204,7 @@ class Run:
         if self._uncached or self.calibrator:
             computed = [self._decision.reason] * len(evaluations)
             return Schedule(tuple(sigma for sigma, _ in evaluations), tuple(computed))
-        held = self._decision.leaves(self._held(), self.evaluations[-1].sigma)
+        held = self._decision.leaves(self._held(), self.evaluations[-1].place)
         return self.decider.schedule(evaluations, held)
 
     def call(
@@ -202,27 +223,62 @@ class Run:
             device: Where the model computes.
             forward: The call, arguments bound.
         """
+        parts = {branch: (curves,) if isinstance(curves, str) else curves}
+        return self.call_parts(parts, device, forward)
+
+    def call_parts(
+        self, parts: Mapping[Hashable, tuple[str, ...]], device: torch.device, forward: Call
+    ) -> Any:
+        """Runs one model call whose residual has parts that are predicted each by itself.
+
+        Args:
+            parts: Of each part what `call` asks of a branch. The residual has as many tensors
+                of each, part by part.
+            device, forward: See `call`.
+        """
         evaluation = self.evaluations[-1]
-        self._curves_of[branch] = (curves,) if isinstance(curves, str) else curves
+        self._curves_of |= parts
         watch, skip = _Stopwatch(device), False
         try:
-            skip = branch in self._decision.weights and branch in self.cache
+            skip = self.skips(parts)
             if skip:
                 try:
-                    return self._skip(branch, forward)
+                    return self._skip(parts, forward)
                 except StackMismatch as mismatch:
                     self._warn(f"{mismatch}; computed instead")
-                    self.cache.drop(branch)
+                    self.drop(parts)
                     skip = False
-            return self._compute(branch, evaluation.sigma, forward)
+            return self._compute(parts, evaluation, forward)
         finally:
             watch.stop()
-            evaluation.computed[branch] = not skip
+            evaluation.computed |= dict.fromkeys(parts, not skip)
             evaluation._watches.append(watch)
             if self._last:
-                self.cache.drop(branch)
+                self.drop(parts)
             if self._decision.weights:
-                self._prefetch_next(branch)
+                self._prefetch_next([*parts][-1])
+
+    def skips(self, parts: Iterable[Hashable]) -> bool:
+        """Whether the current evaluation skips a call with these parts."""
+        return all(part in self._decision.weights and part in self.cache for part in parts)
+
+    def aside(self, device: torch.device, forward: Call) -> Any:
+        """Runs a call that belongs to the current evaluation, and caches nothing of it."""
+        watch = _Stopwatch(device)
+        try:
+            return forward()
+        finally:
+            watch.stop()
+            self.evaluations[-1]._watches.append(watch)
+
+    def drop(self, parts: Iterable[Hashable]) -> None:
+        """Frees what is cached of these parts."""
+        for part in parts:
+            self.cache.drop(part)
+
+    def lessons(self) -> list[Lesson]:
+        """What the run has taught of its model; waits for the device."""
+        return self.decider.lessons(self._observer.comparisons()) if self._observer else []
 
     def close(self) -> None:
         """Frees every residual."""
@@ -246,53 +302,77 @@ class Run:
         own = next(iter(held.values()))  # where each process has a branch, all hold the same
         return {name: replace(own, curves=(name,)) for name in self._together or ()} | held
 
-    def _skip(self, branch: Hashable, forward: Call) -> Any:
-        factors = self._decision.weights[branch]
-        return self.stack.skip(forward, combine(self.cache.get(branch), factors))
+    def _skip(self, parts: Iterable[Hashable], forward: Call) -> Any:
+        weights = self._decision.weights
+        found = [combine(self.cache.get(part), weights[part]) for part in parts]
+        return self.stack.skip(forward, tuple(itertools.chain(*found)))
 
-    def _compute(self, branch: Hashable, sigma: float, forward: Call) -> Any:
+    def _compute(
+        self, parts: Mapping[Hashable, tuple[str, ...]], evaluation: Evaluation, forward: Call
+    ) -> Any:
         if self._uncached:
             return self.stack.plain(forward)
-        cached = self.cache.sigmas(branch)
-        mend = self._mending(branch, sigma, cached)
+        sigma, cached = evaluation.place, {part: self.cache.sigmas(part) for part in parts}
+        mend = self._mending(parts, sigma, cached)
         if mend is None:
-            self.cache.make_room(branch)
+            for part in parts:
+                self.cache.make_room(part)
         output, residual = self.stack.compute(forward, mend)
         if residual is None:
             self._uncached = True
             self.close()
             self._warn(f"runs uncached from here on: {self.stack.problem}")
-        elif self.calibrator:
-            self.calibrator.add(branch, self._curves_of[branch], sigma, residual)
-        elif not self._last:
-            self.cache.put(branch, sigma, residual)
-            self._finite[branch] = self._together is not None or _is_finite(residual)
-            if self._observer:
-                self._observer.see(branch, sigma, residual, cached, self._curves_of[branch])
+            return output
+        size = len(residual) // len(parts)
+        for number, (part, curves) in enumerate(parts.items()):
+            own = residual[number * size : (number + 1) * size]
+            if self.calibrator:
+                self.calibrator.add(part, curves, sigma, own)
+            elif not self._last:
+                self.cache.put(part, sigma, own)
+                self._finite[part] = self._together is not None or _is_finite(own)
+                if self._observer:
+                    self._observer.see(part, sigma, own, cached[part], curves)
         return output
 
-    def _mending(self, branch: Hashable, sigma: float, cached: Sequence[float]) -> Mend | None:
-        """What puts right the evaluations that this branch has skipped just before, if any."""
+    def _mending(
+        self,
+        parts: Mapping[Hashable, tuple[str, ...]],
+        sigma: float,
+        cached: Mapping[Hashable, Sequence[float]],
+    ) -> Mend | None:
+        """What puts right the evaluations skipped just before, of a call with these parts."""
+        found = {
+            part: self._factors(part, curves, sigma, cached[part]) for part, curves in parts.items()
+        }
+        if any(factors is None for factors in found.values()):
+            return None
+        evaluation, order = self.evaluations[-1], list(parts)
+
+        def mend(head: int, residual: torch.Tensor) -> torch.Tensor:
+            evaluation.mended = True
+            number, own = divmod(head, len(self.cache.get(order[0])[0]))
+            part = order[number]
+            kept = [tensors[own] for tensors in self.cache.get(part)]
+            return combine([(tensor,) for tensor in (*kept, residual)], found[part] or ())[0]
+
+        return mend
+
+    def _factors(
+        self, branch: Hashable, curves: tuple[str, ...], sigma: float, cached: Sequence[float]
+    ) -> list[float] | None:
+        """What to add of a branch's cached residuals and the computed one; None for nothing."""
         if self._mender is None or not cached or not self.cache.fits_one_more(branch):
             return None
         before = reversed(self.evaluations[:-1])
-        gap = [e.sigma for e in takewhile(lambda e: not e.computed.get(branch, True), before)][::-1]
-        curves = self._curves_of[branch]
+        gap = [
+            e.place for e in itertools.takewhile(lambda e: not e.computed.get(branch, True), before)
+        ][::-1]
 
         def predict(held: Sequence[float], at: float) -> Sequence[float]:
             return self.decider.predict(curves, at, held)[0]
 
-        factors = self._mender.factors(predict, cached, gap, sigma, self._decision.following)
-        if factors is None:
-            return None
-        evaluation = self.evaluations[-1]
-
-        def mend(head: int, residual: torch.Tensor) -> torch.Tensor:
-            evaluation.mended = True
-            kept = [tensors[head] for tensors in self.cache.get(branch)]
-            return combine([(tensor,) for tensor in (*kept, residual)], factors)[0]
-
-        return mend
+        return self._mender.factors(predict, cached, gap, sigma, self._decision.following)
 
     def _check_computed(self) -> bool:
         """Looks at what was computed since the last skipped evaluation, which waits for it.

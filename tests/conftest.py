@@ -1,7 +1,9 @@
 """Tiny models run a hundred times faster on one thread than on the two of this machine's CPU."""
 
 import gc
+from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -15,3 +17,10 @@ def pytest_collection_finish() -> None:
     """What imports leave behind lasts as long as the run: collections need not look at it again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Calibrations, and what runs teach, stay in the test."""
+    monkeypatch.setenv("MAGCACHE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"

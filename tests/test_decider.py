@@ -98,9 +98,7 @@ def test_where_nothing_is_held_any_more_it_is_computed(name: str) -> None:
     assert Reason.NO_RESIDUAL in reasons
 
 
-def test_a_plan_needs_gram_curves_and_the_rule_magnitude_curves() -> None:
-    with pytest.raises(ValueError, match="a plan needs Gram curves"):
-        decider_for(Target(speedup=2), COURSE, CURVES)
+def test_the_rule_needs_magnitude_curves() -> None:
     with pytest.raises(ValueError, match="the rule needs magnitude curves"):
         decider_for(Rule(0.1, 2, 0.2), COURSE, {})
 

@@ -44,10 +44,9 @@ def test_no_schedule_of_equal_cost_is_better(steps: int, seed: int, data: st.Dat
 
 
 def test_the_cost_of_a_schedule_by_hand() -> None:
-    # Errors of a gap add up, (.1·2 + .2·3)², those of two gaps' squares do: + (.4·1)².
-    errors = np.zeros((4, 5, 5))
-    errors[0, 0, 1], errors[0, 0, 2], errors[3, 3, 4] = 0.1, 0.2, 0.4
-    own = Costs(errors, np.array([9.0, 2.0, 3.0, 9.0, 1.0]), np.array([False] + [True] * 4))
+    gaps = np.full((4, 5, 6), np.inf)
+    gaps[0, 0, 3], gaps[3, 3, 5] = 0.8**2, 0.4**2
+    own = Costs(np.zeros((4, 5, 5)), gaps, np.array([False] + [True] * 4))
     schedule = [True, False, False, True, False]
     assert expected_error(own, schedule) == pytest.approx(math.sqrt(0.8**2 + 0.4**2))
 
@@ -84,15 +83,43 @@ def test_an_evaluation_at_the_same_noise_level_weighs_nothing() -> None:
     sigmas = [1.0, 0.5, 0.5, 0.0]
     gram = calibration(10).grams["cond"]
     own = costs_of({"cond": gram}, sigmas)
-    assert own.weights[1] == 0 and own.weights[0] > 0 and own.errors[0, 1, 2] < 1e-3
+    assert own.gaps[0, 0, 2] == 0 < own.gaps[0, 0, 3] and own.errors[0, 1, 2] < 1e-3
 
 
 def test_nothing_mends_the_last_error_of_an_image() -> None:
     at = shifted_sigmas(10)
     gram = {"cond": calibration(10).grams["cond"]}
     whole, part = costs_of(gram, at), costs_of(gram, at[:5], end=at[5])
-    assert whole.weights[-1] == pytest.approx(at[-1])
-    assert part.weights[-1] == pytest.approx(0.1 * float(remains(np.array([at[4]]))[0]))
+    # What the last evaluation adds: its error over its step, and of a part what remains of that.
+    assert whole.gaps[1, 8, 10] == pytest.approx((at[9] * whole.errors[1, 8, 9]) ** 2)
+    weight = 0.1 * float(remains(np.array([at[4]]))[0])
+    assert part.gaps[1, 3, 5] == pytest.approx((weight * part.errors[1, 3, 4]) ** 2)
+
+
+def test_a_members_errors_of_a_gap_add_up_as_vectors() -> None:
+    gram = random_gram(6, 1)
+    at = np.array(shifted_sigmas(6))
+    steps = (at - np.append(at[1:], 0)) * remains(at)
+    matrix = gram.between(at)
+    used = np.zeros((2, 6))
+    for row, place in enumerate((3, 4)):
+        near = [1, 2, place]
+        used[row, [1, 2]] = -best_weights(matrix[np.ix_(near, near)])[0]
+        used[row, place] = 1
+        used[row] *= steps[place] / np.sqrt(matrix[place, place])
+    moved = used.sum(0)
+    known = {"cond": gram}
+    found = costs_of(known, at, members=[known]).gaps[1, 2, 5]
+    assert found == pytest.approx(moved @ matrix @ moved)
+    assert found < costs_of(known, at).gaps[1, 2, 5]
+
+
+def test_beyond_a_fresh_evaluation_nothing_older_is_used() -> None:
+    own, free = costs(8, fresh=[4]), costs(8)
+    assert (
+        own.errors[2, 5, 6] == free.errors[0, 5, 6] and own.errors[1, 5, 6] == free.errors[1, 5, 6]
+    )
+    assert np.isinf(own.gaps[1, 3, 5:]).all()
 
 
 def test_guidance_weighs_the_branches() -> None:

@@ -6,6 +6,7 @@ alone knows which.
 
 from .cache import ResidualCache, Store
 from .families import Family, family_of, find_stack, plain_module
+from .output import ModelOutput, OutputCall, Place, signal_names, signals_of, velocities_of
 from .predict import combine
 from .stack import BlockStack, Call, Mend, Residual, StackMismatch, StackNotFound
 
@@ -14,6 +15,9 @@ __all__ = [
     "Call",
     "Family",
     "Mend",
+    "ModelOutput",
+    "OutputCall",
+    "Place",
     "Residual",
     "ResidualCache",
     "StackMismatch",
@@ -23,4 +27,7 @@ __all__ = [
     "family_of",
     "find_stack",
     "plain_module",
+    "signal_names",
+    "signals_of",
+    "velocities_of",
 ]

@@ -1,16 +1,18 @@
-"""Online correction: a run's own prediction errors beside those that its calibration expects.
+"""A run's own prediction errors beside the expected ones, to correct it and to learn from.
 
 Whenever an evaluation is computed although residuals are cached, its residual is also predicted,
 on a small sample of entries, and compared. Both stay on the device until they are read where the
 run waits anyway.
 """
 
+import math
 from collections.abc import Hashable, Sequence
 from typing import Protocol
 
 import torch
 
 from ..blocks import Residual
+from ..curves import Comparison
 from .entries import Entries
 
 _ENTRIES = 1 << 14  # of a residual; an error is a mean over them, good to about 1 %
@@ -37,7 +39,8 @@ class Observer:
         self._decider = decider
         self._entries = Entries(_ENTRIES)
         self._samples: dict[Hashable, dict[float, torch.Tensor]] = {}
-        self._unread: list[tuple[float, torch.Tensor]] = []
+        self._unread: list[tuple[float, str, float, torch.Tensor]] = []
+        self._read: list[Comparison] = []
 
     def see(
         self,
@@ -63,12 +66,21 @@ class Observer:
             error = sample.clone()
             for at, factor in zip(cached, factors, strict=True):
                 error.sub_(known[at], alpha=factor)
-            self._unread.append((expected or 0.0, error.norm() / sample.norm()))
+            norms = torch.stack([error.norm(), sample.norm()])
+            self._unread.append((sigma, curves[0], expected or 0.0, norms))
         kept = {at: known[at] for at in cached if at in known}
         self._samples[branch] = {**kept, sigma: sample}
 
     def tell(self) -> None:
         """Tells the decider the relative errors since the last time; waits for the device."""
         unread, self._unread = self._unread, []
-        for expected, found in unread:
-            self._decider.observe(expected, float(found))
+        for sigma, curve, expected, norms in unread:
+            error, size = norms.tolist()
+            found = error / size if size else math.nan
+            self._decider.observe(expected, found)
+            self._read.append(Comparison(sigma, curve, expected, found, size))
+
+    def comparisons(self) -> list[Comparison]:
+        """All of the run; waits for the device."""
+        self.tell()
+        return self._read

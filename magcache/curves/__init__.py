@@ -7,20 +7,25 @@ store, which finds the calibration that is nearest to a run. Knows no model, no 
 from .calibration import Calibration, CalibrationError, check_rule
 from .gram import GramCurve, GuidedGrams, best_weights, guidance_shares
 from .identity import Identity
+from .learned import Comparison, Learned, Lesson, Notebook
 from .magnitude import CLOSE, MagnitudeCurve, Trajectory, same_levels, shifted_sigmas
 from .measurement import Measurement, falling_places, join
-from .store import Found, Store, described
+from .store import Found, Store, described, home
 
 __all__ = [
     "CLOSE",
     "Calibration",
     "CalibrationError",
+    "Comparison",
     "Found",
     "GramCurve",
     "GuidedGrams",
     "Identity",
+    "Learned",
+    "Lesson",
     "MagnitudeCurve",
     "Measurement",
+    "Notebook",
     "Store",
     "Trajectory",
     "best_weights",
@@ -28,6 +33,7 @@ __all__ = [
     "described",
     "falling_places",
     "guidance_shares",
+    "home",
     "join",
     "same_levels",
     "shifted_sigmas",

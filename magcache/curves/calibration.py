@@ -2,13 +2,12 @@
 
 import json
 import math
-import os
-import threading
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from .files import write_whole
 from .gram import GramCurve
 from .identity import Identity
 from .magnitude import MagnitudeCurve, Trajectory, resampled_trajectory, shifted_sigmas
@@ -111,16 +110,9 @@ class Calibration:
     def save(self, path: str | Path) -> Path:
         """Writes the file in one move: a crash or a full disk leaves an older one as it was."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         held = {n: value for n, value in asdict(self).items() if value or n not in _OF_PRESETS}
         text = json.dumps({"format": FORMAT, **held}, indent=1)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-        try:
-            scratch.write_text(text, encoding="utf-8")
-            os.replace(scratch, path)
-        except BaseException:
-            scratch.unlink(missing_ok=True)
-            raise
+        write_whole(path, text)
         return path
 
     @classmethod

@@ -152,7 +152,12 @@ def best_weights(gram: np.ndarray, ridge: float = RIDGE) -> tuple[np.ndarray, np
 
 
 def guidance_shares(branches: Sequence[str], guidance: float) -> dict[str, float]:
-    """How much of the squared error of the guided prediction u + s·(c - u) each branch brings."""
+    """How much of the squared error of the guided prediction each branch brings.
+
+    The guided prediction is u + s·(c - u), or of their mean and their difference m + (s - ½)·d.
+    """
+    if "mean" in branches:
+        return {b: (guidance - 0.5) ** 2 if b == "difference" else 1.0 for b in branches}
     squares = {b: (guidance - 1) ** 2 if b == "uncond" else guidance**2 for b in branches}
     total = sum(squares.values())
     return {b: square / total if total else 1 / len(squares) for b, square in squares.items()}

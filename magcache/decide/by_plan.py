@@ -1,21 +1,34 @@
 """Deciding by a plan: from Gram curves, by target speed-up or by expected error."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..curves import CLOSE, GramCurve, GuidedGrams, MagnitudeCurve, same_levels
+import numpy as np
+
+from ..curves import (
+    CLOSE,
+    Comparison,
+    GramCurve,
+    GuidedGrams,
+    Learned,
+    Lesson,
+    MagnitudeCurve,
+    guidance_shares,
+    same_levels,
+)
 from .correction import Correction
 from .decider import OUTSIDE, Decision, Holding, Stepwise
 from .schedule import FEW_STEPS, Course, Reason, few_steps
-from .search import Costs, best_schedule, bound_of, costs_of, expected_error
+from .search import Costs, Grams, best_schedule, bound_of, costs_of, expected_error
 from .target import Target
 
 LEAST_GAIN = 1.1  # a speed-up below this is not worth any difference
 _FEWEST = 5  # computed evaluations; with fewer, as many plain steps are as good
 _SHORT_RUN = 12  # steps; in a shorter one it takes one evaluation more
 _FITS = 1.5  # errors so many times the expected ones are nothing unusual: prompts differ
+_MEAN = "mean"
 _MORE = 0.25  # of the planned evaluations: as many more as about halve the error
 
 
@@ -77,6 +90,8 @@ class PlanDecider(Stepwise[_State]):
         course: The run.
         grams: Gram curve of each branch.
         guidance: CFG scale, by which the branches' errors are weighed.
+        members: Gram curves that the model may have; those of `grams` by default.
+        learned: What earlier runs have taught of the model.
         corrects: Whether the run's own errors, once seen, correct the expected ones.
     """
 
@@ -84,6 +99,8 @@ class PlanDecider(Stepwise[_State]):
     course: Course
     grams: Mapping[str, GramCurve]
     guidance: float = 1.0
+    members: Sequence[Grams] = ()
+    learned: Learned | None = None
     corrects: bool = True
     keep: int = field(init=False)
     curves: Mapping[str, MagnitudeCurve] = field(init=False)
@@ -128,13 +145,42 @@ class PlanDecider(Stepwise[_State]):
         self, curves: Sequence[str], sigma: float, held: Sequence[float]
     ) -> tuple[list[float], float]:
         """See `Decider`."""
-        return GuidedGrams(self.grams, self.guidance).predict(curves, sigma, held)
+        weights, error = GuidedGrams(self.grams, self.guidance).predict(curves, sigma, held)
+        return weights, error * float(np.sqrt(self._ratios([sigma])[0]))
+
+    @property
+    def observes(self) -> bool:
+        return self.corrects or self.learned is not None
 
     def observe(self, expected: float, found: float) -> None:
         """See `Decider`. Where errors are much larger than expected, more is computed."""
+        if not self.corrects:
+            return
         self._correction.add(expected, found)
         if self._state.plan and self._correction.factor > _FITS:
             self._state = self._corrected(self._state)
+
+    def lessons(self, comparisons: Iterable[Comparison]) -> list[Lesson]:
+        """See `Decider`: how far off the guided prediction was, beside the members' mean."""
+        if self.learned is None:
+            return []
+        shares = guidance_shares(list(self.grams), self.guidance)
+        levels: dict[float, list[Comparison]] = {}
+        for each in comparisons:
+            levels.setdefault(each.sigma, []).append(each)
+        lessons = []
+        for level, together in levels.items():
+            size = sum(each.size**2 for each in together if each.curve == _MEAN)
+            logs = {name: 2 * curve.log_norm(level) for name, curve in self.curves.items()}
+            found = expected = 0.0
+            for each in together:
+                share = shares.get(each.curve, 0.0)
+                found += share * (each.found * each.size) ** 2
+                expected += share * each.expected**2 * math.exp(logs[each.curve] - logs[_MEAN])
+            expected /= float(self._ratios([level])[0])
+            if size > 0 and expected > 0:
+                lessons.append((level, found / size / expected))
+        return lessons
 
     def _next(
         self, state: _State, sigma: float, step: int, held: Holding
@@ -142,7 +188,8 @@ class PlanDecider(Stepwise[_State]):
         reason = self._barred(state, step, held)
         state, planned = self._follow(self._with_room(state, held), sigma)
         if reason is None:
-            if not all(gram.norms.covers(sigma) for gram in self.grams.values()):
+            covered = all(gram.norms.covers(sigma) for gram in self.grams.values())
+            if not (covered or self.members):
                 state = replace(state, notes=state.noting("outside", OUTSIDE))
             reason, state = self._weighed(state, sigma, held, planned)
         if reason is Reason.SKIPPED:
@@ -178,7 +225,8 @@ class PlanDecider(Stepwise[_State]):
 
     def _counted_on(self, state: _State, held: Holding) -> Holding:
         """What the plan expected to be held; as it is, where that is the same but for rounding."""
-        past = zip(self.course.sigmas, state.plan[: state.place - 1], strict=False)
+        begun = max((place for place in self.course.fresh if place < state.place), default=0)
+        past = zip(self.course.sigmas[begun:], state.plan[begun : state.place - 1], strict=False)
         computed = [sigma for sigma, chosen in past if chosen]
         return {
             branch: replace(each, sigmas=planned)
@@ -205,13 +253,13 @@ class PlanDecider(Stepwise[_State]):
         state = _State((), self.target.error or 0.0, rooms, few_steps(self.course))
         if self.target.speedup is None or self.skips_nothing:
             return state
-        steps, count = self.course.steps, len(self.course.sigmas)
+        steps, count = self.course.whole_steps, len(self.course.sigmas)
         asked = int(count / self.target.speedup + 1e-9)
         plan = best_schedule(self._costs(rooms), self._wanted)
         best = sum(plan)
         if best > asked:
             why, fewest = "cannot be reached here", fewest_worth(steps)
-            if best <= fewest:
+            if best <= self._fewest:
                 why = f"leaves fewer than {fewest} evaluations: as many plain steps are as good"
             note = f"a speed-up of {self.target.speedup:g} {why}; the best is {count / best:.2f}"
             state = replace(state, notes=state.noting("speed-up", note))
@@ -269,16 +317,25 @@ class PlanDecider(Stepwise[_State]):
         course, window = self.course, self.target.window
         allowed = [window.allows(step, course.steps) for step in course.step_of]
         return costs_of(
-            self.grams, course.sigmas, course.end, self.guidance, may_skip=allowed, keep=rooms
-        )
+            self.grams, course.sigmas, course.end, self.guidance, may_skip=allowed, keep=rooms,
+            members=self.members, fresh=course.fresh, ratios=self._ratios(course.sigmas),
+        )  # fmt: skip
+
+    def _ratios(self, sigmas: Sequence[float]) -> np.ndarray:
+        return self.learned.ratios(sigmas) if self.learned else np.ones(len(sigmas))
 
     @property
     def _wanted(self) -> int:
         """How many evaluations a target speed-up leaves, but not fewer than are worth it."""
         assert self.target.speedup is not None
-        count, steps = len(self.course.sigmas), self.course.steps
-        part = min(1.0, count / steps)  # of two experts each has its own
-        return max(math.ceil(fewest_worth(steps) * part), int(count / self.target.speedup + 1e-9))
+        return max(self._fewest, int(len(self.course.sigmas) / self.target.speedup + 1e-9))
+
+    @property
+    def _fewest(self) -> int:
+        """This run's part of the fewest that are worth it in the whole trajectory."""
+        steps = self.course.whole_steps
+        part = min(1.0, len(self.course.sigmas) / steps)
+        return math.ceil(fewest_worth(steps) * part - 1e-9)
 
 
 def fewest_worth(steps: int) -> int:

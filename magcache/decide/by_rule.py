@@ -1,10 +1,10 @@
 """Deciding by the published rule."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..curves import GuidedGrams, MagnitudeCurve
+from ..curves import Comparison, GuidedGrams, Lesson, MagnitudeCurve
 from .decider import OUTSIDE, Decision, Holding, Stepwise, curves_of
 from .rule import Rule, RuleState
 from .schedule import Course, Reason, few_steps
@@ -45,7 +45,7 @@ class RuleDecider(Stepwise[_State]):
     curves: Mapping[str, MagnitudeCurve]
     grams: GuidedGrams | None = None
     keep: int = field(init=False)
-    corrects: bool = field(default=False, init=False)
+    observes: bool = field(default=False, init=False)
     _state: _State = field(init=False)
 
     def __post_init__(self) -> None:
@@ -90,6 +90,10 @@ class RuleDecider(Stepwise[_State]):
         if self.grams:
             return self.grams.predict(curves, sigma, held)
         return [0.0] * (len(held) - 1) + [1.0], None
+
+    def lessons(self, comparisons: Iterable[Comparison]) -> list[Lesson]:
+        """See `Decider`."""
+        return []
 
     def observe(self, expected: float, found: float) -> None:
         """The rule knows no errors."""

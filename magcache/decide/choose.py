@@ -1,21 +1,22 @@
 """Where deciders are made."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
-from ..curves import GramCurve, GuidedGrams, MagnitudeCurve
+from ..curves import Comparison, GuidedGrams, Learned, Lesson, MagnitudeCurve, prior
 from .by_plan import PlanDecider
 from .by_rule import RuleDecider
 from .decider import Decider, Decision, Holding
 from .rule import Rule
 from .schedule import Course, Reason, Schedule, few_steps
+from .search import Grams
 from .target import Target
 
 
 class ComputeAll:
     """Computes every evaluation of a run, which is measured."""
 
-    keep, skips_nothing, predicts, corrects = 1, True, False, False
+    keep, skips_nothing, predicts, observes = 1, True, False, False
     summary = details = "everything is computed"
     curves: Mapping[str, MagnitudeCurve] = {}
 
@@ -51,6 +52,10 @@ class ComputeAll:
     def computed(self) -> None:
         """As always."""
 
+    def lessons(self, comparisons: Iterable[Comparison]) -> list[Lesson]:
+        """See `Decider`."""
+        return []
+
     def observe(self, expected: float, found: float) -> None:
         """There are no predictions."""
 
@@ -60,23 +65,26 @@ def decider_for(
     asked: Rule,
     course: Course,
     curves: Mapping[str, MagnitudeCurve],
-    grams: Mapping[str, GramCurve] = ...,
+    grams: Grams = ...,
     guidance: float = ...,
+    learned: Learned | None = ...,
 ) -> RuleDecider: ...
 @overload
 def decider_for(
     asked: Rule | Target | None,
     course: Course,
     curves: Mapping[str, MagnitudeCurve] = ...,
-    grams: Mapping[str, GramCurve] = ...,
+    grams: Grams = ...,
     guidance: float = ...,
+    learned: Learned | None = ...,
 ) -> Decider: ...
 def decider_for(
     asked: Rule | Target | None,
     course: Course,
     curves: Mapping[str, MagnitudeCurve] | None = None,
-    grams: Mapping[str, GramCurve] | None = None,
+    grams: Grams | None = None,
     guidance: float = 1.0,
+    learned: Learned | None = None,
 ) -> Decider:
     """The decider of one run.
 
@@ -84,9 +92,11 @@ def decider_for(
         asked: Settings of the rule, or what to plan for; None computes everything.
         course: The run.
         curves: Magnitude curve of each branch.
-        grams: Gram curve of each branch. A plan is made from them; the rule predicts by them, or
-            repeats the last computed evaluation where there are none.
-        guidance: CFG scale, by which the branches' errors are weighed.
+        grams: Gram curve of each branch. A plan is made from them, or from the prior where there
+            are none: then of the flow level, and of the model's output. The rule predicts by
+            them, or repeats the last computed evaluation where there are none.
+        guidance: CFG scale, by which the branches' errors are weighed; 1 without guidance.
+        learned: What earlier runs have taught of the model, where the prior is planned from.
 
     Raises:
         ValueError: There is nothing to decide by.
@@ -94,9 +104,15 @@ def decider_for(
     if asked is None:
         return ComputeAll(course)
     if isinstance(asked, Target):
-        if not grams:
-            raise ValueError("a plan needs Gram curves")
-        return PlanDecider(asked, course, grams, guidance)
+        if grams:
+            return PlanDecider(asked, course, grams, guidance)
+        signals = ["mean"] if guidance == 1 else ["mean", "difference"]
+        members = [{name: known[name] for name in signals} for known in prior.members().values()]
+        # The prior's errors are no promise: where a speed-up is asked for, it is kept.
+        corrects = asked.speedup is None
+        return PlanDecider(
+            asked, course, prior.mean(members), guidance, members, learned or Learned(), corrects
+        )
     if not curves:
         raise ValueError("the rule needs magnitude curves")
     return RuleDecider(asked, course, curves, GuidedGrams(grams, guidance) if grams else None)

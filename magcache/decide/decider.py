@@ -1,10 +1,10 @@
 """What a decider is asked, and what it answers."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
-from ..curves import MagnitudeCurve
+from ..curves import Comparison, Lesson, MagnitudeCurve
 from .schedule import Course, Reason, Schedule
 
 OUTSIDE = "noise levels outside the calibrated range: the curve's end slope is used"
@@ -82,7 +82,7 @@ class Decider(Protocol):
         keep: How many evaluations of a branch it predicts from, so how many should be held.
         skips_nothing: Whether it computes every evaluation, whatever comes.
         predicts: Whether a skipped evaluation is predicted by Gram curves, or repeats the last.
-        corrects: Whether it is to be told how good its predictions are.
+        observes: Whether it is to be told how good its predictions are.
         summary, details: The settings that matter most, and the others.
         basis: All that its decisions follow from: texts, and numbers nested in any way.
         notes: What the report should say.
@@ -99,7 +99,7 @@ class Decider(Protocol):
     @property
     def predicts(self) -> bool: ...
     @property
-    def corrects(self) -> bool: ...
+    def observes(self) -> bool: ...
     @property
     def summary(self) -> str: ...
     @property
@@ -145,6 +145,10 @@ class Decider(Protocol):
             A weight for each, and the expected error as a share of the norm, None where no Gram
             curve tells it.
         """
+        ...
+
+    def lessons(self, comparisons: Iterable[Comparison]) -> list[Lesson]:
+        """What a run has taught of its model, from the predictions that it could check."""
         ...
 
     def observe(self, expected: float, found: float) -> None:

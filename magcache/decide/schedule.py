@@ -38,6 +38,7 @@ class Course:
         sigmas: Noise level of each evaluation, falling.
         step_of: The step that each belongs to.
         end: Noise level behind the last one.
+        fresh: Places of evaluations beyond which nothing older may be used.
     """
 
     trajectory: Trajectory
@@ -45,14 +46,24 @@ class Course:
     sigmas: Sequence[float]
     step_of: Sequence[int]
     end: float = 0.0
+    fresh: Sequence[int] = ()
 
     @classmethod
     def of_steps(
-        cls, trajectory: Trajectory, sigmas: Sequence[float] | None = None, end: float = 0.0
+        cls,
+        trajectory: Trajectory,
+        sigmas: Sequence[float] | None = None,
+        end: float = 0.0,
+        fresh: Sequence[int] = (),
     ) -> "Course":
         """That of a run of one evaluation a step, of the whole trajectory by default."""
         at = trajectory.sigmas if sigmas is None else sigmas
-        return cls(trajectory, len(at), at, range(len(at)), end)
+        return cls(trajectory, len(at), at, range(len(at)), end, fresh)
+
+    @property
+    def whole_steps(self) -> int:
+        """Steps of the trajectory that this run is a part of."""
+        return max(self.steps, self.trajectory.steps)
 
     @property
     def evaluations(self) -> list[tuple[float, int]]:
@@ -93,6 +104,6 @@ class Schedule:
 
 def few_steps(course: Course) -> dict[str, str]:
     """The note on a short run, by its topic."""
-    if course.steps >= FEW_STEPS:
+    if course.whole_steps >= FEW_STEPS:
         return {}
-    return {"steps": f"{course.steps} steps: below {FEW_STEPS} there is little to gain"}
+    return {"steps": f"{course.whole_steps} steps: below {FEW_STEPS} there is little to gain"}

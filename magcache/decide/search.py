@@ -1,10 +1,10 @@
 """Planned schedules: the best evaluations to compute, from Gram curves, before the first step.
 
 A skipped evaluation costs the expected error of its predicted residual, weighed by how far it
-moves the sample (Δσ) and by how much of that is left at the end. The errors of neighbouring
-skipped evaluations point the same way and add up; those of different gaps are independent, so
-their squares add up. A dynamic programme finds the schedule of least cost for a given number of
-computed evaluations.
+moves the sample (Δσ) and by how much of that is left at the end. The errors of a gap's evaluations
+add up; those of different gaps are taken for independent, so their squares add up. A dynamic
+programme finds the schedule of least cost for a given number of computed evaluations, over one
+model's curves or the mean of several.
 """
 
 import math
@@ -36,6 +36,9 @@ def remains(sigmas: np.ndarray) -> np.ndarray:
     return (1 + 4 * levels**6) / (1 + 4 * levels)
 
 
+Grams = Mapping[str, GramCurve]
+
+
 @dataclass(frozen=True)
 class Costs:
     """Expected errors of one run, from which schedules are made.
@@ -43,38 +46,42 @@ class Costs:
     Attributes:
         errors: (G+1, T, T); [g, c, j] is the expected relative error of the residual of
             evaluation j, predicted from the ones computed at c and at c - g (g = 0: c only).
-        weights: (T,) what an error of that evaluation weighs.
+        gaps: (G+1, T, T+1); [g, c, d] is the square of what skipping all between c and d adds to
+            the error at the end (d = T: to the end).
         may_skip: (T,) whether the evaluation may be skipped.
     """
 
     errors: np.ndarray
-    weights: np.ndarray
+    gaps: np.ndarray
     may_skip: np.ndarray
 
     @property
     def evaluations(self) -> int:
-        return len(self.weights)
+        return len(self.may_skip)
 
     def after(self, place: int) -> "Costs":
         """Those of the run's rest, from an evaluation that is computed."""
         allowed = self.may_skip[place:].copy()
         allowed[0] = False
-        return Costs(self.errors[:, place:, place:], self.weights[place:], allowed)
+        return Costs(self.errors[:, place:, place:], self.gaps[:, place:, place:], allowed)
 
 
 def costs_of(
-    grams: Mapping[str, GramCurve],
+    grams: Grams,
     sigmas: Sequence[float],
     end: float = 0.0,
     guidance: float = 1.0,
     may_skip: Sequence[bool] | None = None,
     remaining: Remains = remains,
     keep: int | Mapping[str, int] = 2,
+    members: Sequence[Grams] = (),
+    fresh: Sequence[int] = (),
+    ratios: Sequence[float] | np.ndarray = (),
 ) -> Costs:
     """The expected errors of a run.
 
     Args:
-        grams: Gram curve of each branch.
+        grams: Gram curve of each branch, by which residuals are predicted.
         sigmas: σ of each evaluation, (T,), falling.
         end: σ behind the last one.
         guidance: CFG scale.
@@ -82,23 +89,43 @@ def costs_of(
         remaining: What remains of an error made at σ.
         keep: How many residuals are predicted from, or how many of each branch; a third is not
             reckoned with, as it changes little.
+        members: Gram curves that the model may have; the errors are the mean over them, and a
+            gap's add up as vectors. Without them `grams` are its own, and a gap's errors add up
+            as if they all pointed the same way.
+        fresh: Places of evaluations that are computed, and beyond which nothing older is used.
+        ratios: By how much the squared error of each evaluation exceeds what the curves tell, (T,).
     """
     at = np.asarray(sigmas, float)
-    count = len(at)
+    larger = np.sqrt(ratios) if len(ratios) else np.ones(len(at))
+    weights = weights_of(at, end, remaining)
+    allowed = np.ones(len(at), bool) if may_skip is None else np.array(may_skip, bool)
+    allowed[[0, *fresh]] = False
     shares = guidance_shares(list(grams), guidance)
     kept = dict.fromkeys(grams, keep) if isinstance(keep, int) else keep
-    squares = sum(
-        share * _errors(grams[branch].between(at), kept[branch]) ** 2
-        for branch, share in shares.items()
-        if share > 0
-    )
-    steps = np.abs(at - np.append(at[1:], end))
-    weights = steps * remaining(at)
+    errors = gaps = np.zeros(1)
+    for branch, share in shares.items():
+        if share > 0:
+            near, used = _used(grams[branch].between(at), kept[branch], fresh)
+            for member in members or (grams,):
+                scale = next(iter(member.values())) if members else member[branch]
+                sizes = np.exp([scale.norms.log_norm(level) for level in at])
+                gram = member[branch].between(at)[near[..., :, None], near[..., None, :]]
+                missed = _ahead(larger / sizes)[:, :, None] * used
+                moved = np.cumsum(_ahead(weights)[:, :, None] * missed, axis=2)
+                errors = errors + share * _squares(missed, gram)
+                gaps = gaps + share * _squares(moved, gram)
+    if not members:  # the published figures of measured models are with errors that all add up
+        gaps = np.square(np.cumsum(_ahead(weights) * np.sqrt(errors), axis=2))
+    count = len(members) or 1
+    return Costs(_by_place(np.sqrt(errors / count)), _closed(gaps / count, allowed), allowed)
+
+
+def weights_of(sigmas: np.ndarray, end: float, remaining: Remains = remains) -> np.ndarray:
+    """What is left at the end of an error made at each σ, (T,): of its step, what remains."""
+    weights = np.abs(sigmas - np.append(sigmas[1:], end)) * remaining(sigmas)
     if end <= _FINISHED:
-        weights[-1] = steps[-1]  # nothing comes after it that could mend it
-    allowed = np.ones(count, bool) if may_skip is None else np.array(may_skip, bool)
-    allowed[0] = False
-    return Costs(np.sqrt(squares), weights, allowed)
+        weights[-1] = abs(sigmas[-1] - end)  # nothing comes after it that could mend it
+    return weights
 
 
 def best_schedule(costs: Costs, computed: int, within: float = math.inf) -> list[bool]:
@@ -111,7 +138,7 @@ def best_schedule(costs: Costs, computed: int, within: float = math.inf) -> list
         within: As many more are computed as bring the cost down to this.
     """
     count = costs.evaluations
-    gaps = _gap_costs(costs)
+    gaps = costs.gaps
     longest = min(LONGEST_GAP, count) + 1
     # best[n, c, g]: least cost up to a computed c, the one before it at c - g, n computed.
     best = np.full((count + 1, count, longest + 1), np.inf)
@@ -157,7 +184,7 @@ def _computed_below(costs: Costs, bound: float) -> int:
 
 def expected_error(costs: Costs, computed: Sequence[bool]) -> float:
     """The cost of a schedule: what it may be compared by, of one run only."""
-    gaps = _gap_costs(costs)
+    gaps = costs.gaps
     places = [place for place, chosen in enumerate(computed) if chosen]
     total, gap = 0.0, 0
     for place, following in zip(places, [*places[1:], len(computed)], strict=True):
@@ -166,32 +193,65 @@ def expected_error(costs: Costs, computed: Sequence[bool]) -> float:
     return float(np.sqrt(total))
 
 
-def _errors(gram: np.ndarray, keep: int) -> np.ndarray:
-    """`Costs.errors` from the Gram matrix (T, T) of one branch."""
+def _used(gram: np.ndarray, keep: int, fresh: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """How the errors of predictions follow from what is there.
+
+    Returns:
+        (G+1, T, A+2), at [g, c] the places c - g and c, and the A behind them; and
+        (G+1, T, A, A+2), at [g, c, a] 1 for evaluation c + 1 + a and less its weights for those
+        that it is predicted from. 0 behind the end of the run.
+    """
     count = len(gram)
     longest = min(LONGEST_GAP, count) + 1
-    errors = np.zeros((longest + 1, count, count))
-    ahead = np.arange(1, longest + 1)
+    begun = np.array([max((f for f in (0, *fresh) if f <= c), default=0) for c in range(count)])
+    near = np.empty((longest + 1, count, longest + 2), int)
+    used = np.zeros((longest + 1, count, longest, longest + 2))
+    here, ahead = np.nonzero(np.add.outer(np.arange(count), np.arange(longest)) + 1 < count)
     for gap in range(longest + 1):
-        here = np.arange(gap, count)
-        newest, wanted = np.meshgrid(here, ahead, indexing="ij")
-        newest, wanted = newest.ravel(), (newest + wanted).ravel()
-        newest, wanted = newest[wanted < count], wanted[wanted < count]
-        used = [newest, wanted] if gap == 0 or keep == 1 else [newest - gap, newest, wanted]
-        rows = np.stack(used, -1)
-        blocks = gram[rows[:, :, None], rows[:, None, :]]
-        errors[gap, newest, wanted] = best_weights(blocks)[1]
-    return errors
+        computed = np.arange(count)
+        offsets = [-gap, 0, *range(1, longest + 1)]
+        near[gap] = np.clip(computed[:, None] + offsets, 0, count - 1)
+        two = (gap > 0) & (keep > 1) & (here - gap >= begun[here])
+        for chosen, back in ((two, [0, 1]), (~two, [1])):
+            c, a = here[chosen], ahead[chosen]
+            rows = near[gap, c[:, None], [*back, -1]]
+            rows[:, -1] = c + a + 1
+            weights = best_weights(gram[rows[:, :, None], rows[:, None, :]])[0]
+            used[gap, c, a, a + 2] = 1
+            used[gap, c[:, None], a[:, None], back] = -weights
+    return near, used
 
 
-def _gap_costs(costs: Costs) -> np.ndarray:
-    """[g, c, d]: cost of skipping all between c and d (T: to the end), shape (G+1, T, T+1)."""
-    depth, count, _ = costs.errors.shape
-    longest = depth - 1
-    price = np.where(costs.may_skip, costs.errors * costs.weights, np.inf)
-    summed = np.full((depth, count, count + 1), np.inf)
+def _squares(vectors: np.ndarray, gram: np.ndarray) -> np.ndarray:
+    """Of each row of vectors (..., A, n) its square by a Gram matrix (..., n, n), (..., A)."""
+    return np.maximum((vectors @ gram * vectors).sum(-1), 0)
+
+
+def _ahead(weights: np.ndarray) -> np.ndarray:
+    """(T, A): those of the evaluations behind each, 0 behind the end."""
+    count = len(weights)
+    longest = min(LONGEST_GAP, count) + 1
+    padded = np.append(weights, np.zeros(longest))
+    return np.lib.stride_tricks.sliding_window_view(padded, longest)[1 : count + 1]
+
+
+def _by_place(ahead: np.ndarray) -> np.ndarray:
+    """[g, c, j] from [g, c, j - c - 1], 0 elsewhere."""
+    depth, count, longest = ahead.shape
+    placed = np.zeros((depth, count, count))
     for here in range(count):
-        last = min(count, here + longest)
-        summed[:, here, here + 1] = 0
-        summed[:, here, here + 2 : last + 1] = np.cumsum(price[:, here, here + 1 : last], -1)
-    return summed**2
+        last = min(count, here + longest + 1)
+        placed[:, here, here + 1 : last] = ahead[:, here, : last - here - 1]
+    return placed
+
+
+def _closed(ahead: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """`Costs.gaps` from those of the evaluations skipped up to each, (G+1, T, A)."""
+    depth, count, longest = ahead.shape
+    closed = np.full((depth, count, count + 1), np.inf)
+    for here in range(count):
+        barred = np.flatnonzero(~allowed[here + 1 :])
+        last = min(count, here + longest, *(here + 1 + barred[:1]))
+        closed[:, here, here + 1] = 0
+        closed[:, here, here + 2 : last + 1] = ahead[:, here, : last - here - 1]
+    return closed

@@ -78,7 +78,8 @@ def draw_sampling(
         headline: Written above.
         evaluations: At least one.
         curves: Of each branch log‖r‖ at every evaluation.
-        over: What the evaluations' places are: "sigma", or "fraction" of the trajectory.
+        over: What the evaluations' places are: "sigma", the flow's "level", or "fraction" of the
+            trajectory.
     """
     canvas = Canvas(WIDTH, 1400)
     y = canvas.lines(24, 22, headline)
@@ -106,10 +107,10 @@ def _curves(
     """Magnitude over the noise level, with a mark an evaluation; where the axes end."""
     places = [each.place for each in evaluations]
     heights = [height for curve in curves.values() for height in curve]
-    ends = (max(places), min(places)) if over == "sigma" else (0.0, 1.0)
+    ends = (0.0, 1.0) if over == "fraction" else (max(places), min(places))
     plot = Plot(canvas, LEFT, top, RIGHT, top + 230, ends, around(heights))
-    axis = "the noise level sigma" if over == "sigma" else "the trajectory"
-    plot.frame(f"log of the residual's norm, over {axis}")
+    axis = {"sigma": "the noise level sigma", "level": "the flow's noise level"}
+    plot.frame(f"log of the residual's norm, over {axis.get(over, 'the trajectory')}")
     x = float(RIGHT)
     for (branch, curve), colour in zip(curves.items(), LINES, strict=False):
         points = sorted(zip(map(plot.x, places), map(plot.y, curve), strict=True))
