@@ -59,3 +59,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.comfyui)
+
+
+@pytest.fixture(autouse=True)
+def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibrations, and what samplings teach, stay in the test."""
+    if not REASON:
+        import folder_paths
+
+        monkeypatch.setattr(folder_paths, "user_directory", str(tmp_path))

@@ -7,10 +7,9 @@ import folder_paths
 import pytest
 import torch
 from tiny_models import FURTHER, TINY, sample
-from watch import Cached, watching
+from watch import Cached, calibrate, watching
 
 from magcache.hosts.comfyui.nodes.magcache import MagCache
-from magcache.hosts.comfyui.nodes.target_speed import MagCacheTargetSpeed
 
 WAN, NEW = TINY["wan_t2v"], FURTHER["lumina2"]
 STEPS = 10
@@ -59,7 +58,7 @@ def test_of_a_model_with_a_published_curve_nothing_is_measured(folder: Path) -> 
 
 def stored(model: Any) -> None:
     """Has a calibration made by another node."""
-    sample(MagCacheTargetSpeed().apply(model, 2.0, "automatic")[0], WAN, STEPS)
+    calibrate(model, WAN, STEPS)
 
 
 def test_a_stored_calibration_of_the_very_model_goes_before_the_published_curve() -> None:

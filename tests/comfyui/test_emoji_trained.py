@@ -14,14 +14,17 @@ def embeds_of(name: str, *prompts: str) -> torch.Tensor:
     return keywords.read(keywords.find_folder(name)).embed(prompts)
 
 
-def draw(model: Any, name: str, shape: tuple[int, ...], steps: int, cfg: float) -> torch.Tensor:
-    """Latents of a fox face from noise."""
+def draw(
+    model: Any, name: str, shape: tuple[int, ...], steps: int, cfg: float,
+    latent: torch.Tensor | None = None, denoise: float = 1.0,
+) -> torch.Tensor:  # fmt: skip
+    """Latents of a fox face, from noise or another latent."""
     fox, empty = embeds_of(name, PROMPT, "").split(1)
     conds = [[[embeds, {"pooled_output": embeds.mean(1)}]] for embeds in (fox, empty)]
-    latent = torch.zeros(shape)
+    latent = torch.zeros(shape) if latent is None else latent
     samples = comfy.sample.sample(
         model, comfy.sample.prepare_noise(latent, 1), steps, cfg, "euler", "simple", *conds,
-        latent, denoise=1.0, disable_pbar=True, seed=1,
+        latent, denoise=denoise, disable_pbar=True, seed=1,
     )  # fmt: skip
     return model.get_model_object("latent_format").process_in(samples)
 

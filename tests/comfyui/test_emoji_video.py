@@ -60,6 +60,5 @@ def test_it_loads_whole_and_runs_at_a_target_speed(caplog: pytest.LogCaptureFixt
     plain = clip(model, 2)
     assert plain[..., [0, 0, -1, -1], [0, -1, 0, -1]].mean() > 0.8, "a clip stands on white"
     (fast,) = MagCacheTargetSpeed().apply(model, 2.0, "automatic")
-    assert torch.equal(clip(fast, 1), clip(model, 1)), "the first one is measured"
     error = (clip(fast, 2) - plain).square().mean()
     assert 25 < float(-10 * error.log10()) < 80

@@ -9,8 +9,8 @@ import comfy.model_management
 import folder_paths
 import pytest
 import torch
-from tiny_models import TINY, sample
-from watch import settings_of
+from tiny_models import FURTHER, TINY, sample
+from watch import calibrate, settings_of
 
 from magcache.hosts.comfyui import host, watch
 from magcache.hosts.comfyui.models import UNFIT
@@ -19,7 +19,7 @@ from magcache.hosts.comfyui.nodes.magcache import MagCache
 from magcache.hosts.comfyui.nodes.target_speed import MagCacheTargetSpeed
 from magcache.run import Run
 
-WAN = TINY["wan_t2v"]
+WAN, NEW = TINY["wan_t2v"], FURTHER["lumina2"]
 COMPUTED, SKIPPED = 10.0, 1.0  # seconds of the clock below
 STEPS = 20
 
@@ -91,15 +91,20 @@ def test_it_counts_and_foresees_the_time_that_is_left(shown: Shown, clock: list[
     assert {node for _, node in shown} == {"7"}
 
 
-def test_a_planned_run_is_foreseen_too(shown: Shown, clock: list[float]) -> None:
-    (model,) = MagCacheTargetSpeed().apply(WAN.build(), 2.0, "automatic", node_id="8")
-    sample(model, WAN, STEPS)
+def test_a_measured_run_is_foreseen(shown: Shown, clock: list[float]) -> None:
+    (model,) = MagCache().apply(NEW.build(), "auto", 0.3, 0.1, 1, 0, -1, node_id="8")
+    sample(model, NEW, STEPS)
     measuring = [f"measuring, step {n} of {STEPS}" for n in range(1, STEPS + 1)]
     left = [watch._clock((STEPS - n) * COMPUTED) for n in range(STEPS)]
     assert shown.texts[1:STEPS] == [
         f"{text}\n{time} left" for text, time in zip(measuring[1:], left[1:], strict=True)
     ]
     assert "written to" in shown.texts[-1]
+
+
+def test_a_planned_run_is_foreseen_too(shown: Shown, clock: list[float]) -> None:
+    (model,) = MagCacheTargetSpeed().apply(WAN.build(), 2.0, "automatic", node_id="8")
+    calibrate(model, WAN, STEPS)
     shown.clear()
     sample(model, WAN, STEPS, seed=2)
     schedule = settings_of(model).watch.last.schedule

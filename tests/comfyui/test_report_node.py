@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image, ImageColor, ImageFont
 from tiny_models import TINY, sample
-from watch import settings_of
+from watch import calibrate, settings_of
 
 from magcache.decide import Reason
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
@@ -86,7 +86,7 @@ def test_after_a_measuring_sampling_it_shows_the_curve_that_was_measured() -> No
 
 def test_a_planned_run_has_an_expected_error_where_it_skips() -> None:
     (model,) = MagCacheTargetSpeed().apply(WAN.build(), 2.0, "automatic")
-    sample(model, WAN, STEPS)
+    calibrate(model, WAN, STEPS)
     sample(model, WAN, STEPS)
     (record,), text = settings_of(model).watch.last.runs, report(model)[1]
     assert "asked      speed-up 2, calibration automatic" in text

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from comfy import model_management, model_patcher, supported_models, utils
+from comfy import model_base, model_management, model_patcher, supported_models, utils
 
 from magcache.emoji import keywords
 from magcache.hosts.comfyui.nodes.emoji import _flux
@@ -11,9 +11,13 @@ from magcache.hosts.comfyui.nodes.emoji import _flux
 DEPTHS = {"transformer_depth": [0, 0, 1, 1, 1, 1], "transformer_depth_output": [0] * 3 + [1] * 6}
 
 
+def flux(name: str) -> Any:
+    """emoji or emoji-turbo, loaded as the node loads emoji."""
+    return _flux(keywords.find_folder(name) / keywords.WEIGHTS[name])
+
+
 def turbo() -> Any:
-    """emoji-turbo, loaded as the node loads emoji."""
-    return _flux(keywords.find_folder("emoji-turbo") / keywords.WEIGHTS["emoji-turbo"])
+    return flux("emoji-turbo")
 
 
 def unet() -> Any:
@@ -53,3 +57,26 @@ def _sizes_of(stored: dict[str, torch.Tensor]) -> dict[str, Any]:
         "legacy": False,
         **DEPTHS,
     }
+
+
+def stable_diffusion(prediction: str) -> Any:
+    """A tiny Stable Diffusion 1.5 or, with "V_PREDICTION", 2 of random weights."""
+    kind = supported_models.SD15 if prediction == "EPS" else supported_models.SD20
+    sizes = {
+        **{"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32},
+        **{"num_res_blocks": [1, 1], "channel_mult": [1, 2], "context_dim": 16},
+        **{"transformer_depth": [1, 1], "transformer_depth_output": [1] * 4},
+        **{"transformer_depth_middle": 1, "use_spatial_transformer": True},
+        **{"use_linear_in_transformer": False, "use_temporal_attention": False, "legacy": False},
+    }
+    config = kind(sizes)
+    config.unet_config.update(num_heads=-1, num_head_channels=8)
+    config.set_inference_dtype(torch.float32, None)
+    config.model_type = lambda *_: model_base.ModelType[prediction]
+    torch.manual_seed(0)
+    model = config.get_model({}, "")
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return model_patcher.ModelPatcher(
+        model, model_management.get_torch_device(), model_management.unet_offload_device()
+    )

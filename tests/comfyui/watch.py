@@ -9,6 +9,7 @@ import torch
 from tiny_models import Tiny, sample
 
 from magcache.blocks.stack import Residual
+from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache
 from magcache.hosts.comfyui.sampling import SETTINGS, Sampling, Settings
 from magcache.run import Run
@@ -81,6 +82,11 @@ def watching(model: Any) -> Cached:
 
     model.model_options["transformer_options"][SETTINGS] = replace(asked, choose=choose)
     return found
+
+
+def calibrate(model: Any, tiny: Tiny, steps: int = STEPS, **options: Any) -> torch.Tensor:
+    """Leaves a calibration of the model; the output of the sampling that is measured."""
+    return sample(MagCacheCalibration().apply(model, "auto")[0], tiny, steps, **options)
 
 
 def settings_of(model: Any) -> Any:

@@ -8,14 +8,13 @@ from .graph import BLUE, GREEN, YELLOW, Group, Node, Output, Workflow
 SIDE, SHOWN = 128, 256  # a latent for 32x32 pixels, and how large they are shown
 SPEEDUP = 2.0
 Show = Callable[[Output, str], Node]
-_STORY = f"""**Run it twice.** Nothing has to be downloaded, and any CPU will do.
+_STORY = f"""**Press Run.** Nothing has to be downloaded, and any CPU will do.
 
 The model is small, but real: it comes with MagCache. Above it samples as it is, below with \
 MagCache, from the same seed.
 
-The first run measures the model, at its normal speed. From the second one on, the lower half \
-computes every second evaluation only and predicts the others: half the time, and nearly the same \
-result. Group 5 measures how near, and shows what was gained.
+The lower half computes every second evaluation only and predicts the others: half the time, and \
+nearly the same result. Group 5 measures how near, and shows what was gained.
 
 {{}} Up to eight words; an unknown one is named in the error.
 

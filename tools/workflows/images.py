@@ -44,12 +44,11 @@ def target_speed(w: Workflow) -> None:
     loaders = _flux_loaders(w, files.FLUX)
     cached = w.node("MagCacheTargetSpeed", model=loaders[0][0], speedup=2.0)
     text = (
-        "**Run it twice.** The first run has normal speed: it is measured, and the calibration is "
-        "stored in `ComfyUI/user/magcache`. Every further run of this model, with any prompt and "
-        "seed, is faster by `speedup`.\n\n"
-        "There is nothing else to set: which evaluations are computed is chosen beforehand from "
-        "the calibration, for the least error. It works with models that have no published curve, "
-        f"too. Too far from the original? Lower `speedup`.\n\n{FLUX_SAMPLING}{parts.LOG}"
+        "Every run of this model, the first one too, with any prompt and seed, is faster by "
+        "`speedup`.\n\n"
+        "There is nothing else to set: which evaluations are computed is chosen beforehand, for "
+        "the least error, and the others are predicted. It works with any model. "
+        f"Too far from the original? Lower `speedup`.\n\n{FLUX_SAMPLING}{parts.LOG}"
     )
     _from_text(w, loaders, [cached], w.note("What happens here", text), reports=True)
 

@@ -10,7 +10,15 @@ from typing import Any
 
 from ...blocks import plain_module
 from ...calibrate import identity_of
-from ...curves import Calibration, CalibrationError, Found, Identity, Measurement, Store
+from ...curves import (
+    Calibration,
+    CalibrationError,
+    Found,
+    Identity,
+    Measurement,
+    Notebook,
+    Store,
+)
 from . import host
 from .models import class_name
 from .settings import Ended, Settings
@@ -69,6 +77,11 @@ def nearest(patcher: Any, made_with: Mapping[str, Any]) -> Found | None:
         made_with: The sampling, see `host.described`.
     """
     return Store(folder()).nearest(_identity(patcher), made_with["sigmas"][:-1], made_with)
+
+
+def notebook(patcher: Any) -> Notebook:
+    """What samplings have taught of a model."""
+    return Notebook(folder() / "learned", _identity(patcher))
 
 
 def _identity(patcher: Any) -> Identity:

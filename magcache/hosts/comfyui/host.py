@@ -78,14 +78,12 @@ def described(guider: Any, sampler: Any, sigmas: Any, shape: tuple[int, ...]) ->
     }
 
 
-def allows_mending(sampler: Any, model_sampling: Any) -> bool:
-    """Whether each output moves the sample by Δσ times itself: Euler's method on a flow."""
+def is_plain_euler(sampler: Any) -> bool:
+    """Whether each output moves the sample by Δσ times itself."""
     from comfy.k_diffusion.sampling import sample_euler
-    from comfy.model_sampling import CONST
 
     plain = not getattr(sampler, "extra_options", {}).get("s_churn")
-    function = getattr(sampler, "sampler_function", None)
-    return function is sample_euler and plain and isinstance(model_sampling, CONST)
+    return getattr(sampler, "sampler_function", None) is sample_euler and plain
 
 
 def show(text: str, node_id: str | None) -> None:

@@ -86,6 +86,7 @@ class Model:
             network's class.
         follows: Names of the models one of whose curves `auto` takes for it.
         unfit: Why its blocks must not be skipped; "" where nothing speaks against it.
+        remembers: Whether a call leaves something behind that later calls need.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Model:
     config: str = ""
     follows: tuple[str, ...] = ()
     unfit: str = ""
+    remembers: bool = False
 
     @property
     def kind(self) -> str:
@@ -133,8 +135,8 @@ def _of(name: str, network: str, lists: tuple[str, ...], heads: tuple[str, ...])
     return Model(name, network, Family(name, lists, heads))
 
 
-def _unfit(name: str, network: str, title: str, why: str) -> Model:
-    return Model(name, network, title=title, unfit=why)
+def _unfit(name: str, network: str, title: str, why: str, remembers: bool = False) -> Model:
+    return Model(name, network, title=title, unfit=why, remembers=remembers)
 
 
 MODELS = (
@@ -228,14 +230,14 @@ MODELS = (
 
     _unfit(
         "wan_causal", "CausalWanModel", "Wan, causal",
-        "its blocks store what the frames to come attend to",
+        "its blocks store what the frames to come attend to", remembers=True,
     ),
     _unfit(
         "cosmos1", "GeneralDIT", "Cosmos 1", "it looks at its first block before the blocks run"
     ),
     _unfit(
         "hidream_o1", "HiDreamO1Transformer", "HiDream-O1",
-        "its blocks store what later evaluations attend to",
+        "its blocks store what later evaluations attend to", remembers=True,
     ),
     _unfit(
         "chroma_radiance", "ChromaRadiance", "Chroma Radiance",
@@ -289,3 +291,9 @@ def misfit(model: Any) -> str:
     """Why a loaded model's blocks must not be skipped; "" where nothing speaks against it."""
     name = class_name(model)
     return f"{name} does not fit: {UNFIT[name]}" if name in UNFIT else ""
+
+
+def remembers(model: Any) -> str:
+    """Why no call of a loaded model must be left out; "" where nothing speaks against it."""
+    name = class_name(model)
+    return misfit(model) if any(row.remembers for row in MODELS if row.network == name) else ""

@@ -6,6 +6,7 @@ there are the settings and the three functions below, which hold nothing.
 """
 
 import logging
+from collections.abc import Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -14,14 +15,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...blocks import BlockStack, Call, StackNotFound, find_stack, plain_module
+from ...blocks import (
+    Call,
+    ModelOutput,
+    OutputCall,
+    Place,
+    StackNotFound,
+    find_stack,
+    plain_module,
+)
 from ...calibrate import Calibrator
-from ...curves import Measurement
+from ...curves import Measurement, Notebook, Trajectory
 from ...decide import Course, Decider, Mender, decider_for
 from ...report import Report, report_of
 from ...run import Run, Storage
 from .. import sampled_with
-from . import compile, host, trajectory
+from . import calibrations, compile, host, outputs, trajectory
 from .models import FAMILIES
 from .settings import SETTINGS, Settings, settings_on
 from .start import Start
@@ -31,6 +40,8 @@ log = logging.getLogger("magcache")
 STATE = "magcache_sampling"
 _OTHER_CACHE = "easycache"  # where ComfyUI's EasyCache and LazyCache keep their state
 _TOLERANCE = 1e-3
+_OUTPUT = "output"  # the run of all networks together
+_USUAL_CFG = 3.0  # of a guider that has no scale of its own
 
 
 class Sampling:
@@ -61,13 +72,14 @@ class Sampling:
         self.missing = ""
         self._compiled: dict[nn.Module, dict[str, nn.Module]] = {}
         self._sigmas = [float(sigma) for sigma in sigmas]
-        self._trajectory = trajectory.whole(
-            patcher.get_model_object("model_sampling"), self._sigmas
-        )
+        self._model_sampling = patcher.get_model_object("model_sampling")
         self._now = (self._sigmas[0], 0)
-        self._runs: dict[nn.Module, Run] = {}
-        self._calls: dict[nn.Module, int] = {}
-        self.progress = Progress(settings.watch, self._sigmas[: self.steps])
+        self._ranges: list[tuple[float, float]] | None = None
+        self._acting: tuple[bool, ...] = ()
+        self._fresh = False
+        self._runs: dict[Hashable, Run] = {}
+        self._calls: dict[Hashable, int] = {}
+        self.progress = Progress(settings.watch, self._levels[: self.steps])
 
     def report(self) -> Report:
         """What the sampling has done so far."""
@@ -86,9 +98,11 @@ class Sampling:
         calibrators = [run.calibrator for run in self._runs.values() if run.calibrator]
         return calibrators[0].finish() if calibrators else {}
 
-    def begin(self, timestep: torch.Tensor) -> None:
+    def begin(self, timestep: torch.Tensor, conds: Any = None) -> None:
         """Starts an evaluation; samplers may evaluate between the steps' σ."""
         sigma = float(timestep.flatten()[0])
+        if self.settings.at_output:
+            self._begin_at_output(sigma, conds)
         starts = self._sigmas[:-1] or self._sigmas
         step = sum(sigma <= start * (1 + _TOLERANCE) for start in starts) - 1
         step = max(step, 0)
@@ -122,6 +136,18 @@ class Sampling:
         curves = tuple("uncond" if kind == 1 else "cond" for kind in kinds)
         return run.call(branch, curves, x.device, forward)
 
+    def call_output(
+        self, parts: Mapping[Hashable, tuple[str, ...]], x: torch.Tensor, call: OutputCall
+    ) -> Any:
+        """Runs one call for the conditions of an evaluation; guiders may make several."""
+        run = self._runs.get(_OUTPUT)
+        if run is None:
+            return call()
+        ordinal = self._calls.get(_OUTPUT, 0)
+        self._calls[_OUTPUT] = ordinal + 1
+        own: dict[Hashable, tuple[str, ...]] = {(ordinal, p): c for p, c in parts.items()}
+        return run.call_parts(own, x.device, call)
+
     def by_blocks(self, model: Any) -> AbstractContextManager[None]:
         """Has a model that is compiled as a whole run block by block for one call.
 
@@ -132,7 +158,7 @@ class Sampling:
         settings = self.patcher.model_options.get("torch_compile_kwargs")
         asked = self.settings.asked
         taps = asked is None or not asked.skips_nothing
-        if self.missing or not (hasattr(whole, "_orig_mod") and taps):
+        if self.missing or self.settings.at_output or not (hasattr(whole, "_orig_mod") and taps):
             return nullcontext()
         if whole not in self._compiled:
             self._compiled[whole] = compile.compiled_blocks(whole, settings) if settings else {}
@@ -151,6 +177,16 @@ class Sampling:
         self.missing = f"runs uncached: {reason}"
         log.warning("MagCache: %s", self.missing)
 
+    def learn(self) -> None:
+        """Keeps what the sampling has taught of its model."""
+        run = self._runs.get(_OUTPUT)
+        if run and (lessons := run.lessons()):
+            self._notebook.add(lessons)
+
+    @property
+    def _notebook(self) -> Notebook:
+        return calibrations.notebook(self.patcher)
+
     def close(self) -> None:
         """Frees every residual."""
         for run in self._runs.values():
@@ -164,7 +200,19 @@ class Sampling:
                 self.step_aside(str(reason))
         return self._runs.get(network)
 
-    def _start(self, stack: BlockStack) -> Run:
+    def _begin_at_output(self, sigma: float, conds: Any) -> None:
+        """Looks whether something begins or ends here, and makes the run where there is none."""
+        if self._ranges is None:
+            self._ranges = outputs.ranges(conds)
+        before, self._acting = self._acting, self._acting_at(sigma)
+        self._fresh = before != self._acting
+        if _OUTPUT not in self._runs and not self.missing:
+            self._runs[_OUTPUT] = self._start(ModelOutput(), begin=False)
+
+    def _acting_at(self, sigma: float) -> tuple[bool, ...]:
+        return tuple(low <= sigma <= high for high, low in self._ranges or ())
+
+    def _start(self, stack: Place, begin: bool = True) -> Run:
         asked, steps = self.settings.asked, range(self.steps)
         if asked and not any(asked.window.allows(step, self.steps) for step in steps):
             log.warning(
@@ -173,16 +221,33 @@ class Sampling:
                 asked.window.start_step, asked.window.end_step, self.steps,
             )  # fmt: skip
         storage = Storage(self.settings.store)
-        mender = Mender(self._sigmas) if self.mends else None
+        mender = Mender(self._levels) if self.mends else None
         calibrator = None if asked else Calibrator()
         run = Run(self._decider(), stack, storage, calibrator, self.settings.label, mender=mender)
         run.warnings += [self.settings.note] if self.settings.note else []
-        self._begin(run)
+        if begin:
+            self._begin(run)
         return run
 
+    @property
+    def _levels(self) -> list[float]:
+        """The noise levels that curves are over: σ, or the flow's levels."""
+        if not self.settings.at_output:
+            return self._sigmas
+        return [*map(outputs.level_of(self._model_sampling), self._sigmas)]
+
     def _decider(self) -> Decider:
-        asked, source, sigmas = self.settings.asked, self.settings.source, self._sigmas
-        course = Course.of_steps(self._trajectory, sigmas[:-1] or sigmas, sigmas[-1])
+        asked, source, sigmas = self.settings.asked, self.settings.source, self._levels
+        whole = trajectory.whole(self._model_sampling, self._sigmas)
+        if self.settings.at_output:
+            level = outputs.level_of(self._model_sampling)
+            whole = Trajectory(tuple(level(sigma) for sigma in whole.sigmas))
+        acting = [self._acting_at(sigma) for sigma in self._sigmas[:-1]]
+        fresh = [place for place in range(1, len(acting)) if acting[place] != acting[place - 1]]
+        course = Course.of_steps(whole, sigmas[:-1] or sigmas, sigmas[-1], fresh)
+        if self.settings.at_output:
+            cfg = self.made_with.get("cfg", _USUAL_CFG)
+            return decider_for(asked, course, guidance=cfg, learned=self._notebook.read())
         if source is None:
             return decider_for(None, course)
         curves = trajectory.of_expert(source.curves, sigmas)
@@ -190,7 +255,11 @@ class Sampling:
         return decider_for(asked, course, curves, grams, self.made_with.get("cfg", 1.0))
 
     def _begin(self, run: Run) -> None:
-        reason = run.begin(*self._now)
+        sigma, step = self._now
+        level = None
+        if self.settings.at_output and not outputs.is_flow(self._model_sampling):
+            level = outputs.level_of(self._model_sampling)(sigma)
+        reason = run.begin(sigma, step, fresh=self._fresh, level=level)
         if self.settings.verbose:
             number, sigma = len(run.evaluations), self._now[0]
             log.info("MagCache: evaluation %d, sigma %.4f: %s", number, sigma, reason.value)
@@ -227,7 +296,8 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     if settings.choose:
         start = Start(guider.conds, shape, mask, made_with)
         settings = replace(settings.choose(patcher, start), watch=settings.watch)
-    mends = host.allows_mending(sampler, patcher.get_model_object("model_sampling"))
+    flow = settings.at_output or outputs.is_flow(patcher.get_model_object("model_sampling"))
+    mends = flow and host.is_plain_euler(sampler)
     sampling = Sampling(settings, patcher, sigmas, made_with, mends)
     other = options.get(_OTHER_CACHE)
     if other is not None:
@@ -236,6 +306,9 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         state = {**options, "wrappers": _innermost(options.get("wrappers", {})), STATE: sampling}
         guider.model_options = {**kept, "transformer_options": state}
+        if settings.at_output:
+            handler = outputs.Handler(sampling.call_output, kept.get("context_handler"))
+            guider.model_options["context_handler"] = handler
         output = executor(*args, **kwargs)
         _finish(sampling)
         return output
@@ -257,6 +330,7 @@ def _innermost(wrappers: dict[str, Any]) -> dict[str, Any]:
 
 
 def _finish(sampling: Sampling) -> None:
+    sampling.learn()
     report = sampling.report()
     log.info("%s", report.headline())
     for warning in report.warnings:
@@ -272,7 +346,7 @@ def _predict_noise(executor: Any, x: Any, timestep: Any, *args: Any, **kwargs: A
     model_options = args[0] if args else kwargs.get("model_options", {})
     sampling = model_options.get("transformer_options", {}).get(STATE)
     if sampling is not None:
-        sampling.begin(timestep)
+        sampling.begin(timestep, executor.class_obj.conds)
     return executor(x, timestep, *args, **kwargs)
 
 
@@ -280,7 +354,7 @@ def _apply_model(executor: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     # Behind x: t, c_concat, c_crossattn, control, transformer_options.
     options = args[4] if len(args) > 4 else kwargs.get("transformer_options", {})
     sampling = options.get(STATE)
-    if sampling is None:
+    if sampling is None or sampling.settings.at_output:
         return executor(x, *args, **kwargs)
     model = executor.class_obj
     control = args[3] if len(args) > 3 else kwargs.get("control")

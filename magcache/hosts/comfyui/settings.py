@@ -44,6 +44,8 @@ class Settings:
             with; the settings it returns are in force for that sampling, but for `watch`.
         note: What the report says of the curve.
         watch: Told how samplings go, and of those that have ended.
+        at_output: Whether the model's output is predicted, from the prior, and not what its
+            blocks add.
     """
 
     source: Calibration | None = None
@@ -55,6 +57,7 @@ class Settings:
     choose: Callable[[Any, Start], "Settings"] | None = None
     note: str = ""
     watch: Watch | None = None
+    at_output: bool = False
 
 
 def settings_on(patcher: Any) -> Settings | None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from ....decide import Target
 from .. import calibrations, detect, host
-from ..models import class_name, misfit
+from ..models import class_name, misfit, remembers
 from ..sampling import install
 from ..settings import Settings
 from ..start import Start
@@ -13,15 +13,15 @@ from .widgets import AUTOMATIC, HIDDEN, MODEL, Calibrated, number
 
 
 class MagCacheTargetSpeed(Calibrated):
-    """Plans the best schedule for a speed-up, from a calibration that makes itself."""
+    """Plans the best schedule for a speed-up, from the prior or a calibration."""
 
     CATEGORY = "MagCache"
     FUNCTION = "apply"
     RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("The model with MagCache; the one that went in stays as it is.",)
     DESCRIPTION = (
-        "Makes sampling faster by the factor asked for. The first sampling of a model runs at "
-        "full length and is measured; from the second one on it is accelerated."
+        "Makes sampling faster by the factor asked for, with any model, from its first sampling "
+        "on: most of what the model returns is predicted and not computed."
     )
 
     @classmethod
@@ -36,7 +36,7 @@ class MagCacheTargetSpeed(Calibrated):
                 ),
                 "calibration": cls.calibration_input(
                     "automatic: the stored calibration that is nearest to the model and the "
-                    "settings; where there is none, this sampling makes one.",
+                    "settings; where there is none, the prior, which was measured on other models.",
                 ),
             },
             "hidden": HIDDEN,
@@ -46,22 +46,24 @@ class MagCacheTargetSpeed(Calibrated):
         self, model: Any, speedup: float, calibration: str, node_id: str | None = None
     ) -> tuple[Any]:
         host.check_model(model)
-        if reason := misfit(model):
-            return (host.uncached(model, reason, node_id),)
         target, store = Target(speedup), detect.store()
         if target.skips_nothing:
             return (model,)
         watch = Watch(node_id, f"speed-up {speedup:g}, calibration {calibration}")
         if calibration != AUTOMATIC:
+            if reason := misfit(model):
+                return (host.uncached(model, reason, node_id),)
             source = calibrations.load(calibration, class_name(model))
             source.check_grams()
             settings = Settings(source, target, store, label=source.name)
             return (install(model, settings, watch),)
+        if reason := remembers(model):
+            return (host.uncached(model, reason, node_id),)
 
         def choose(patcher: Any, start: Start) -> Settings:
-            found = calibrations.nearest(patcher, start.made_with)
+            found = None if misfit(model) else calibrations.nearest(patcher, start.made_with)
             if found is None:
-                return calibrations.measuring(node_id)
+                return Settings(asked=target, store=store, label="prior", at_output=True)
             source = found.calibration
             return Settings(source, target, store, label=source.name, note=str(found))
 
