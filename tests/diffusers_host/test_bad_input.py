@@ -76,7 +76,7 @@ def test_targets() -> None:
     with pytest.raises(TypeError, match="str is neither a pipeline with a transformer nor"):
         magcache.apply("flux", preset="flux")
     with pytest.raises(TypeError, match="neither a pipeline"):
-        magcache.remove(SimpleNamespace(unet=pipe.transformer))
+        magcache.remove(SimpleNamespace(vae=pipe.transformer))
 
 
 def test_one_curve_for_two_experts() -> None:

@@ -1,9 +1,8 @@
-"""Families without a published curve: `magcache.apply(pipe, speedup=...)` on their pipelines."""
+"""Families without a published curve: calibrated, and planned by the residual of their blocks."""
 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,16 +16,11 @@ from further_transformers import TRANSFORMERS
 from harness import counted, distance
 from magcache.blocks.families import family_of, find_stack
 from magcache.blocks.stack import BlockStack, StackNotFound
+from magcache.curves import Calibration, CalibrationError
 from magcache.hosts.diffusers.models import FAMILIES, GUESSES
 from tiny import Tiny
 
 STEPS = 9
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MAGCACHE_HOME", str(tmp_path))
-    return tmp_path
 
 
 def flat(output: Any) -> Tensor:
@@ -71,14 +65,19 @@ def test_a_skip_with_the_true_residual_gives_the_models_output(tiny: Tiny) -> No
     assert stack.depth == len(tiny.blocks(pipe.transformer))
 
 
+def calibrated(pipe: DiffusionPipeline, tiny: Tiny) -> tuple[Tensor, Calibration]:
+    with magcache.apply(pipe, calibrate=True) as applied:
+        return run(pipe, tiny), applied.calibration()
+
+
 @pytest.mark.parametrize("tiny", FURTHER.values(), ids=FURTHER)
-def test_the_first_sampling_is_measured_and_the_second_accelerated(tiny: Tiny, home: Path) -> None:
+def test_a_calibrated_model_is_accelerated(tiny: Tiny) -> None:
     pipe = tiny.build()
     plain = run(pipe, tiny)
-    with magcache.apply(pipe, speedup=1.5):
-        assert torch.equal(run(pipe, tiny), plain) and len(list(home.glob("*.json"))) == 1
-        with counted(pipe, tiny) as blocks:
-            output = run(pipe, tiny)
+    measured, calibration = calibrated(pipe, tiny)
+    assert torch.equal(measured, plain)
+    with counted(pipe, tiny) as blocks, magcache.apply(pipe, calibration=calibration, speedup=1.5):
+        output = run(pipe, tiny)
     schedule = blocks.schedule(tiny.calls_per_evaluation[True])
     assert "?" not in schedule and schedule.count(".") == STEPS - int(STEPS / 1.5)
     assert 0 < distance(output, plain) < 0.1
@@ -102,7 +101,7 @@ def test_a_transformer_by_itself_fits(name: str) -> None:
 
 
 def test_a_class_of_several_streams_that_is_not_in_the_table_runs_uncached_and_says_why(
-    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What is guessed finds its blocks and the video's head, but not the audio's."""
     tiny = FURTHER["ltx2"]
@@ -110,23 +109,22 @@ def test_a_class_of_several_streams_that_is_not_in_the_table_runs_uncached_and_s
     plain = run(pipe, tiny)
     monkeypatch.delitem(FAMILIES, "LTX2VideoTransformer3DModel")
     assert find_stack(pipe.transformer, FAMILIES, GUESSES).depth == 3
-    with caplog.at_level(logging.WARNING), magcache.apply(pipe, speedup=2):
-        for _ in range(2):
-            assert torch.equal(run(pipe, tiny), plain)
+    with caplog.at_level(logging.WARNING), magcache.apply(pipe, calibrate=True) as applied:
+        assert torch.equal(run(pipe, tiny), plain)
+        with pytest.raises(CalibrationError, match="nothing was measured"):
+            applied.calibration()
     assert "skipping with the true residual does not give its output" in caplog.text
-    assert not list(home.glob("*.json"))
 
 
-def test_a_class_that_is_not_in_the_table_is_accelerated_if_the_guess_holds(
+def test_a_class_that_is_not_in_the_table_is_calibrated_if_the_guess_holds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tiny = FURTHER["sd3"]
     pipe = tiny.build()
     monkeypatch.delitem(FAMILIES, "SD3Transformer2DModel")
-    with magcache.apply(pipe, speedup=1.5):
+    _, calibration = calibrated(pipe, tiny)
+    with counted(pipe, tiny) as blocks, magcache.apply(pipe, calibration=calibration, speedup=1.5):
         run(pipe, tiny)
-        with counted(pipe, tiny) as blocks:
-            run(pipe, tiny)
     assert blocks.schedule().count(".") == 3
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -19,12 +18,6 @@ from magcache.report import Report
 from tiny import TINY, Tiny
 
 STEPS = 28
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MAGCACHE_HOME", str(tmp_path))
-    return tmp_path
 
 
 class Drawn:
@@ -67,23 +60,24 @@ def test_mended_images_are_closer_to_the_uncached_ones(
 
 
 def accelerated(pipe: dfs.DiffusionPipeline, tiny: Tiny) -> Report:
-    """The report of a pipeline's second sampling; the first one measures it."""
-    with magcache.apply(pipe, speedup=1.5) as applied:
+    """The report of a calibrated pipeline's sampling."""
+    with magcache.apply(pipe, calibrate=True) as measuring:
         sample(pipe, tiny, steps=20)
-        applied.reset()
+        calibration = measuring.calibration()
+    with magcache.apply(pipe, calibration=calibration, speedup=1.5) as applied:
         sample(pipe, tiny, steps=20)
         return applied.report()
 
 
 @pytest.mark.parametrize("scheduler", ["euler", "unipc", "heun"])
-def test_gaps_of_euler_only_are_mended(scheduler: str, home: Path) -> None:
+def test_gaps_of_euler_only_are_mended(scheduler: str) -> None:
     tiny = TINY["wan2.1_t2v"]
     report = accelerated(build(tiny, scheduler), tiny)
     assert report.skipped > 0
     assert (report.mended > 0) is (scheduler == "euler")
 
 
-def test_nothing_is_mended_where_steps_draw_noise(home: Path) -> None:
+def test_nothing_is_mended_where_steps_draw_noise() -> None:
     pipe = TINY["flux"].build()
     pipe.scheduler = dfs.FlowMatchEulerDiscreteScheduler.from_config(
         pipe.scheduler.config, stochastic_sampling=True

@@ -169,23 +169,22 @@ def split_both_ways(rank: int) -> dict[str, Any]:
         return {"latents": latents.tolist(), "reported": applied.report().schedule}
 
 
-def found_by_itself(folder: Path) -> Callable[[int], Any]:
-    """Two samplings at a target speed: the first is measured, the second planned."""
+def forecast(folder: Path, **degrees: Any) -> Callable[[int], dict[str, Any]]:
+    """A first sampling at a target speed, by the model's output."""
 
-    def work(_rank: int) -> Any:
+    def work(rank: int) -> dict[str, Any]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("MAGCACHE_HOME", str(folder))
-            pipe = split(WAN.build(), ulysses_degree=2)
+            patch.setenv("MAGCACHE_HOME", str(folder / str(rank)))
+            pipe = split(WAN.build(), **degrees) if degrees else WAN.build()
             with magcache.apply(pipe, speedup=2) as applied:
-                first = sampled(WAN, pipe, applied)["schedule"]
-                applied.reset()
-                return first, sampled(WAN, pipe, applied)["schedule"]
+                latents = run(pipe, **WAN.inputs(pipe, steps=STEPS))
+                return {"latents": latents.tolist(), "reported": applied.report().schedule}
 
     return work
 
 
 @pytest.fixture(scope="module")
-def alone() -> dict[str, Any]:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The same in one process."""
     works = {
         "wan": ruled(WAN),
@@ -193,6 +192,7 @@ def alone() -> dict[str, Any]:
         "qwen": ruled(QWEN),
         "measured": measured(WAN),
         "loop": looped(lambda _: None),
+        "forecast": forecast(tmp_path_factory.mktemp("home")),
         "loop measured": looped(lambda _: None, calibrate=True),
     }
     found = {name: work(0) for name, work in works.items()}
@@ -216,7 +216,7 @@ def two(alone: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Foun
             "planned": planned(alone["measured"], ulysses_degree=2),
             "loop": looped(lambda rank: branch[rank]),
             "loop measured": looped(lambda rank: branch[rank], calibrate=True),
-            "found": found_by_itself(tmp_path_factory.mktemp("home")),
+            "forecast": forecast(tmp_path_factory.mktemp("home"), ulysses_degree=2),
         },
     )
 
@@ -286,11 +286,8 @@ def test_a_calibration_is_that_of_the_whole(two: Found, alone: dict[str, Any]) -
             assert row == pytest.approx(theirs, abs=0.01)
 
 
-def test_processes_find_what_they_have_measured(two: Found) -> None:
-    schedules = {theirs["found"] for theirs in two}
-    assert len(schedules) == 1
-    first, second = schedules.pop()
-    assert first == "#" * STEPS and second.count("#") == STEPS // 2
+def test_processes_forecast_alike(two: Found, alone: dict[str, Any]) -> None:
+    check(two, "forecast", alone["forecast"])
 
 
 def test_cfg_split_over_two_processes(two: Found, alone: dict[str, Any]) -> None:

@@ -9,12 +9,11 @@ from torch import nn
 
 from ...blocks import Store as Place
 from ...blocks import plain_module
-from ...curves import Calibration, Store, presets
+from ...curves import Calibration, presets
 from ...decide import Target, Window, rule_of
 from ...run import Storage
 from .asked import Asked
-from .automatic import Automatic
-from .experts import check_fits, find_experts, models_of
+from .experts import check_fits, find_experts, models_of, output_expert
 from .hook import attach, sessions_on
 from .parallel import Company
 from .session import Session
@@ -48,14 +47,15 @@ def apply(
 
     Args:
         target: A diffusers pipeline, whose own calls are then accelerated; or the transformer of a
-            hand-written loop, with the `scheduler` that gives its σ.
+            hand-written loop, with the `scheduler` that gives its σ. With a speed-up or an error
+            and no calibration, also U-Nets and transformers of any class.
         preset, calibration: A published curve, by name or as an object; or a calibration of this
             model, as a file or an object.
         calibrate: Compute everything and measure; `Session.calibration()` has the result.
         threshold, max_skip, retention, start_step, end_step: See `magcache.Rule`; None takes the
             curve's own.
-        speedup, error, keep: In place of the rule, see `Target`. Without a calibration the nearest
-            stored one is taken; if none is near, the next sampling is measured and stored.
+        speedup, error, keep: In place of the rule, see `Target`. Without a calibration, what the
+            model returns is predicted from the prior, the curves of other models.
         guidance: CFG scale, by which the branches' errors are weighed; None is the pipeline's.
         predict: "reuse" repeats the last residual (the published method); None predicts from the
             last two where a calibration allows it.
@@ -68,36 +68,38 @@ def apply(
         TypeError: `target` is neither a pipeline nor a transformer with a scheduler.
         ParallelError: While sampling, where other processes differ or have failed.
     """
-    models, window = models_of(target), Window(start_step, end_step)
+    window = Window(start_step, end_step)
     rule = {"threshold": threshold, "max_skip": max_skip, "retention": retention}
     planned = _target(rule, speedup, error, keep, window)
     source = _source(preset, calibration, calibrate, planned)
     aim = planned or (source and rule_of(source, window=window, **rule))
+    models = models_of(target, at_output=aim is not None and source is None)
     company = Company([plain_module(model) for model in models], branch, group, padding)
     repeats, storage = _repeats(predict, planned), Storage(store, dtype, budget)
-    automatic = Automatic(Store()) if planned and source is None else None
-    asked = Asked(source, aim, repeats, guidance, storage, company, automatic)
+    asked = Asked(source, aim, repeats, guidance, storage, company)
     return _put_on(target, scheduler, asked)
 
 
 def remove(target: Any) -> None:
     """Takes MagCache off a pipeline or transformer; does nothing where there is none."""
-    for session in sessions_on(target, [plain_module(model) for model in models_of(target)]):
+    for session in sessions_on(target, models_of(target, at_output=True)):
         session.remove()
 
 
 def _put_on(target: Any, scheduler: Any, asked: Asked) -> Session:
-    models, scheduler_of = models_of(target), _scheduler_source(target, scheduler)
+    models = models_of(target, asked.forecasts)
+    scheduler_of = _scheduler_source(target, scheduler)
     for model in models:
         check_fits(asked.source, plain_module(model), len(models))
     bare = isinstance(target, nn.Module) or not callable(target)
-    if asked.automatic and bare:
-        raise ValueError("a hand-written loop with speedup or error needs a calibration")
     remove(target)
-    experts, missing = find_experts(models, asked.source)
+    if asked.forecasts:
+        experts, missing = [output_expert(models)], []
+    else:
+        experts, missing = find_experts(models, asked.source)
     session = Session(target, scheduler_of, experts, missing, asked.run, bare=bare)
-    session.finished = asked.automatic.keep if asked.automatic else None
     session.failed, session.branch = asked.company.fail, asked.company.branch
+    session.ended = asked.learn
     attach(session)
     return session
 
@@ -145,8 +147,8 @@ def _source(
         )
     if planned and preset is not None:
         raise ValueError(
-            "a preset has no Gram curve to plan with: leave it out, and the first sampling is "
-            "measured"
+            "a preset has no Gram curve to plan with: leave it out, and the model's output is "
+            "predicted from the prior"
         )
     if not calibrate and planned is None and (preset is None) == (calibration is None):
         raise ValueError(

@@ -2,14 +2,18 @@
 
 from dataclasses import dataclass
 
-from ...curves import Calibration
-from ...decide import Course, Mender, Rule, Target, decider_for
+from ...blocks import BlockStack
+from ...calibrate import identity_of
+from ...curves import Calibration, Learned, Notebook, Trajectory, home
+from ...decide import Course, Decider, Mender, Rule, Target, decider_for
 from ...run import Run, Storage
-from .automatic import Automatic
 from .clock import SchedulerClock, Tick
-from .experts import Expert, give_curves
+from .experts import Expert
+from .outputs import level_of
 from .parallel import Company
 from .session import Session
+
+_USUAL_CFG = 3.0  # of a hand-written loop, which does not tell its own
 
 
 @dataclass(frozen=True)
@@ -17,13 +21,12 @@ class Asked:
     """What `apply` was asked for.
 
     Attributes:
-        source: The curve; None where it is measured, or looked for.
+        source: The curve; None where it is measured, or the prior.
         aim: Settings of the rule, or what to plan for; None computes everything and measures it.
         repeats: Whether the last residual is reused although residuals could be predicted.
         guidance: CFG scale, by which the branches' errors are weighed; None is the pipeline's.
         storage: Where residuals are kept.
         company: The processes that sample together.
-        automatic: Looks for a calibration to plan with; None where there is a source.
     """
 
     source: Calibration | None
@@ -32,35 +35,60 @@ class Asked:
     guidance: float | None
     storage: Storage
     company: Company
-    automatic: Automatic | None
+
+    @property
+    def forecasts(self) -> bool:
+        """Whether the models' output is predicted, from the prior."""
+        return self.aim is not None and self.source is None
 
     def run(self, session: Session, clock: SchedulerClock, expert: Expert, first: Tick) -> Run:
         """The run of an expert that begins at a tick of a clock."""
-        aim, label, note = self.aim, "calibration", ""
-        if self.source:
-            label = self.source.name
-        elif self.automatic:
-            found = self.automatic.find(session, clock)
-            place, count = session.experts.index(expert), len(session.experts)
-            give_curves(expert, found and found.calibration, place, count)
-            aim = aim if found else None
-            label, note = (found.calibration.name, str(found)) if found else ("measuring", "")
-        guidance = session.guidance if self.guidance is None else self.guidance
-        grams = {} if self.repeats else expert.grams
-        decider = decider_for(
-            aim,
-            _course(clock, expert, first),
-            expert.curves,
-            grams,
-            1.0 if guidance is None else guidance,
-        )
-        together = self.company.begin(decider, label, self.storage.budget, expert.stack)
-        calibrator = None if aim else self.company.calibrator(expert.transformer)
+        label = self.source.name if self.source else "prior" if self.aim else "calibration"
+        if expert.outputs:
+            decider = self._forecasting(session, clock, expert, first)
+        else:
+            grams, guidance = {} if self.repeats else expert.grams, self._guidance(session, 1.0)
+            course = _course(clock, expert, first)
+            decider = decider_for(self.aim, course, expert.curves, grams, guidance)
+        stack = expert.stack if isinstance(expert.stack, BlockStack) else None
+        together = self.company.begin(decider, label, self.storage.budget, stack)
+        calibrator = None if self.aim else self.company.calibrator(expert.transformer)
         mends = clock.allows_mending and not session.bare
-        mender = Mender(clock.levels(first)) if mends else None
-        run = Run(decider, expert.stack, self.storage, calibrator, label, together, mender)
-        run.warnings += [note] if note else []
-        return run
+        mender = Mender(clock.levels(first)) if mends else None  # σ is the flow's level there
+        return Run(decider, expert.stack, self.storage, calibrator, label, together, mender)
+
+    def learn(self, expert: Expert, run: Run) -> None:
+        """Keeps what a run has taught."""
+        if lessons := run.lessons():
+            self._notebook(expert).add(lessons)
+
+    def _notebook(self, expert: Expert) -> Notebook:
+        return Notebook(home() / "learned", identity_of(*expert.models))
+
+    def _forecasting(
+        self, session: Session, clock: SchedulerClock, expert: Expert, first: Tick
+    ) -> Decider:
+        scheduler, ticks = session.scheduler(), clock.ahead(first)
+
+        def level(sigma: float) -> float:
+            return level_of(scheduler, sigma)
+
+        course = Course(
+            Trajectory(tuple(map(level, clock.trajectory.sigmas))),
+            clock.steps,
+            [level(tick.sigma) for tick in ticks],
+            [tick.step for tick in ticks],
+            level(clock.end),
+            session.switches(clock, ticks),
+        )
+        guidance = self._guidance(session, _USUAL_CFG) if session.guides else 1.0
+        # Processes that have to decide alike may have learned different things.
+        learned = Learned() if self.company.several else self._notebook(expert).read()
+        return decider_for(self.aim, course, guidance=guidance, learned=learned)
+
+    def _guidance(self, session: Session, default: float) -> float:
+        asked = session.guidance if self.guidance is None else self.guidance
+        return default if asked is None else asked
 
 
 def _course(clock: SchedulerClock, expert: Expert, first: Tick) -> Course:

@@ -92,6 +92,18 @@ class SchedulerClock:
         """All evaluations from `tick` to the run's end."""
         return [self._tick(index) for index in range(tick.index, len(self._times))]
 
+    def steps_ratio(self, tick: Tick) -> float:
+        """How far the step before a tick's moves σ, as a share of how far its own does."""
+        if not tick.index:
+            return 1.0
+        before, now, after = [*self._sigmas, self.end][tick.index - 1 : tick.index + 2]
+        return (before - now) / (now - after) if now != after else 0.0
+
+    def first_below(self, share: float) -> int:
+        """Index of the first evaluation below a share of the training timesteps."""
+        bound = share * self._scheduler.config.get("num_train_timesteps", 1000)
+        return sum(time >= bound for time in self._times)
+
     def _tick(self, index: int) -> Tick:
         return Tick(
             index=index,

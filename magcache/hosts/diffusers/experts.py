@@ -10,32 +10,39 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...blocks import BlockStack, StackNotFound, family_of, find_stack, plain_module
+from ...blocks import ModelOutput, Place, StackNotFound, family_of, find_stack, plain_module
 from ...calibrate import Calibrator
 from ...curves import Calibration, CalibrationError, GramCurve, MagnitudeCurve, presets
 from ...run import Run
 from .models import FAMILIES, GUESSES
+from .outputs import Outputs
 
 log = logging.getLogger("magcache")
 _COMPONENTS = ("transformer", "transformer_2")
+_DENOISERS = (*_COMPONENTS, "unet", "unconditional_transformer", "prior")
 
 
 @dataclass
 class Expert:
     """One transformer of a pipeline, and where its current run is.
 
+    Or all of a pipeline's models together, where what they return is predicted.
+
     Attributes:
-        transformer, stack: The model and its blocks.
+        transformer, stack: The model and its blocks, or its output.
         curves, grams: The part of the curves that belongs to it.
         until: σ at which the next expert takes over, 0 for the last.
         run: The current run, or None between two.
         calibrator: What has measured the latest run; None where that was not measured.
         index: The evaluation under way; -1 before the first.
         calls: How often the transformer has been called in it.
+        active: The model of the latest evaluation.
+        others: Further models whose calls belong to the same run.
+        outputs: The calls whose output is predicted; None where the blocks' residual is.
     """
 
     transformer: nn.Module
-    stack: BlockStack
+    stack: Place
     curves: Mapping[str, MagnitudeCurve]
     grams: Mapping[str, GramCurve] = field(default_factory=dict)
     until: float = 0.0
@@ -43,10 +50,17 @@ class Expert:
     calibrator: Calibrator | None = None
     index: int = -1
     calls: int = 0
+    active: nn.Module | None = None
+    others: Sequence[nn.Module] = ()
+    outputs: Outputs | None = None
+
+    @property
+    def models(self) -> list[nn.Module]:
+        return [self.transformer, *self.others]
 
     @cached_property
     def _place_of_timestep(self) -> int | None:
-        names = list(inspect.signature(type(self.transformer).forward).parameters)[1:]
+        names = list(inspect.signature(type(plain_module(self.transformer)).forward).parameters)[1:]
         return names.index("timestep") if "timestep" in names else None
 
     def timestep(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
@@ -72,20 +86,32 @@ def whole_compile(module: nn.Module) -> str:
     )
 
 
-def models_of(target: Any) -> list[nn.Module]:
+def models_of(target: Any, at_output: bool = False) -> list[nn.Module]:
     """The transformers of a pipeline, or the one that is given.
+
+    Args:
+        target: A pipeline, or a model.
+        at_output: Of any kind of model that a pipeline calls in its loop, U-Nets too.
 
     Raises:
         TypeError: There is none.
     """
     found = [target] if isinstance(target, nn.Module) else []
-    found = found or [getattr(target, name, None) for name in _COMPONENTS]
+    names = _DENOISERS if at_output else _COMPONENTS
+    found = found or [getattr(target, name, None) for name in names]
     models = [model for model in found if isinstance(model, nn.Module)]
     if not models:
+        kinds = "transformer or U-Net" if at_output else "transformer"
+        hint = "" if at_output else "; with speedup=, U-Nets are accelerated too"
         raise TypeError(
-            f"{type(target).__name__} is neither a pipeline with a transformer nor a transformer"
+            f"{type(target).__name__} is neither a pipeline with a {kinds} nor a {kinds}{hint}"
         )
     return models
+
+
+def output_expert(models: Sequence[nn.Module]) -> Expert:
+    """All models of a pipeline as one, whose output is predicted."""
+    return Expert(models[0], ModelOutput(), {}, others=models[1:], outputs=Outputs())
 
 
 def find_experts(

@@ -9,6 +9,7 @@ import torch
 from diffusers.hooks import HookRegistry, ModelHook
 from torch import nn
 
+from ...blocks import plain_module
 from .session import Session
 
 NAME = "magcache"
@@ -36,15 +37,7 @@ class TransformerHook(ModelHook):
         """Runs one model call."""
         original = self.fn_ref.original_forward
         assert original is not None  # set by the registry, since there is a new_forward
-        forward = functools.partial(original, *args, **kwargs)
-        if torch.compiler.is_compiling() or not self.sessions:
-            return forward()
-        session = Session.current.get()
-        if session not in self.sessions:
-            session = next((s for s in self.sessions if s.bare), None)
-        if session is None:
-            return self.sessions[0].expert(self._transformer).stack.plain(forward)
-        return session.call(self._transformer, args, kwargs, forward)
+        return _handed(self.sessions, self._transformer, original, args, kwargs)
 
     def leave(self, session: Session) -> None:
         """Forgets a session, and with the last one goes.
@@ -67,10 +60,59 @@ class TransformerHook(ModelHook):
             del self._transformer._diffusers_hook
 
 
+class CompiledHook:
+    """Stands in front of a model that is compiled as a whole, so that no graph is added."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.sessions: list[Session] = []
+        self._model = model
+        self._entry = _compiled_entry(model)
+        self._compiled = getattr(model, self._entry)
+        self._own = self._call
+        setattr(model, self._entry, self._own)
+
+    def leave(self, session: Session) -> None:
+        """Forgets a session, and with the last one goes."""
+        self.sessions.remove(session)
+        if not self.sessions and vars(self._model).get(self._entry) is self._own:
+            setattr(self._model, self._entry, self._compiled)
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
+        return _handed(self.sessions, self._model, self._compiled, args, kwargs)
+
+
+def _compiled_entry(model: nn.Module) -> str:
+    """The attribute that calls a compiled model's graph; "" where it is not compiled."""
+    if plain_module(model) is not model:
+        return "forward"
+    compiled = getattr(model, "_compiled_call_impl", None) is not None
+    return "_compiled_call_impl" if compiled else ""
+
+
+def _handed(
+    sessions: Sequence[Session],
+    model: nn.Module,
+    original: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Runs a model call, by the session it belongs to."""
+    forward = functools.partial(original, *args, **kwargs)
+    if torch.compiler.is_compiling() or not sessions:
+        return forward()
+    session = Session.current.get()
+    if session not in sessions:
+        session = next((s for s in sessions if s.bare), None)
+    if session is None:
+        return sessions[0].expert(model).stack.plain(forward)
+    return session.call(model, args, kwargs, forward)
+
+
 def attach(session: Session) -> None:
-    """Puts a session on its transformers and around its pipeline's calls."""
-    for expert in session.experts:
-        hook = _hook_of(expert.transformer) or TransformerHook(expert.transformer)
+    """Puts a session on its models and around its pipeline's calls."""
+    for model in (model for expert in session.experts for model in expert.models):
+        kind = CompiledHook if _compiled_entry(model) else TransformerHook
+        hook = _hook_of(model) or kind(model)
         hook.sessions.append(session)
         session.undo.callback(hook.leave, session)
     if session.experts and not session.bare:
@@ -88,7 +130,11 @@ def sessions_on(target: Any, transformers: Sequence[nn.Module]) -> list[Session]
     return list(dict.fromkeys(found))
 
 
-def _hook_of(transformer: nn.Module) -> TransformerHook | None:
+def _hook_of(transformer: nn.Module) -> TransformerHook | CompiledHook | None:
+    entry = vars(transformer).get(_compiled_entry(transformer))
+    compiled = getattr(entry, "__self__", None)
+    if isinstance(compiled, CompiledHook):
+        return compiled
     registry = getattr(transformer, "_diffusers_hook", None)
     hook = registry.get_hook(NAME) if registry else None
     return hook if isinstance(hook, TransformerHook) else None

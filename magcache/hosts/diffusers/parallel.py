@@ -63,9 +63,13 @@ class Company:
         self._peers: Peers | None = None
 
     def begin(
-        self, decider: Decider, label: str, budget: int | None, stack: BlockStack
+        self, decider: Decider, label: str, budget: int | None, stack: BlockStack | None
     ) -> Sequence[str] | None:
         """Begins a run with the others: makes sure that they decide alike.
+
+        Args:
+            decider, label, budget: What they have to agree on.
+            stack: The blocks, where their residual is cached.
 
         Returns:
             What `Run` takes as `together`.
@@ -73,7 +77,8 @@ class Company:
         Raises:
             ParallelError: They do not.
         """
-        stack.split = split_by_first_block(stack)
+        if stack is not None:
+            stack.split = split_by_first_block(stack)
         ranks = self._ranks()
         if len(ranks) < 2:
             self._peers = None
@@ -82,6 +87,11 @@ class Company:
             self._peers = Peers(ranks, distributed.get_rank(), default_store())
         self._peers.agree(described(decider, label, budget))
         return () if self.branch is None else tuple(decider.curves)
+
+    @property
+    def several(self) -> bool:
+        """Whether there are other processes."""
+        return len(self._ranks()) > 1
 
     def calibrator(self, transformer: nn.Module) -> Calibrator:
         """Measures a run that has begun."""

@@ -20,9 +20,11 @@ from ...run import Run
 from .. import sampled_with
 from .clock import SchedulerClock, Tick
 from .experts import Expert, whole_compile
+from .outputs import Outputs, batch_of, level_of, velocity_of
 
 log = logging.getLogger("magcache")
 _RUNS_KEPT = 256  # past runs, for the report; figures only
+_SAMPLES = ("hidden_states", "sample")  # what models call their noisy input
 _CURVE_OF_CALL = ("cond", "uncond", "ref")  # pipelines call the conditional branch first
 
 
@@ -50,7 +52,7 @@ class Session:
         problems: Why something ran uncached.
         begun: How many runs the pipeline's call has begun.
         guidance: CFG scale of the pipeline's call, or None where it is not known.
-        finished: Called with the session when a pipeline's call has sampled to the end.
+        ended: Called with an expert and its run, when that has ended without an error.
         failed: Called with the error that has ended a sampling.
         branch: The one branch that is sampled here, where others are elsewhere; None if all are.
         undo: Takes the session off its target.
@@ -78,7 +80,7 @@ class Session:
         self.problems: list[str] = []
         self.begun = 0
         self.guidance: float | None = None
-        self.finished: Callable[[Session], None] | None = None
+        self.ended: Callable[[Expert, Run], None] = lambda *_: None
         self.failed: Callable[[BaseException], None] = lambda _: None
         self.branch: str | None = None
         self.undo = ExitStack()
@@ -95,10 +97,8 @@ class Session:
         token = self.current.set(self)
         try:
             yield
-            if self.finished and self._clock and self._clock.at_end:
-                self.finished(self)
         except BaseException as error:
-            self.failed(error)
+            self._fail(error)
             raise
         finally:
             self.current.reset(token)
@@ -110,7 +110,21 @@ class Session:
 
     def expert(self, transformer: nn.Module) -> Expert:
         """Its expert of that model."""
-        return next(e for e in self.experts if e.transformer is transformer)
+        return next(e for e in self.experts if any(m is transformer for m in e.models))
+
+    @property
+    def guides(self) -> bool:
+        """Whether the pipeline's call samples with classifier-free guidance, as far as it tells."""
+        told = getattr(self.target, "do_classifier_free_guidance", None)
+        return bool(told) if told is not None else self.guidance != 1
+
+    def switches(self, clock: SchedulerClock, ticks: Sequence[Tick]) -> list[int]:
+        """Where among some ticks a second model takes over from the first."""
+        ratio = getattr(getattr(self.target, "config", None), "boundary_ratio", None)
+        if ratio is None or getattr(self.target, "transformer_2", None) is None:
+            return []
+        below = clock.first_below(ratio) - ticks[0].index
+        return [below] if 0 < below < len(ticks) else []
 
     def call(
         self,
@@ -122,19 +136,34 @@ class Session:
         """Runs one model call as a call of the current evaluation."""
         self._called = True
         expert = self.expert(transformer)
-        run = self._run_of_call(expert, expert.timestep(args, kwargs))
+        run = self._run_of_call(expert, transformer, expert.timestep(args, kwargs))
         if run is None:
             return expert.stack.plain(forward)
-        tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)]
+        try:
+            inputs = (*args, *kwargs.values())
+            if expert.outputs:
+                named = (kwargs[name] for name in _SAMPLES if name in kwargs)
+                return self._output(expert.outputs, run, (*named, *inputs), forward)
+            return self._blocks(expert, run, inputs, forward)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _blocks(
+        self, expert: Expert, run: Run, inputs: Sequence[Any], forward: Callable[[], Any]
+    ) -> Any:
+        tensors = [value for value in inputs if isinstance(value, torch.Tensor)]
         branch = (expert.calls, *(tuple(tensor.shape) for tensor in tensors))
         curve = _CURVE_OF_CALL[min(expert.calls, len(_CURVE_OF_CALL) - 1)]
         expert.calls += 1
-        try:
-            return run.call(branch, self.branch or curve, tensors[0].device, forward)
-        except BaseException as error:
-            self.failed(error)
-            self.end()
-            raise
+        return run.call(branch, self.branch or curve, tensors[0].device, forward)
+
+    def _output(
+        self, outputs: Outputs, run: Run, inputs: Sequence[Any], forward: Callable[[], Any]
+    ) -> Any:
+        x = next(found for value in inputs if (found := batch_of(value)) is not None)
+        velocity = velocity_of(self.scheduler(), run.evaluations[-1].sigma)
+        return outputs.call(run, x, velocity, self.guides and not self.bare, forward)
 
     def described(self, steps: int) -> dict[str, Any]:
         """What a run is made with, by the names that calibrations have it under."""
@@ -193,7 +222,7 @@ class Session:
         traceback: TracebackType | None,
     ) -> None:
         if error is not None:
-            self.failed(error)
+            self._fail(error)
         self.remove()
 
     def reset(self) -> None:
@@ -205,7 +234,9 @@ class Session:
         self.past.clear()
         self.problems.clear()
 
-    def _run_of_call(self, expert: Expert, timestep: torch.Tensor | None) -> Run | None:
+    def _run_of_call(
+        self, expert: Expert, model: nn.Module, timestep: torch.Tensor | None
+    ) -> Run | None:
         scheduler = self.scheduler()
         if self._clock is None or not self._clock.of_same_run(scheduler):
             self.end()
@@ -220,11 +251,20 @@ class Session:
         if expert.run is None or tick.index < expert.index:
             expert.run = self._begin_run(expert, self._clock, tick)
         if tick.index != expert.index:
-            self._begin(expert, expert.run, tick)
+            self._begin(expert, model, expert.run, tick)
         return expert.run
+
+    def _fail(self, error: BaseException) -> None:
+        self.failed(error)
+        for expert in self.experts:
+            expert.close()
+            expert.run = None
+        self.end()
 
     def _end_runs(self) -> None:
         for expert in self.experts:
+            if expert.run:
+                self.ended(expert, expert.run)
             expert.close()
             expert.run = None
         self.past.extend(map(figures_of, self.running))
@@ -234,18 +274,24 @@ class Session:
         if expert.run is not None:  # the sampling has begun anew
             self._end_runs()
         run = self._make_run(self, clock, expert, tick)
-        expert.calibrator, expert.index = run.calibrator, -1
+        expert.calibrator, expert.index, expert.active = run.calibrator, -1, None
+        expert.outputs = expert.outputs and Outputs()
         self.made_with = self.described(clock.steps)
         self.running.append(run)
         self.begun += 1
         return run
 
-    def _begin(self, expert: Expert, run: Run, tick: Tick) -> None:
+    def _begin(self, expert: Expert, model: nn.Module, run: Run, tick: Tick) -> None:
         for other in self.experts:
             if other is not expert and other.index < tick.index:
                 other.close()  # its turn is over
-        expert.index, expert.calls = tick.index, 0
-        run.begin(tick.sigma, tick.step, tick.last)
+        fresh, level = expert.active is not None and expert.active is not model, None
+        expert.index, expert.calls, expert.active = tick.index, 0, model
+        if expert.outputs:
+            assert self._clock is not None
+            fresh |= expert.outputs.begin(self._clock.steps_ratio(tick))
+            level = level_of(self.scheduler(), tick.sigma)
+        run.begin(tick.sigma, tick.step, tick.last, fresh, level)
 
     def _why_not_called(self) -> str:
         components = vars(self.target).values()

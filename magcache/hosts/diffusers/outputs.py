@@ -1,0 +1,264 @@
+"""What a pipeline's models return, as what is cached and predicted.
+
+A pipeline calls its model once an evaluation, for all branches in one batch or for the only one,
+or once a branch. What the calls of an evaluation return is cached together, once all are made.
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from ...blocks import OutputCall, Residual, signal_names, signals_of, velocities_of
+from ...run import Run
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Whether samples are (1 - σ)·x₀ + σ·ε; else x₀ + σ·ε, scaled to the model's liking."""
+    config = scheduler.config
+    told = config.get("prediction_type") == "flow_prediction" or config.get("use_flow_sigmas")
+    diffuses = hasattr(scheduler, "alphas_cumprod") or "sigma_data" in config
+    return bool(told) or not diffuses
+
+
+def level_of(scheduler: Any, sigma: float) -> float:
+    """The flow's level of a clock's σ."""
+    if is_flow(scheduler):
+        return sigma
+    noise = _edm(scheduler, sigma)
+    return noise / (1 + noise)
+
+
+def velocity_of(scheduler: Any, sigma: float) -> tuple[float, float]:
+    """How the flow's velocity follows: what to multiply a model's output and its input with.
+
+    The input is (x₀ + σ·ε)/√(1 + σ²), the output ε, v, x₀, or EDM's F, which is -v.
+    """
+    if is_flow(scheduler):
+        return 1.0, 0.0
+    noise, kind = _edm(scheduler, sigma), scheduler.config.get("prediction_type", "epsilon")
+    size = (1 + noise**2) ** 0.5
+    if "sigma_data" in scheduler.config:
+        return -(1 + noise) / size, (noise - 1) / size
+    return {
+        "epsilon": (1 + noise, -size),
+        "v_prediction": ((1 + noise) / size, (noise - 1) / size),
+        "sample": (-(1 + noise) / noise, size / noise),
+    }.get(kind, (1.0, 0.0))
+
+
+def _edm(scheduler: Any, sigma: float) -> float:
+    """σ of x₀ + σ·ε, in units of the data's size."""
+    if not hasattr(scheduler, "sigmas"):  # the clock has the noise's share √(1 - ᾱ)
+        return sigma / max(1 - sigma**2, 1e-8) ** 0.5
+    return sigma / scheduler.config.get("sigma_data", 1.0)
+
+
+Branch = list[torch.Tensor]
+"""What one branch's call has returned: the velocity, then what else is a tensor."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One model call.
+
+    Attributes:
+        place: Which it is in its evaluation.
+        x: The model's input.
+        velocity: See `velocity_of`.
+        halves: Whether its batch holds two branches.
+    """
+
+    place: int
+    x: torch.Tensor
+    velocity: tuple[float, float]
+    halves: bool
+
+    def to_velocity(self, output: torch.Tensor) -> torch.Tensor:
+        return self._moved(output, *self.velocity)
+
+    def from_velocity(self, velocity: torch.Tensor) -> torch.Tensor:
+        scale, shift = self.velocity
+        return self._moved(velocity, 1 / scale, -shift / scale)
+
+    def _moved(self, tensor: torch.Tensor, scale: float, shift: float) -> torch.Tensor:
+        """scale·tensor + shift·x, where they overlap: one may have more channels."""
+        if (scale, shift) == (1, 0) or tensor.ndim != self.x.ndim:
+            return tensor
+        both = tuple(slice(min(sizes)) for sizes in zip(tensor.shape, self.x.shape, strict=True))
+        moved = tensor.clone()
+        moved[both] = (scale * tensor[both].float() + shift * self.x[both].float()).to(tensor)
+        return moved
+
+
+class Outputs:
+    """The model calls of one evaluation after another."""
+
+    def __init__(self) -> None:
+        self._count = 0  # calls an evaluation, 0 before the first is over
+        self._calls = 0
+        self._shape: tuple[int, ...] = ()  # of the first call's input
+        self._alike = True  # whether all calls have it
+        self._computed: list[Branch] = []
+        self._predicted: list[Branch] = []
+        self._mending: list[Branch] = []  # what the next evaluation adds to its branches
+        self._added: list[Branch] = []
+        self._structures: dict[int, tuple[TreeSpec, list[Any]]] = {}
+
+    def begin(self, steps: float = 1.0) -> bool:
+        """Starts an evaluation; whether what is cached is of other branches than it will have.
+
+        Args:
+            steps: How long the last evaluation's step was, as a share of this one's.
+        """
+        self._added = [[tensor * steps for tensor in branch] for branch in self._mending]
+        self._mending = []
+        before, self._count, self._calls = self._count, self._calls, 0
+        replaced = self._count > before and len(self._computed) == self._count
+        self._computed, self._predicted = [], []
+        changed = before not in (0, self._count) and not replaced
+        if changed:
+            self._added = []
+        return changed
+
+    def call(
+        self,
+        run: Run,
+        x: torch.Tensor,
+        velocity: tuple[float, float],
+        halves: bool,
+        forward: Callable[[], Any],
+    ) -> Any:
+        """Runs one call.
+
+        Args:
+            run: The run, whose evaluation has begun.
+            x: The model's input.
+            velocity: See `velocity_of`.
+            halves: Whether a batch holds two branches, if there is one call an evaluation.
+            forward: The call, arguments bound.
+        """
+        place, self._calls = self._calls, self._calls + 1
+        count = max(self._count, place + 1)
+        call = _Call(place, x, velocity, halves and count == 1 and len(x) % 2 == 0)
+        output = self._run(run, call, count, forward)
+        if place >= len(self._added):
+            return output
+        own = zip(self._branch(call, output), self._added[place], strict=True)
+        return self._output(call, [tensor + added for tensor, added in own])
+
+    def _run(self, run: Run, call: _Call, count: int, forward: Callable[[], Any]) -> Any:
+        place, x = call.place, call.x
+        if place < len(self._predicted):
+            return run.aside(x.device, lambda: self._output(call, self._predicted[place]))
+        if self._predicted:
+            return run.aside(x.device, forward)
+        if place:
+            self._alike = x.shape == self._shape
+        else:
+            self._shape = (*x.shape,)
+        parts = self._parts(2 if call.halves else count)
+        if place == 0 and run.skips(parts):
+            return run.call_parts(parts, x.device, self._asked(call, forward))
+        if place + 1 < count:
+            return run.aside(x.device, lambda: self._kept(call, forward()))
+        if place + 1 > self._count:
+            run.drop(parts)
+        return run.call_parts(parts, x.device, self._asked(call, forward))
+
+    def _parts(self, branches: int) -> dict[Hashable, tuple[str, ...]]:
+        """The signals, each with the name of its curve; of unlike branches it is that branch."""
+        own = [("mean", number) for number in range(branches)]
+        names = signal_names(branches) if self._alike else own
+        return {(name, number, *self._shape): (name,) for name, number in names}
+
+    def _asked(self, call: _Call, forward: Callable[[], Any]) -> OutputCall:
+        return OutputCall(
+            forward,
+            lambda output: self._signals(call, output),
+            lambda signals: self._from(call, signals),
+        )
+
+    def _kept(self, call: _Call, output: Any) -> Any:
+        """Keeps a call's output until those of the other branches are there."""
+        self._computed.append(self._branch(call, output))
+        return output
+
+    def _branch(self, call: _Call, output: Any) -> Branch:
+        leaves, structure = tree_flatten(output, is_leaf=_is_batch)
+        self._structures[call.place] = structure, [_Leaf.of(leaf) or leaf for leaf in leaves]
+        first, *others = [tensor for leaf in leaves if (tensor := _signal(leaf)) is not None]
+        return [call.to_velocity(first), *others]
+
+    def _signals(self, call: _Call, output: Any) -> Residual:
+        """Of each signal one tensor a leaf."""
+        self._kept(call, output)
+        branches = self._computed
+        if call.halves:
+            halves = [tensor.chunk(2) for tensor in branches[0]]
+            branches = [[first for first, _ in halves], [second for _, second in halves]]
+        if not self._alike:
+            return tuple(tensor for branch in branches for tensor in branch)
+        every = [signals_of(tensors) for tensors in zip(*branches, strict=True)]
+        return tuple(tensor for signal in zip(*every, strict=True) for tensor in signal)
+
+    def _from(self, call: _Call, signals: Residual) -> Any:
+        """The call's output, predicted; what the next calls will return is kept."""
+        leaves = sum(isinstance(leaf, _Leaf) for leaf in self._structures[call.place][1])
+        each = [signals[leaf::leaves] for leaf in range(leaves)]
+        if self._alike:
+            each = [velocities_of(signal) for signal in each]
+        branches = [list(tensors) for tensors in zip(*each, strict=True)]
+        if call.halves:
+            branches = [[torch.cat(pair) for pair in zip(*branches, strict=True)]]
+        if not self._computed:
+            self._predicted = branches
+        elif call.place:  # mended; the calls before this one have returned, so the next one is
+            self._mending = [
+                [new - old for new, old in zip(*both, strict=True)]
+                for both in zip(branches, self._computed, strict=True)
+            ]
+            branches = self._computed
+        return self._output(call, branches[call.place])
+
+    def _output(self, call: _Call, branch: Branch) -> Any:
+        structure, leaves = self._structures[call.place]
+        tensors = iter([call.from_velocity(branch[0]), *branch[1:]])
+        made = [leaf.made(next(tensors)) if isinstance(leaf, _Leaf) else leaf for leaf in leaves]
+        return tree_unflatten(made, structure)
+
+
+class _Leaf(Enum):
+    """Stands for what is predicted of an output: a tensor, or a list with a tensor a sample."""
+
+    TENSOR = "tensor"
+    BATCH = "list"
+
+    @classmethod
+    def of(cls, leaf: Any) -> "_Leaf | None":
+        if _is_batch(leaf):
+            return cls.BATCH
+        floats = isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
+        return cls.TENSOR if floats else None
+
+    def made(self, tensor: torch.Tensor) -> Any:
+        return tensor if self is _Leaf.TENSOR else [*tensor]
+
+
+def _signal(leaf: Any) -> torch.Tensor | None:
+    return batch_of(leaf) if _Leaf.of(leaf) else None
+
+
+def batch_of(value: Any) -> torch.Tensor | None:
+    """A tensor, or the list of one a sample as a tensor; None of anything else."""
+    if isinstance(value, torch.Tensor):
+        return value
+    return torch.stack(value) if _is_batch(value) else None
+
+
+def _is_batch(value: Any) -> bool:
+    tensors = isinstance(value, list) and all(isinstance(each, torch.Tensor) for each in value)
+    return tensors and len({each.shape for each in value}) == 1
