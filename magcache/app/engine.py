@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..curves import Store, described
 from ..report import Report
 from .compare import Quality, quality, side_by_side
 from .files import fitted, read_image, video_size, write_video
@@ -31,9 +30,8 @@ class Result:
         seconds: Time of the pipeline's call; loading and writing files is not part of it.
         report: What MagCache did.
         placed: How the model lies in memory.
-        video: The video; None for a calibration.
+        video: The video.
         picture: Curve and schedule; None where everything was computed.
-        measured: What a calibration has stored.
         uncached_seconds, beside, quality: Without MagCache the same: its time, a video of the
             two side by side, and the difference. None unless they were asked for.
     """
@@ -44,7 +42,6 @@ class Result:
     placed: str
     video: Path | None = None
     picture: Path | None = None
-    measured: str = ""
     uncached_seconds: float | None = None
     beside: Path | None = None
     quality: Quality | None = None
@@ -88,19 +85,6 @@ class Engine:
                 beside=write_video(folder / "side-by-side.mp4", beside, settings.crf),
                 quality=quality(other, frames),
             )
-
-    def calibrate(self, settings: Settings, tell: Tell) -> Result:
-        """Measures one section and stores the calibration; see `generate`."""
-        import magcache
-
-        settings = replace(settings, seconds=1.0, use_magcache=False, compare=False)
-        with self._ready(settings, tell) as (model, image):
-            with magcache.apply(model.pipe, calibrate=True) as applied:
-                _, seconds = _run(model, image, settings, Watch(settings, applied, tell))
-                calibration, report = applied.calibration(), applied.report()
-            Store().save(calibration)
-        made = described(calibration)
-        return Result(settings, seconds, report, model.placed, measured=made)
 
     @contextmanager
     def _ready(self, settings: Settings, tell: Tell) -> Iterator[tuple[Model, Image.Image]]:

@@ -79,24 +79,20 @@ class Form:
         self.report = gr.Textbox(label="Report", visible=HIDDEN, elem_id="report")
 
     def _set_magcache(self) -> None:
-        with gr.Accordion("MagCache", open=True):
-            with gr.Group():
-                self.use_magcache = gr.Checkbox(_OWN.use_magcache, label="Use MagCache")
-                with gr.Group() as self.how:
-                    self.mode = gr.Radio(list(MODES), value=_OWN.mode, label="Skip by")
-                    self._set_threshold()
-                    with gr.Group(visible=False) as self.by_speedup:
-                        self.speedup = gr.Slider(
-                            1, 4, _OWN.speedup, step=0.1, label="Target speed-up",
-                            info="The first section of a model never measured is computed in full.",
-                        )  # fmt: skip
-                    self.compare = gr.Checkbox(
-                        _OWN.compare, label="Compare with an uncached run",
-                        info="Takes the full time again.",
+        with gr.Accordion("MagCache", open=True), gr.Group():
+            self.use_magcache = gr.Checkbox(_OWN.use_magcache, label="Use MagCache")
+            with gr.Group() as self.how:
+                self.mode = gr.Radio(list(MODES), value=_OWN.mode, label="Skip by")
+                self._set_threshold()
+                with gr.Group(visible=False) as self.by_speedup:
+                    self.speedup = gr.Slider(
+                        1, 4, _OWN.speedup, step=0.1, label="Target speed-up",
+                        info="Predicts what the model returns.",
                     )  # fmt: skip
-            self.calibrate = gr.Button(
-                "Calibrate now: measure one section in full", size="sm", visible=HIDDEN
-            )
+                self.compare = gr.Checkbox(
+                    _OWN.compare, label="Compare with an uncached run",
+                    info="Takes the full time again.",
+                )  # fmt: skip
 
     def _set_threshold(self) -> None:
         with gr.Group() as self.by_threshold:

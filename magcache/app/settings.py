@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..curves import presets
-from ..decide import Course, decider_for, rule_of
+from ..decide import Course, Target, decider_for, rule_of
 
 FPS = 30
 WINDOW = 9  # latent frames of a section; the models were trained with it
@@ -124,20 +124,18 @@ class Settings:
     def schedule(self) -> str:
         """What a section is expected to compute (#) and skip (.).
 
-        By threshold at the noise levels of a video of full size. Which evaluations a target
-        speed-up computes is chosen from a calibration: here they are spread evenly.
+        At the noise levels of a video of full size; by a target speed-up before anything was
+        learned of the model.
         """
         if not self.use_magcache or not (self.aims or self.max_skip):
             return "#" * self.steps
-        if self.aims:
-            wanted = max(2, int(self.steps / self.speedup + 1e-9))
-            places = {i * self.steps // wanted for i in range(wanted)}
-            return "".join("#" if i in places else "." for i in range(self.steps))
         preset = presets.load(self.kind.preset)
+        course = Course.of_steps(preset.trajectory(self.steps, SHIFT))
+        if self.aims:
+            return str(decider_for(Target(self.speedup), course, guidance=self.cfg).schedule())
         rule = rule_of(
             preset, threshold=self.threshold, max_skip=self.max_skip, retention=self.retention
         )
-        course = Course.of_steps(preset.trajectory(self.steps, SHIFT))
         return str(decider_for(rule, course, preset.curves).schedule())
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from . import render
 from .engine import Engine, Result
 from .files import LARGEST_FILE, read_image
 from .form import HIDDEN, Form
-from .progress import Cancelled, Progress, Tell
+from .progress import Cancelled, Progress
 from .settings import MODES, Problem, Settings, clock
 
 log = logging.getLogger("magcache")
@@ -22,7 +22,6 @@ _FONT = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "sans-serif"
 _NEWEST = 6  # sections whose frames are shown
 
 Update = dict[Any, Any]
-Work = Callable[[Settings, Path, Tell], Result]
 
 
 @dataclass
@@ -98,11 +97,10 @@ class Page:
         plain: dict[str, Any] = {
             "preprocess": False, "show_progress": "hidden", "api_visibility": "private"
         }  # fmt: skip
-        shown = [form.status, form.problem, form.start, form.end, form.calibrate, form.clock]
+        shown = [form.status, form.problem, form.start, form.end, form.clock]
         shown += [form.symbols, form.strips, form.video, form.beside, form.picture, form.report]
         drawn = {**plain, "show_progress": "full", "show_progress_on": form.status}
         form.start.click(self._generate, inputs, shown, concurrency_id="model", **drawn)
-        form.calibrate.click(self._calibrate, inputs, shown, concurrency_id="model", **drawn)
         form.clock.tick(self._watched, outputs=[form.symbols, form.strips], queue=False, **plain)
         form.end.click(self._cancel, outputs=form.end, queue=False, **plain)
         form.image.upload(
@@ -114,7 +112,7 @@ class Page:
             [form.inputs[name].change for name in telling],
             self._replan,
             inputs,
-            [form.plan, form.how, form.by_threshold, form.by_speedup, form.calibrate],
+            [form.plan, form.how, form.by_threshold, form.by_speedup],
             queue=False,
             trigger_mode="always_last",
             **plain,
@@ -139,7 +137,6 @@ class Page:
             form.how: gr.update(visible=settings.use_magcache),
             form.by_threshold: gr.update(visible=settings.mode == MODES[0]),
             form.by_speedup: gr.update(visible=settings.mode == MODES[1]),
-            form.calibrate: _shown(settings.aims),
         }
 
     def _check_image(self, image: dict[str, Any] | None) -> Update:
@@ -151,15 +148,6 @@ class Page:
         return self._complaint("")
 
     def _generate(self, request: gr.Request, *values: Any) -> Iterator[Update]:
-        yield from self._run(self._engine.generate, request, values)
-
-    def _calibrate(self, request: gr.Request, *values: Any) -> Iterator[Update]:
-        def work(settings: Settings, _: Path, tell: Tell) -> Result:
-            return self._engine.calibrate(settings, tell)
-
-        yield from self._run(work, request, values)
-
-    def _run(self, work: Work, request: gr.Request, values: tuple[Any, ...]) -> Iterator[Update]:
         """What is shown from the click on, and at the end of a run."""
         form, session = self.form, str(request.session_hash)
         job = self._jobs[session] = _Job()
@@ -167,7 +155,9 @@ class Page:
             end: Update = {form.status: render.IDLE}
             try:
                 yield self._begun()
-                end = self._outcome(work(self._settings(values), Path(folder), job.tell))
+                end = self._outcome(
+                    self._engine.generate(self._settings(values), Path(folder), job.tell)
+                )
             except Cancelled:
                 text = "Nothing was kept. The settings are as they were."
                 end = {form.status: render.note("Cancelled", text)}
@@ -202,16 +192,12 @@ class Page:
     def _running(self, on: bool) -> Update:
         return {
             self.form.start: gr.update(interactive=not on),
-            self.form.calibrate: gr.update(interactive=not on),
             self.form.end: gr.update(interactive=on, value="Cancel"),
             self.form.clock: gr.Timer(active=on),
         }
 
     def _outcome(self, done: Result) -> Update:
         form = self.form
-        if done.measured:
-            text = f"Stored: {done.measured}. Target speed-up uses it from the first section on."
-            return {form.status: render.note("Calibrated", text), form.strips: _shown(False)}
         parts = {
             form.video: done.video,
             form.beside: done.beside,

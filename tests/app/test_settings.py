@@ -56,7 +56,7 @@ def test_a_setting_out_of_its_range_is_named(given: dict[str, Any], message: str
         ({"use_magcache": False}, 25),
         ({"mode": MODES[1]}, 12),
         ({"mode": MODES[1], "speedup": 1}, 25),
-        ({"mode": MODES[1], "steps": 10, "speedup": 10}, 2),
+        ({"mode": MODES[1], "steps": 10, "speedup": 10}, 6),
     ],
 )
 def test_how_much_of_a_section_is_planned_to_be_computed(
