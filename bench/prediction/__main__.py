@@ -248,16 +248,18 @@ def error_ratios(subject: Subject, _prompts: int, console: Console) -> None:
 
 
 def planning_time(subject: Subject, _prompts: int, console: Console) -> None:
-    """How long planning takes, from an interpolated Gram curve to a schedule."""
+    """How long planning takes, from a calibration's Gram curves or the prior to a schedule."""
     calibration = Lab(subject, CONDITIONS[1], 1).calibration(Measured())
-    for count in (28, 50, 100):
-        course = Course.of_steps(Trajectory(shifted_sigmas(count, 5.0)))
-        taken = []
-        for _ in range(20):
-            began = time.process_time()
-            decider_for(Target(speedup=2), course, {}, calibration.grams, 3.0)
-            taken.append(time.process_time() - began)
-        console.print(f"planning {count} steps: {1000 * np.median(taken):.1f} ms")
+    for source, grams in (("a calibration", calibration.grams), ("the prior", {})):
+        for count in (28, 50, 100):
+            course = Course.of_steps(Trajectory(shifted_sigmas(count, 5.0)))
+            taken = []
+            for _ in range(20):
+                began = time.process_time()
+                decider_for(Target(speedup=2), course, {}, grams, 3.0)
+                taken.append(time.process_time() - began)
+            found = 1000 * np.median(taken)
+            console.print(f"planning {count} steps from {source}: {found:.1f} ms")
 
 
 CHECKS: dict[str, Callable[[Subject, int, Console], None]] = {

@@ -21,6 +21,7 @@ from bench.quality.subjects import SUBJECTS
 from magcache.curves import Calibration, GuidedGrams
 from magcache.curves.nearness import distance
 from magcache.decide import best_schedule, costs_of
+from magcache.decide.search import weights_of
 
 from .lab import Lab, Measured, arguments
 
@@ -35,7 +36,7 @@ def error(own: Calibration, used: Calibration, cfg: float, computed: int) -> flo
     sigmas = levels(own)
     branches, weigh = list(own.grams), GuidedGrams(used.grams, cfg)
     truth = GuidedGrams(own.grams, cfg).between(branches, sigmas)
-    costs = costs_of(own.grams, sigmas, 0.0, cfg)
+    weighs = weights_of(np.array(sigmas), 0.0)
     schedule = best_schedule(costs_of(used.grams, sigmas, 0.0, cfg), computed)
     cached: list[int] = []
     total = gap = 0.0
@@ -46,7 +47,7 @@ def error(own: Calibration, used: Calibration, cfg: float, computed: int) -> flo
         weights = weigh.predict(branches, sigmas[place], [sigmas[c] for c in cached])[0]
         used_and_wanted, signs = [*cached, place], np.array([*weights, -1.0])
         square = signs @ truth[np.ix_(used_and_wanted, used_and_wanted)] @ signs
-        gap += costs.weights[place] * np.sqrt(max(0.0, square) / truth[place, place])
+        gap += weighs[place] * np.sqrt(max(0.0, square) / truth[place, place])
     return float(np.sqrt(total + gap**2))
 
 

@@ -1,0 +1,498 @@
+"""Where to predict, the blocks' residual or the model's output; from which curves, by which weight.
+
+    python -m bench.prediction.forecast --model emoji --shift 1 3
+
+All small models are sampled by one plain loop, in batches, from the flow's velocity; a condition's
+figures are kept in bench-output/prediction. "prior" is the mean of the other models' curves,
+"learned" what three accelerated runs have made of it, "own" the model's own curves, all from
+calibration prompts and at 50 levels.
+"""
+
+import argparse
+import itertools
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bench.quality.counting import one_thread
+from magcache.blocks import find_stack
+from magcache.curves import (
+    GramCurve,
+    Learned,
+    MagnitudeCurve,
+    best_weights,
+    guidance_shares,
+    prior,
+    shifted_sigmas,
+)
+from magcache.decide import Mender, best_schedule, costs_of
+from magcache.emoji import image, unet, video
+from magcache.hosts.diffusers.models import FAMILIES
+
+from .lab import FOLDER
+
+BATCH = 16
+FIRST = 64  # of the prompts: those before it are published on, and nothing is chosen by them
+MEASURED = shifted_sigmas(50, 2.0)
+CALIBRATION = 8  # prompts
+KEEP = 2
+DEFAULT = "(1+4s^6)/(1+4s)"  # the product's, `magcache.decide.search.remains`
+WEIGHTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "1": np.ones_like,
+    "(1+4s^6)/(1+4s)": lambda s: (1 + 4 * s**6) / (1 + 4 * s),
+    "(1+8s^6)/(1+4s)": lambda s: (1 + 8 * s**6) / (1 + 4 * s),
+    "(1+16s^6)/(1+4s)": lambda s: (1 + 16 * s**6) / (1 + 4 * s),
+    "(1+8s^3)/(1+4s)": lambda s: (1 + 8 * s**3) / (1 + 4 * s),
+    "(1+30s^3)/(1+4s)": lambda s: (1 + 30 * s**3) / (1 + 4 * s),
+}
+Outputs = list[torch.Tensor]
+"""Of each branch, cond first: what the model returns as a velocity, (B, ...)."""
+
+
+class Emoji:
+    """The emoji model, by its velocity at a flow level."""
+
+    name = "emoji"
+    x0_plus_noise = False
+
+    def __init__(self) -> None:
+        self.model: Any = image.load()
+        self.network = self.model.pipe.transformer.eval()
+        self.stack = find_stack(self.network, FAMILIES)
+
+    def levels(self, steps: int, shift: float) -> np.ndarray:
+        """Flow levels of a run and of its end, (steps + 1,)."""
+        return np.array([*shifted_sigmas(steps, shift), 0.0])
+
+    def noise(self, seeds: Sequence[int]) -> torch.Tensor:
+        pack = self.model.pipe._pack_latents
+        return torch.cat([pack(_randn(seed, 1, 16, 16, 16), 1, 16, 16, 16) for seed in seeds])
+
+    def call(self, x: torch.Tensor, level: float, prompts: Sequence[str]) -> Callable[[], Any]:
+        embeds, pooled = self.model.encode(prompts)
+        ids = torch.zeros(64, 3)
+        ids[:, 1], ids[:, 2] = torch.arange(64) // 8, torch.arange(64) % 8
+        return lambda: self.network(
+            hidden_states=x, timestep=torch.full((len(x),), level), guidance=None,
+            pooled_projections=pooled, encoder_hidden_states=embeds,
+            txt_ids=torch.zeros(embeds.shape[1], 3), img_ids=ids, return_dict=False,
+        )  # fmt: skip
+
+    def velocity(self, output: torch.Tensor, x: torch.Tensor, level: float) -> torch.Tensor:
+        return output
+
+
+class Video(Emoji):
+    """The video model."""
+
+    name = "emoji-video"
+
+    def __init__(self) -> None:
+        self.model = video.load()
+        self.network = self.model.pipe.transformer.eval()
+        self.stack = find_stack(self.network, FAMILIES)
+
+    def noise(self, seeds: Sequence[int]) -> torch.Tensor:
+        return torch.cat([_randn(seed, 1, 16, 8, 16, 16) for seed in seeds])
+
+    def call(self, x: torch.Tensor, level: float, prompts: Sequence[str]) -> Callable[[], Any]:
+        return lambda: self.network(
+            hidden_states=x, timestep=torch.full((len(x),), level * 1000),
+            encoder_hidden_states=self.model.encode(prompts), return_dict=False,
+        )  # fmt: skip
+
+
+class UNet(Emoji):
+    """The U-Net. Its sample is taken as x/(1 + σ), which lies on the flow at level σ/(1 + σ)."""
+
+    name = "emoji-unet"
+    x0_plus_noise = True
+
+    def __init__(self) -> None:
+        self.model = unet.load()
+        self.network = self.model.pipe.unet.eval()
+
+    def levels(self, steps: int, shift: float) -> np.ndarray:
+        """Those of SDXL's Euler scheduler, whatever the shift."""
+        self.model.pipe.scheduler.set_timesteps(steps)
+        sigmas = np.array(self.model.pipe.scheduler.sigmas.tolist())
+        return sigmas / (1 + sigmas)
+
+    def noise(self, seeds: Sequence[int]) -> torch.Tensor:
+        highest = float(self.model.pipe.scheduler.sigmas[0])
+        scale = (highest**2 + 1) ** 0.5 / (1 + highest)
+        return torch.cat([_randn(seed, 1, 4, 32, 32) for seed in seeds]) * scale
+
+    def call(self, x: torch.Tensor, level: float, prompts: Sequence[str]) -> Callable[[], Any]:
+        sigma = level / (1 - level)
+        embeds, pooled = self.model.encode(prompts)
+        told = {
+            "text_embeds": pooled,
+            "time_ids": torch.tensor([[256, 256, 0, 0, 256, 256]]).repeat(len(x), 1),
+        }
+        return lambda: self.network(
+            x * (1 + sigma) / (sigma**2 + 1) ** 0.5, self._timestep(sigma),
+            encoder_hidden_states=embeds, added_cond_kwargs=told, return_dict=False,
+        )  # fmt: skip
+
+    def velocity(self, output: torch.Tensor, x: torch.Tensor, level: float) -> torch.Tensor:
+        sigma = level / (1 - level)
+        return (1 + sigma) * output - x * (1 + sigma)
+
+    def _timestep(self, sigma: float) -> float:
+        bars = self.model.pipe.scheduler.alphas_cumprod.numpy()
+        known = np.sqrt((1 - bars) / bars)
+        return float(np.interp(sigma, known, np.arange(len(known))))
+
+
+MODELS: Mapping[str, type[Emoji]] = {kind.name: kind for kind in (Emoji, Video, UNet)}
+Grams = Mapping[str, GramCurve]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan in use.
+
+    Attributes:
+        chosen: Which evaluations are computed.
+        grams: Of the mean and the difference of the branches.
+        levels: (T + 1,).
+        residual: Whether the blocks' residual is predicted, in place of the output.
+        mends: "" not at all; "all" with all branches at hand; "alone" each branch from itself.
+    """
+
+    chosen: Sequence[bool]
+    grams: Grams
+    levels: np.ndarray
+    residual: bool
+    mends: str = "all"
+    _known: dict[Any, list[float]] = field(default_factory=dict)
+
+    def weights(self, signal: str, held: Sequence[float], level: float) -> list[float]:
+        key = signal, (*held,), level
+        if key not in self._known:
+            gram = self.grams[signal].between(np.array([*held, level]))
+            self._known[key] = best_weights(gram)[0].tolist()
+        return self._known[key]
+
+    def lesson(
+        self, held: Sequence[tuple[float, Outputs]], new: Outputs, level: float, cfg: float
+    ) -> tuple[float, float]:
+        """How far off a prediction of a computed evaluation is, see `magcache.curves.Learned`."""
+        shares = guidance_shares(list(self.grams), cfg)
+        wrong = [a - b for a, b in zip(self.predicted(held, level), new, strict=True)]
+        found, at = 0.0, np.array([*(at for at, _ in held), level])
+        expected = 0.0
+        for signal, share in shares.items():
+            error = _signal(signal, wrong)
+            found += share * float(error.square().sum() / _signal("mean", new).square().sum())
+            gram = self.grams[signal].between(at)
+            norm = self.grams["mean"].between(at)[-1, -1]
+            expected += share * best_weights(gram)[1] ** 2 * gram[-1, -1] / norm
+        return level, found / expected
+
+    def predicted(self, held: Sequence[tuple[float, Outputs]], level: float) -> Outputs:
+        past = [at for at, _ in held]
+        return _of_all(
+            [outputs for _, outputs in held],
+            self.weights("mean", past, level), self._differing(held, past, level),
+        )  # fmt: skip
+
+    def mending(
+        self, held: Sequence[tuple[float, Outputs]], new: Outputs, gap: Sequence[int], place: int
+    ) -> Outputs | None:
+        """What to add to the branches computed at a place, behind a gap."""
+        if not (self.mends and gap and held):
+            return None
+        past, ahead = [at for at, _ in held], [*self.chosen[place + 1 :], True].index(True)
+        skipped, mender = [float(self.levels[each]) for each in gap], Mender(list(self.levels))
+        factors = [
+            mender.factors(
+                lambda used, at, signal=signal: self.weights(signal, used, at),
+                past, skipped, float(self.levels[place]), ahead,
+            )
+            for signal in self.grams
+        ]  # fmt: skip
+        if factors[0] is None:
+            return None
+        every = [*(outputs for _, outputs in held), new]
+        if self.mends == "alone" or len(factors) == 1:
+            return _of_all(every, factors[0], factors[0])
+        return _of_all(every, factors[0], factors[1] or factors[0])
+
+    def _differing(self, held: Any, past: Sequence[float], level: float) -> list[float]:
+        several = len(held[0][1]) > 1
+        return self.weights("difference" if several else "mean", past, level)
+
+
+def _signal(name: str, outputs: Outputs) -> torch.Tensor:
+    first, last = outputs[0], outputs[-1]
+    return first - last if name == "difference" else (first + last) / 2
+
+
+def _of_all(held: Sequence[Outputs], mean: Sequence[float], difference: Sequence[float]) -> Outputs:
+    """Each branch, its mean with the others by one set of weights, the rest by another."""
+    means = [_sum(outputs) / len(outputs) for outputs in held]
+    shared = _sum((m - d) * each for m, d, each in zip(mean, difference, means, strict=True))
+    return [
+        shared + _sum(d * outputs[branch] for d, outputs in zip(difference, held, strict=True))
+        for branch in range(len(held[0]))
+    ]
+
+
+def _sum(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    return torch.stack([*tensors]).sum(0)
+
+
+@torch.no_grad()
+def sampled(
+    subject: Emoji, prompts: Sequence[str], seeds: Sequence[int], levels: np.ndarray, cfg: float,
+    plan: Planned | None = None, sampler: str = "euler", record: list[Any] | None = None,
+    residual: bool = False, lessons: list[tuple[float, float]] | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Samples a batch; the pipeline's latents."""
+    x, held, gap, before = subject.noise(seeds), [], [], None
+    every = [prompts] if cfg == 1 else [prompts, [""] * len(prompts)]
+    texts = [text for branch in every for text in branch]
+    for place, (level, following) in enumerate(itertools.pairwise(levels)):
+        doubled = torch.cat([x] * len(every))
+        call = subject.call(doubled, float(level), texts)
+
+        def velocities(output: Any, x: Any = doubled, level: float = float(level)) -> Outputs:
+            return list(subject.velocity(output[0], x, level).chunk(len(every)))
+
+        if plan is None or plan.chosen[place]:
+            if residual:
+                output, found = subject.stack.compute(call)
+                assert found is not None
+                kept = list(found[0].chunk(len(every)))
+            else:
+                output = call()
+                kept = velocities(output)
+            used = velocities(output)
+            if lessons is not None and plan and len(held) == KEEP:
+                lessons.append(plan.lesson(held, kept, float(level), cfg))
+            if record is not None:
+                record.append([each.double() for each in kept])
+            add = plan.mending(held, kept, gap, place) if plan and sampler == "euler" else None
+            if add is not None and residual:
+                mended = torch.cat([a + b for a, b in zip(kept, add, strict=True)])
+                used = velocities(subject.stack.skip(call, (mended,)))
+            elif add is not None:
+                used = [a + b for a, b in zip(kept, add, strict=True)]
+            held, gap = [*held, (float(level), kept)][-KEEP:], []
+        else:
+            used, gap = plan.predicted(held, float(level)), [*gap, place]
+            if residual:
+                used = velocities(subject.stack.skip(call, (torch.cat(used),)))
+        guided = used[-1] + cfg * (used[0] - used[-1]) if cfg != 1 else used[0]
+        denoised = x - float(level) * guided
+        first = place == 0 or following == 0
+        if sampler == "euler" or first:
+            x = x - float(level - following) * guided
+        else:
+            step = (levels[place - 1], level, following)
+            x = _second_order(subject, x, step, denoised, before)
+        before = denoised
+    return x
+
+
+def _second_order(
+    subject: Emoji, x: torch.Tensor, step: Sequence[float], new: torch.Tensor, old: Any
+) -> torch.Tensor:
+    """A step of ComfyUI's `res_multistep`, exponential Adams-Bashforth of order 2 in -log σ."""
+    scales = [1 / (1 - at) if subject.x0_plus_noise else 1.0 for at in step]
+    past, now, then = (-np.log(at * scale) for at, scale in zip(step, scales, strict=True))
+    h = then - now
+    first = -np.expm1(-h) / h
+    second = (first - 1) / -h / ((past - now) / h)
+    moved = np.exp(-h) * x * scales[1] + h * ((first - second) * new + second * old)
+    return (moved / scales[2]).float()
+
+
+def _randn(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@cache
+def subject_of(name: str) -> Emoji:
+    """A model, loaded once."""
+    return MODELS[name]()
+
+
+@cache
+def measured(name: str, residual: bool) -> Grams:
+    """A model's curves: from the prior's file, or of its residuals measured and kept."""
+    if not residual:
+        return prior.members()[name]
+    path = FOLDER / f"residual-{name}.npz"
+    if not path.exists():
+        subject, record = subject_of(name), []
+        prompts = subject.model.prompts("calibration")[:CALIBRATION]
+        levels = np.array([*MEASURED, 0.0])
+        sampled(subject, prompts, range(7, 7 + len(prompts)), levels, 3.0,
+                record=record, residual=True)  # fmt: skip
+        cond, uncond = (torch.stack(b).flatten(1).numpy() for b in zip(*record, strict=True))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        signals = {"mean": (cond + uncond) / 2, "difference": cond - uncond}
+        np.savez(path, **{signal: each @ each.T for signal, each in signals.items()})
+    with np.load(path) as held:
+        return {signal: _curve(held[signal], held["mean"]) for signal in held}
+
+
+def _curve(gram: np.ndarray, mean: np.ndarray) -> GramCurve:
+    norms = np.sqrt(np.diag(gram))
+    logs = np.log(norms / np.sqrt(np.diag(mean)).mean())
+    return GramCurve(MagnitudeCurve((*MEASURED,), (*logs,)), gram / norms / norms[:, None])
+
+
+@dataclass(frozen=True)
+class Lab:
+    """One model in one condition."""
+
+    name: str
+    steps: int
+    cfg: float
+    shift: float
+    sampler: str
+    prompts: int
+    first: int
+
+    @property
+    def told(self) -> str:
+        return (
+            f"{self.name}, {self.steps} steps, CFG {self.cfg:g}, shift {self.shift:g}, "
+            f"{self.sampler}, {self.prompts} prompts from {self.first}"
+        )
+
+    @cached_property
+    def levels(self) -> np.ndarray:
+        return subject_of(self.name).levels(self.steps, self.shift)
+
+    def images(self, **asked: Any) -> torch.Tensor:
+        subject = subject_of(self.name)
+        prompts = subject.model.prompts("test")[self.first : self.first + self.prompts]
+        seeds = range(self.first, self.first + self.prompts)
+        asked = {"levels": self.levels, "cfg": self.cfg, "sampler": self.sampler, **asked}
+        batches = [
+            sampled(subject, prompts[at : at + BATCH], seeds[at : at + BATCH], **asked)
+            for at in range(0, len(prompts), BATCH)
+        ]
+        return subject.model.decode(torch.cat(batches))
+
+    @cached_property
+    def reference(self) -> torch.Tensor:
+        return self.images()
+
+    def psnr(self, **asked: Any) -> list[float]:
+        error = (self.images(**asked) - self.reference).square().flatten(1).mean(1)
+        return (-10 * torch.log10(error.clamp_min(1e-10))).tolist()
+
+    def plain(self, computed: int) -> list[float]:
+        """Plain sampling with so many steps."""
+        return self.psnr(levels=subject_of(self.name).levels(computed, self.shift))
+
+    def planned(
+        self, computed: int, residual: bool, source: str, weight: str, mends: str
+    ) -> tuple[list[float], str]:
+        """PSNR of each prompt, and the schedule."""
+        plan = self._plan(computed, residual, source, weight, mends, Learned())
+        if source == "learned":
+            learned, subject = Learned(), subject_of(self.name)
+            for seed, prompt in enumerate(subject.model.prompts("calibration")[:3]):
+                lessons: list[tuple[float, float]] = []
+                sampled(subject, [prompt], [seed], self.levels, self.cfg, plan, self.sampler,
+                        residual=residual, lessons=lessons)  # fmt: skip
+                learned = learned.taught(lessons)
+                plan = self._plan(computed, residual, source, weight, mends, learned)
+        found = self.psnr(plan=plan, residual=residual)
+        return found, "".join("#" if each else "." for each in plan.chosen)
+
+    def _plan(
+        self, computed: int, residual: bool, source: str, weight: str, mends: str, learned: Learned
+    ) -> Planned:
+        names = [self.name] if source == "own" else [name for name in MODELS if name != self.name]
+        if residual:
+            names = [name for name in names if name != UNet.name]
+        signals = ["mean"] if self.cfg == 1 else ["mean", "difference"]
+        known = [measured(name, residual) for name in names]
+        members = [{signal: member[signal] for signal in signals} for member in known]
+        grams, levels = prior.mean(members), self.levels[:-1].tolist()
+        costs = costs_of(
+            grams, levels, 0.0, self.cfg, remaining=WEIGHTS[weight], members=members,
+            ratios=learned.ratios(levels),
+        )  # fmt: skip
+        return Planned(best_schedule(costs, computed), grams, self.levels, residual, mends)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", nargs="+", default=[*MODELS], choices=[*MODELS])
+    parser.add_argument("--steps", type=int, nargs="+", default=[28])
+    parser.add_argument("--cfg", type=float, nargs="+", default=[3.0])
+    parser.add_argument("--shift", type=float, nargs="+", default=[1.0, 3.0])
+    parser.add_argument("--sampler", nargs="+", default=["euler"])
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--first", type=int, default=FIRST)
+    parser.add_argument("--share", type=float, nargs="+", default=[1 / 4, 10 / 28, 1 / 2])
+    parser.add_argument("--place", nargs="+", default=["output", "residual"])
+    parser.add_argument("--source", nargs="+", default=["prior", "own"])
+    parser.add_argument("--weight", nargs="+", default=[DEFAULT], choices=[*WEIGHTS])
+    parser.add_argument("--mends", nargs="+", default=["all"])
+    asked = parser.parse_args()
+    one_thread()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    console = Console(width=170)
+    for name, steps, cfg, shift, sampler in itertools.product(
+        asked.model, asked.steps, asked.cfg, asked.shift, asked.sampler
+    ):
+        if name != UNet.name or shift == asked.shift[0]:
+            lab = Lab(name, steps, cfg, shift, sampler, asked.prompts, asked.first)
+            console.print(_table(lab, asked))
+
+
+def _table(lab: Lab, asked: argparse.Namespace) -> Table:
+    kept = FOLDER / "forecast.jsonl"
+    lines = kept.read_text().splitlines() if kept.exists() else []
+    known = {line["key"]: line for line in map(json.loads, lines)}
+    counts = [round(share * lab.steps) for share in asked.share]
+    table = Table("mean / 10th percentile / minimum, dB", *map(str, counts), title=lab.told)
+
+    def row(title: str, make: Callable[..., tuple[list[float], str]], *way: Any) -> None:
+        cells = []
+        for count in counts:
+            key = f"{lab.told}: {title}: {count}"
+            if key not in known:
+                psnr, schedule = make(count, *way)
+                known[key] = {"key": key, "psnr": [round(p, 2) for p in psnr], "schedule": schedule}
+                with kept.open("a") as file:
+                    file.write(json.dumps(known[key]) + "\n")
+            psnr = known[key]["psnr"]
+            figures = (np.mean(psnr), np.quantile(psnr, 0.1), np.min(psnr))
+            cells.append(
+                " / ".join(f"{each:.1f}" for each in figures) + f"\n{known[key]['schedule']}"
+            )
+        table.add_row(title, *cells)
+
+    row("plain", lambda count: (lab.plain(count), ""))
+    places = ["output"] if lab.name == UNet.name else asked.place
+    ways = itertools.product(places, asked.source, asked.weight, asked.mends)
+    for place, source, weight, mends in ways:
+        title = f"{place}, {source}, {weight}, mended {mends or 'not'}"
+        row(title, lambda n, *way: lab.planned(n, *way), place == "residual", source, weight, mends)
+    return table
+
+
+if __name__ == "__main__":
+    main()
