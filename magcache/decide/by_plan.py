@@ -104,6 +104,7 @@ class PlanDecider(Stepwise[_State]):
     corrects: bool = True
     keep: int = field(init=False)
     curves: Mapping[str, MagnitudeCurve] = field(init=False)
+    _predicted: dict[Any, tuple[list[float], float]] = field(default_factory=dict, init=False)
     _correction: Correction = field(default_factory=Correction, init=False)
     _little_gain: bool = field(default=False, init=False)
     _state: _State = field(init=False)
@@ -145,7 +146,11 @@ class PlanDecider(Stepwise[_State]):
         self, curves: Sequence[str], sigma: float, held: Sequence[float]
     ) -> tuple[list[float], float]:
         """See `Decider`."""
-        weights, error = GuidedGrams(self.grams, self.guidance).predict(curves, sigma, held)
+        asked = (*curves,), sigma, (*held,)
+        if asked not in self._predicted:
+            grams = GuidedGrams(self.grams, self.guidance)
+            self._predicted[asked] = grams.predict(curves, sigma, held)
+        weights, error = self._predicted[asked]
         return weights, error * float(np.sqrt(self._ratios([sigma])[0]))
 
     @property
