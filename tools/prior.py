@@ -17,6 +17,7 @@ from rich.progress import track
 
 from magcache.curves import GramCurve, MagnitudeCurve, prior, shifted_sigmas
 from magcache.emoji import image, unet, video
+from magcache.hosts.diffusers.outputs import level_of, velocity_of
 
 STEPS, SHIFT, CFG, PROMPTS = 50, 2.0, 3.0, 8
 LEVELS = shifted_sigmas(STEPS, SHIFT)
@@ -90,18 +91,15 @@ def _recorded(model: Any, arguments: dict[str, Any]) -> list[tuple[float, torch.
     together = [
         torch.cat(parts) for parts in zip(*[iter([o for _, o in calls])] * each, strict=True)
     ]
-    if network is getattr(pipe, "transformer", None):
-        return list(zip(sigmas, together, strict=True))
-    return [
-        (sigma / (1 + sigma), _velocity(sample, epsilon, sigma))
-        for sigma, (sample, epsilon) in zip(sigmas, calls, strict=True)
-    ]
-
-
-def _velocity(sample: torch.Tensor, epsilon: torch.Tensor, sigma: float) -> torch.Tensor:
-    """That of an ε model whose input is (x₀ + σε)/√(1 + σ²); uncond comes first in its batch."""
-    uncond, cond = (epsilon - (sample * (1 + sigma**2) ** 0.5 - sigma * epsilon)).chunk(2)
-    return torch.cat([cond, uncond])
+    recorded = []
+    for sigma, (sample, _), output in zip(sigmas, calls[::each], together, strict=True):
+        scale, shift = velocity_of(pipe.scheduler, sigma)
+        velocity = output
+        if shift:
+            uncond, cond = (scale * output + shift * sample).chunk(2)  # in this order in a batch
+            velocity = torch.cat([cond, uncond])
+        recorded.append((level_of(pipe.scheduler, sigma), velocity))
+    return recorded
 
 
 def _rows_on_lines(text: str) -> str:

@@ -143,17 +143,14 @@ class Store:
         identity: Identity,
         sigmas: Sequence[float],
         settings: Mapping[str, Any],
-        experts: int | None = None,
     ) -> Found | None:
         """The first one found that can be planned with and is near enough to be taken by itself.
 
         Args:
             identity, sigmas, settings: See `find`.
-            experts: How many experts it has to have; None takes any number.
         """
         for found in self.find(identity, sigmas, settings):
-            parts = {gram.norms.parts for gram in found.calibration.grams.values()}
-            if parts and found.distance <= _FARTHEST and experts in (None, min(parts)):
+            if found.calibration.grams and found.distance <= _FARTHEST:
                 return found
         return None
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -183,7 +183,7 @@ class Sampling:
         if run and (lessons := run.lessons()):
             self._notebook.add(lessons)
 
-    @property
+    @cached_property
     def _notebook(self) -> Notebook:
         return calibrations.notebook(self.patcher)
 

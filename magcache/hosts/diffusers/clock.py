@@ -43,7 +43,6 @@ class SchedulerClock:
         trajectory: The whole trajectory, of which an img2img run samples a part.
         steps: Steps of this run.
         end: σ behind the last evaluation.
-        at_end: Whether the last evaluation has begun.
 
     Raises:
         AttributeError, TypeError, ValueError: The scheduler has no list of falling σ.
@@ -58,7 +57,6 @@ class SchedulerClock:
         # A model is given the timestep itself or its share of all; the first call tells which.
         self._scales: tuple[float, ...] = (1, scheduler.config.get("num_train_timesteps", 1000))
         self.end = next(iter(levels[len(self._times) :]), 0.0)
-        self.at_end = False
         self._order = getattr(scheduler, "order", 1)
         self._seen: tuple[float, int] | None = None  # the last timestep and its index
         self._begin = self._index(timestep)
@@ -84,9 +82,7 @@ class SchedulerClock:
         index = self._index(timestep)
         if index >= len(self._times):
             return None
-        tick = self._tick(index)
-        self.at_end |= tick.last
-        return tick
+        return self._tick(index)
 
     def ahead(self, tick: Tick) -> list[Tick]:
         """All evaluations from `tick` to the run's end."""
