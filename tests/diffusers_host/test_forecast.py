@@ -118,6 +118,69 @@ def test_a_second_model_that_comes_unannounced_takes_nothing_over(
     assert len(changed) == 1
 
 
+def shaken(controlnet: nn.Module) -> nn.Module:
+    """A ControlNet as it is after training: what it adds is not zero."""
+    for name, weight in controlnet.named_parameters():
+        if "controlnet" in name and weight.ndim > 1:
+            nn.init.normal_(weight, std=0.1)
+    return controlnet.eval()
+
+
+def unet_with(controlnets: int) -> tuple[Any, dict[str, Any]]:
+    """The U-Net's pipeline with ControlNets, and what to sample with."""
+    model = unet.load()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        nets = [shaken(dfs.ControlNetModel.from_unet(model.pipe.unet)) for _ in range(controlnets)]
+    parts = {**model.pipe.components, "add_watermarker": False}
+    pipe = dfs.StableDiffusionXLControlNetPipeline(
+        **parts, controlnet=nets[0] if controlnets == 1 else nets
+    )
+    pipe.set_progress_bar_config(disable=True)
+    picture = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(3))
+    inputs = {
+        **model._conditions(["cat"], 5.0),
+        "image": picture if controlnets == 1 else [picture] * controlnets,
+        "num_inference_steps": STEPS,
+        "generator": torch.Generator().manual_seed(0),
+        "output_type": "latent",
+        "height": 256,
+        "width": 256,
+    }
+    return pipe, inputs
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_skipped_evaluation_calls_no_controlnet(number: int) -> None:
+    pipe, inputs = unet_with(number)
+    plain = run(pipe, **inputs)
+    pipe, inputs = unet_with(number)
+    with calls([pipe.unet, pipe.controlnet]) as computed, magcache.apply(pipe, speedup=1.5) as on:
+        latents = run(pipe, **inputs)
+        report = on.report()
+    assert report.skipped == 4 and computed == [pipe.controlnet, pipe.unet] * 8
+    assert 0 < distance(latents, plain) < 0.1
+
+
+def test_a_controlnet_is_left_as_it_was() -> None:
+    pipe, inputs = unet_with(1)
+    plain, before = run(pipe, **inputs), {*vars(pipe.controlnet)}
+    with magcache.apply(pipe, speedup=2):
+        run(pipe, **inputs)
+    assert {*vars(pipe.controlnet)} == before
+    inputs["generator"].manual_seed(0)
+    assert torch.equal(run(pipe, **inputs), plain)
+
+
+def test_nothing_is_used_beyond_where_a_controlnet_ends(runs: list[Run]) -> None:
+    pipe, inputs = unet_with(2)
+    ends = {"control_guidance_end": [0.5, 1.0], "control_guidance_start": [0.0, 0.0]}
+    with magcache.apply(pipe, speedup=2):
+        run(pipe, **inputs, **ends)
+    (own,) = runs
+    assert own.evaluations[STEPS // 2].reason is Reason.NO_RESIDUAL
+
+
 def test_the_guidance_scale_of_the_call_is_reckoned_with(runs: list[Run]) -> None:
     pipe = FLUX.build()
     with magcache.apply(pipe, speedup=2):

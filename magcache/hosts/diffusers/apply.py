@@ -94,7 +94,7 @@ def _put_on(target: Any, scheduler: Any, asked: Asked) -> Session:
     bare = isinstance(target, nn.Module) or not callable(target)
     remove(target)
     if asked.forecasts:
-        experts, missing = [output_expert(models)], []
+        experts, missing = [output_expert(target)], []
     else:
         experts, missing = find_experts(models, asked.source)
     session = Session(target, scheduler_of, experts, missing, asked.run, bare=bare)

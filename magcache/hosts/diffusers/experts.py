@@ -39,6 +39,7 @@ class Expert:
         active: The model of the latest evaluation.
         others: Further models whose calls belong to the same run.
         outputs: The calls whose output is predicted; None where the blocks' residual is.
+        controlnets: What the pipeline calls before the model and feeds it with.
     """
 
     transformer: nn.Module
@@ -53,10 +54,15 @@ class Expert:
     active: nn.Module | None = None
     others: Sequence[nn.Module] = ()
     outputs: Outputs | None = None
+    controlnets: Sequence[nn.Module] = ()
 
     @property
     def models(self) -> list[nn.Module]:
         return [self.transformer, *self.others]
+
+    def has(self, module: nn.Module) -> bool:
+        """Whether calls of a module belong to its runs."""
+        return any(own is module for own in (*self.models, *self.controlnets))
 
     @cached_property
     def _place_of_timestep(self) -> int | None:
@@ -74,6 +80,8 @@ class Expert:
         """Frees what the run holds."""
         if self.run:
             self.run.close()
+        if self.outputs:
+            self.outputs = Outputs()
 
 
 def whole_compile(module: nn.Module) -> str:
@@ -109,9 +117,14 @@ def models_of(target: Any, at_output: bool = False) -> list[nn.Module]:
     return models
 
 
-def output_expert(models: Sequence[nn.Module]) -> Expert:
+def output_expert(target: Any) -> Expert:
     """All models of a pipeline as one, whose output is predicted."""
-    return Expert(models[0], ModelOutput(), {}, others=models[1:], outputs=Outputs())
+    first, *others = models_of(target, at_output=True)
+    expert = Expert(first, ModelOutput(), {}, others=others, outputs=Outputs())
+    controlnet = getattr(target, "controlnet", None)
+    if isinstance(controlnet, nn.Module) and not others:
+        expert.controlnets = [controlnet]
+    return expert
 
 
 def find_experts(

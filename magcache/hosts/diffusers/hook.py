@@ -110,7 +110,7 @@ def _handed(
 
 def attach(session: Session) -> None:
     """Puts a session on its models and around its pipeline's calls."""
-    for model in (model for expert in session.experts for model in expert.models):
+    for model in (m for e in session.experts for m in (*e.models, *e.controlnets)):
         kind = CompiledHook if _compiled_entry(model) else TransformerHook
         hook = _hook_of(model) or kind(model)
         hook.sessions.append(session)

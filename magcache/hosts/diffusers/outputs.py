@@ -4,7 +4,7 @@ A pipeline calls its model once an evaluation, for all branches in one batch or 
 or once a branch. What the calls of an evaluation return is cached together, once all are made.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -107,22 +107,44 @@ class Outputs:
         self._mending: list[Branch] = []  # what the next evaluation adds to its branches
         self._added: list[Branch] = []
         self._structures: dict[int, tuple[TreeSpec, list[Any]]] = {}
+        self._cached: Collection[Hashable] = ()  # the parts of the model's last call
+        self._strength: Any = None
+        self._controls: dict[int, tuple[list[torch.Size], Any]] = {}  # ControlNet's last outputs
+        self._controlled = 0  # its calls in this evaluation
 
-    def begin(self, steps: float = 1.0) -> bool:
-        """Starts an evaluation; whether what is cached is of other branches than it will have.
+    def begin(self, steps: float = 1.0, strength: Any = None) -> bool:
+        """Starts an evaluation; whether what is cached may not be used in it.
 
         Args:
             steps: How long the last evaluation's step was, as a share of this one's.
+            strength: That of the ControlNet, as the pipeline has it; begins or ends at some step.
         """
+        self._controlled = 0
         self._added = [[tensor * steps for tensor in branch] for branch in self._mending]
         self._mending = []
         before, self._count, self._calls = self._count, self._calls, 0
         replaced = self._count > before and len(self._computed) == self._count
         self._computed, self._predicted = [], []
         changed = before not in (0, self._count) and not replaced
+        changed |= strength != self._strength
+        self._strength = strength
         if changed:
             self._added = []
         return changed
+
+    def control(self, run: Run, inputs: Iterable[Any], forward: Callable[[], Any]) -> Any:
+        """Runs a call of the ControlNet, which comes before the model's.
+
+        In a skipped evaluation nothing uses what it returns, so it returns what it did before.
+        """
+        tensors = [value for value in inputs if isinstance(value, torch.Tensor)]
+        shapes, place = [tensor.shape for tensor in tensors], self._controlled
+        self._controlled += 1
+        known = self._cached and place in self._controls and self._controls[place][0] == shapes
+        if not (known and run.skips(self._cached)):
+            self._controls.pop(place, None)
+            self._controls[place] = shapes, run.aside(tensors[0].device, forward)
+        return self._controls[place][1]
 
     def call(
         self,
@@ -161,6 +183,7 @@ class Outputs:
         else:
             self._shape = (*x.shape,)
         parts = self._parts(2 if call.halves else count)
+        self._cached = parts
         if place == 0 and run.skips(parts):
             return run.call_parts(parts, x.device, self._asked(call, forward))
         if place + 1 < count:

@@ -108,9 +108,9 @@ class Session:
         elif self.begun:
             log.info(Report(list(self.past)[-self.begun :]).headline())
 
-    def expert(self, transformer: nn.Module) -> Expert:
-        """Its expert of that model."""
-        return next(e for e in self.experts if any(m is transformer for m in e.models))
+    def expert(self, module: nn.Module) -> Expert:
+        """Its expert of that model or ControlNet."""
+        return next(e for e in self.experts if e.has(module))
 
     @property
     def guides(self) -> bool:
@@ -128,19 +128,24 @@ class Session:
 
     def call(
         self,
-        transformer: nn.Module,
+        module: nn.Module,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         forward: Callable[[], Any],
     ) -> Any:
-        """Runs one model call as a call of the current evaluation."""
-        self._called = True
-        expert = self.expert(transformer)
-        run = self._run_of_call(expert, transformer, expert.timestep(args, kwargs))
+        """Runs one call of a model or a ControlNet as a call of the current evaluation."""
+        expert = self.expert(module)
+        controls = module in expert.controlnets
+        model = expert.transformer if controls else module
+        strength = kwargs.get("conditioning_scale") if controls else None
+        self._called |= not controls
+        run = self._run_of_call(expert, model, expert.timestep(args, kwargs), strength)
         if run is None:
             return expert.stack.plain(forward)
         try:
             inputs = (*args, *kwargs.values())
+            if expert.outputs and controls:
+                return expert.outputs.control(run, inputs, forward)
             if expert.outputs:
                 named = (kwargs[name] for name in _SAMPLES if name in kwargs)
                 return self._output(expert.outputs, run, (*named, *inputs), forward)
@@ -235,7 +240,11 @@ class Session:
         self.problems.clear()
 
     def _run_of_call(
-        self, expert: Expert, model: nn.Module, timestep: torch.Tensor | None
+        self,
+        expert: Expert,
+        model: nn.Module,
+        timestep: torch.Tensor | None,
+        strength: Any,
     ) -> Run | None:
         scheduler = self.scheduler()
         if self._clock is None or not self._clock.of_same_run(scheduler):
@@ -251,7 +260,7 @@ class Session:
         if expert.run is None or tick.index < expert.index:
             expert.run = self._begin_run(expert, self._clock, tick)
         if tick.index != expert.index:
-            self._begin(expert, model, expert.run, tick)
+            self._begin(expert, model, expert.run, tick, strength)
         return expert.run
 
     def _fail(self, error: BaseException) -> None:
@@ -275,13 +284,12 @@ class Session:
             self._end_runs()
         run = self._make_run(self, clock, expert, tick)
         expert.calibrator, expert.index, expert.active = run.calibrator, -1, None
-        expert.outputs = expert.outputs and Outputs()
         self.made_with = self.described(clock.steps)
         self.running.append(run)
         self.begun += 1
         return run
 
-    def _begin(self, expert: Expert, model: nn.Module, run: Run, tick: Tick) -> None:
+    def _begin(self, expert: Expert, model: nn.Module, run: Run, tick: Tick, strength: Any) -> None:
         for other in self.experts:
             if other is not expert and other.index < tick.index:
                 other.close()  # its turn is over
@@ -289,7 +297,7 @@ class Session:
         expert.index, expert.calls, expert.active = tick.index, 0, model
         if expert.outputs:
             assert self._clock is not None
-            fresh |= expert.outputs.begin(self._clock.steps_ratio(tick))
+            fresh |= expert.outputs.begin(self._clock.steps_ratio(tick), strength)
             level = level_of(self.scheduler(), tick.sigma)
         run.begin(tick.sigma, tick.step, tick.last, fresh, level)
 
