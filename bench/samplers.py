@@ -109,7 +109,8 @@ class Bench:
 
     def _cached(self) -> tuple[Any, list[Any]]:
         from magcache.curves import presets
-        from magcache.hosts.comfyui.sampling import Settings, install
+        from magcache.hosts.comfyui.settings import Settings
+        from magcache.hosts.comfyui.wrappers import install
 
         source, wanted = presets.load("emoji"), self.setting
         rule = replace(

@@ -187,14 +187,14 @@ def test_two_experts_follow_their_own_part_of_the_curve(model_type: str) -> None
 def record_curves(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, MagnitudeCurve]]:
     """The curves that each sampling from here on follows."""
     curves: list[dict[str, MagnitudeCurve]] = []
-    take = host.Sampling._decider
+    take = host.BlockSampling._decider
 
-    def spy(sampling: host.Sampling) -> Decider:
+    def spy(sampling: host.BlockSampling) -> Decider:
         decider = take(sampling)
         curves.append({**decider.curves})
         return decider
 
-    monkeypatch.setattr(host.Sampling, "_decider", spy)
+    monkeypatch.setattr(host.BlockSampling, "_decider", spy)
     return curves
 
 

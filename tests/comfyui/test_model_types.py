@@ -12,7 +12,7 @@ from tiny_models import FURTHER, TINY, sample
 
 from magcache.doctor.tiny import ALL
 from magcache.hosts.comfyui import detect
-from magcache.hosts.comfyui import sampling as host
+from magcache.hosts.comfyui import wrappers as host
 from magcache.hosts.comfyui.models import MODEL_TYPES, OLD_NAMES, Model, class_name
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache

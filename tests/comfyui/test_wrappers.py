@@ -15,7 +15,7 @@ from torch import nn
 from watch import STEPS, Cached, cached, difference, settings_of
 
 from magcache.hosts.comfyui.nodes.magcache import MagCache
-from magcache.hosts.comfyui.sampling import STATE
+from magcache.hosts.comfyui.wrappers import STATE
 
 WAN = TINY["wan_t2v"]
 

@@ -11,7 +11,8 @@ from tiny_models import Tiny, sample
 from magcache.blocks.stack import Residual
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache
-from magcache.hosts.comfyui.sampling import SETTINGS, Sampling, Settings
+from magcache.hosts.comfyui.sampling import Sampling
+from magcache.hosts.comfyui.settings import SETTINGS, Settings
 from magcache.run import Run
 
 MODEL_TYPES = {

@@ -4,8 +4,8 @@ from typing import Any
 
 from .. import calibrations, detect, host
 from ..models import AUTO, OLD_NAMES, class_name, misfit
-from ..sampling import install
 from ..watch import Watch
+from ..wrappers import install
 from .widgets import HIDDEN, MODEL, model_type_input
 
 

@@ -7,10 +7,10 @@ from ....curves import Calibration
 from ....decide import Window, rule_of
 from .. import calibrations, detect, host
 from ..models import AUTO, OLD_NAMES, class_name, misfit
-from ..sampling import install
 from ..settings import Settings
 from ..start import Start
 from ..watch import Watch
+from ..wrappers import install
 from . import widgets
 from .widgets import Calibrated
 

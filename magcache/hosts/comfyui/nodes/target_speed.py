@@ -5,10 +5,10 @@ from typing import Any
 from ....decide import Target
 from .. import calibrations, detect, host
 from ..models import class_name, misfit, remembers
-from ..sampling import install
 from ..settings import Settings
 from ..start import Start
 from ..watch import Watch
+from ..wrappers import install
 from .widgets import AUTOMATIC, HIDDEN, MODEL, Calibrated, number
 
 

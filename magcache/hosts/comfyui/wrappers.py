@@ -1,0 +1,113 @@
+"""ComfyUI's wrappers by which samplings are accelerated.
+
+OUTER_SAMPLE makes a sampling's state and drops it, PREDICT_NOISE is called once an evaluation, and
+APPLY_MODEL once a model call. The state lives in the options of that one sampling; on the model
+there are the settings and the three functions below, which hold nothing.
+"""
+
+import logging
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from . import host
+from .sampling import BlockSampling, OutputSampling, Sampling
+from .settings import SETTINGS, Settings, settings_on
+from .start import Start
+from .watch import Watch
+
+log = logging.getLogger("magcache")
+STATE = "magcache_sampling"
+_OTHER_CACHE = "easycache"  # where ComfyUI's EasyCache and LazyCache keep their state
+
+
+def install(model: Any, settings: Settings, watch: Watch | None = None) -> Any:
+    """A clone of a ModelPatcher with MagCache on it, in place of an earlier one."""
+    settings = replace(settings, watch=watch)
+    wrappers = {
+        "outer_sample": _outer_sample,
+        "predict_noise": _predict_noise,
+        "apply_model": _apply_model,
+    }
+    model = model.clone()
+    for kind, wrapper in wrappers.items():
+        model.remove_wrappers_with_key(kind, SETTINGS)
+        model.add_wrapper_with_key(kind, SETTINGS, wrapper)
+    options = model.model_options.setdefault("transformer_options", {})
+    model.model_options["transformer_options"] = {**options, SETTINGS: settings}
+    return model
+
+
+def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    guider = executor.class_obj
+    kept = guider.model_options
+    options = kept["transformer_options"]
+    patcher = guider.model_patcher
+    settings = options.get(SETTINGS) or settings_on(patcher)  # a guider may have its own options
+    if settings is None:
+        return executor(*args, **kwargs)
+    noise, _, sampler, sigmas, *more = args
+    shape, mask = tuple(noise.shape), more[0] if more else kwargs.get("denoise_mask")
+    made_with = host.described(guider, sampler, sigmas, shape)
+    if settings.choose:
+        start = Start(guider.conds, shape, mask, made_with)
+        settings = replace(settings.choose(patcher, start), watch=settings.watch)
+    kind = OutputSampling if settings.at_output else BlockSampling
+    sampling = kind(settings, patcher, sigmas, made_with, host.is_plain_euler(sampler))
+    other = options.get(_OTHER_CACHE)
+    if other is not None:
+        name = getattr(other, "name", type(other).__name__)
+        sampling.step_aside(f"{name} is on the same model and does the work; remove one of them")
+    try:
+        state = {**options, "wrappers": _innermost(options.get("wrappers", {})), STATE: sampling}
+        guider.model_options = {**kept, "transformer_options": state, **sampling.options(kept)}
+        output = executor(*args, **kwargs)
+        _finish(sampling)
+        return output
+    except BaseException:
+        sampling.progress.stopped()
+        raise
+    finally:
+        guider.model_options = kept
+        sampling.close()
+
+
+def _innermost(wrappers: dict[str, Any]) -> dict[str, Any]:
+    """The wrappers, MagCache's own last: one outside may exchange blocks, as compiling does."""
+    calls = dict(wrappers.get("apply_model", {}))
+    if SETTINGS not in calls:
+        return wrappers
+    calls[SETTINGS] = calls.pop(SETTINGS)
+    return {**wrappers, "apply_model": calls}
+
+
+def _finish(sampling: Sampling) -> None:
+    sampling.learn()
+    report = sampling.report()
+    log.info("%s", report.headline())
+    for warning in report.warnings:
+        if warning != sampling.missing:  # the headline says it
+            log.info("MagCache: %s", warning)
+    if watch := sampling.settings.watch:
+        watch.keep(report)
+    if sampling.settings.finished:
+        sampling.settings.finished(sampling)
+
+
+def _predict_noise(executor: Any, x: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
+    model_options = args[0] if args else kwargs.get("model_options", {})
+    sampling = model_options.get("transformer_options", {}).get(STATE)
+    if sampling is not None:
+        sampling.begin(timestep, executor.class_obj.conds)
+    return executor(x, timestep, *args, **kwargs)
+
+
+def _apply_model(executor: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    # Behind x: t, c_concat, c_crossattn, control, transformer_options.
+    options = args[4] if len(args) > 4 else kwargs.get("transformer_options", {})
+    sampling = options.get(STATE)
+    forward = partial(executor, x, *args, **kwargs)
+    if sampling is None:
+        return forward()
+    control = args[3] if len(args) > 3 else kwargs.get("control")
+    return sampling.run_model(executor.class_obj, x, options, control is not None, forward)
