@@ -13,7 +13,7 @@ import itertools
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
@@ -167,7 +167,8 @@ class Planned:
         grams: Of the mean and the difference of the branches.
         levels: (T + 1,).
         residual: Whether the blocks' residual is predicted, in place of the output.
-        mends: "" not at all; "all" with all branches at hand; "alone" each branch from itself.
+        mends: "" not at all; "all" with all branches at hand; "alone" each branch from itself;
+            "again" samples a gap anew, which a multistep method allows too.
     """
 
     chosen: Sequence[bool]
@@ -211,7 +212,7 @@ class Planned:
         self, held: Sequence[tuple[float, Outputs]], new: Outputs, gap: Sequence[int], place: int
     ) -> Outputs | None:
         """What to add to the branches computed at a place, behind a gap."""
-        if not (self.mends and gap and held):
+        if self.mends not in ("all", "alone") or not (gap and held):
             return None
         past, ahead = [at for at, _ in held], [*self.chosen[place + 1 :], True].index(True)
         skipped, mender = [float(self.levels[each]) for each in gap], Mender(list(self.levels))
@@ -228,6 +229,17 @@ class Planned:
         if self.mends == "alone" or len(factors) == 1:
             return _of_all(every, factors[0], factors[0])
         return _of_all(every, factors[0], factors[1] or factors[0])
+
+    def better(
+        self, held: Sequence[tuple[float, Outputs]], new: Outputs, gap: Sequence[int], place: int
+    ) -> Iterator[tuple[int, Outputs]]:
+        """Of each place in a gap what it would return, now that a place behind it is computed."""
+        ahead = [*self.chosen[place + 1 :], True].index(True)
+        share = Mender(list(self.levels)).share(gap[0], place, ahead)
+        every = [*held, (float(self.levels[place]), new)]
+        for at in gap:
+            both = (self.predicted(known, float(self.levels[at])) for known in (held, every))
+            yield at, [old + share * (found - old) for old, found in zip(*both, strict=True)]
 
     def _differing(self, held: Any, past: Sequence[float], level: float) -> list[float]:
         several = len(held[0][1]) > 1
@@ -261,9 +273,10 @@ def sampled(
 ) -> torch.Tensor:  # fmt: skip
     """Samples a batch; the pipeline's latents."""
     x, held, gap, before = subject.noise(seeds), [], [], None
+    at_gap: tuple[Any, Any] = x, before
     every = [prompts] if cfg == 1 else [prompts, [""] * len(prompts)]
     texts = [text for branch in every for text in branch]
-    for place, (level, following) in enumerate(itertools.pairwise(levels)):
+    for place, level in enumerate(levels[:-1]):
         doubled = torch.cat([x] * len(every))
         call = subject.call(doubled, float(level), texts)
 
@@ -289,21 +302,37 @@ def sampled(
                 used = velocities(subject.stack.skip(call, (mended,)))
             elif add is not None:
                 used = [a + b for a, b in zip(kept, add, strict=True)]
+            if plan and plan.mends == "again" and gap:
+                x, before = at_gap
+                for at, outputs in plan.better(held, kept, gap, place):
+                    x, before = _step(
+                        subject, x, levels, at, _guided(outputs, cfg), before, sampler
+                    )
             held, gap = [*held, (float(level), kept)][-KEEP:], []
         else:
+            at_gap = at_gap if gap else (x, before)
             used, gap = plan.predicted(held, float(level)), [*gap, place]
             if residual:
                 used = velocities(subject.stack.skip(call, (torch.cat(used),)))
-        guided = used[-1] + cfg * (used[0] - used[-1]) if cfg != 1 else used[0]
-        denoised = x - float(level) * guided
-        first = place == 0 or following == 0
-        if sampler == "euler" or first:
-            x = x - float(level - following) * guided
-        else:
-            step = (levels[place - 1], level, following)
-            x = _second_order(subject, x, step, denoised, before)
-        before = denoised
+        x, before = _step(subject, x, levels, place, _guided(used, cfg), before, sampler)
     return x
+
+
+def _guided(outputs: Outputs, cfg: float) -> torch.Tensor:
+    return outputs[-1] + cfg * (outputs[0] - outputs[-1]) if cfg != 1 else outputs[0]
+
+
+def _step(
+    subject: Emoji, x: torch.Tensor, levels: np.ndarray, place: int, velocity: torch.Tensor,
+    before: Any, sampler: str,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """The next sample, and what this one's denoised was."""
+    level, following = float(levels[place]), float(levels[place + 1])
+    denoised = x - level * velocity
+    if sampler == "euler" or place == 0 or following == 0:
+        return x - (level - following) * velocity, denoised
+    step = (levels[place - 1], level, following)
+    return _second_order(subject, x, step, denoised, before), denoised
 
 
 def _second_order(
@@ -380,7 +409,8 @@ class Lab:
 
     def images(self, **asked: Any) -> torch.Tensor:
         subject = subject_of(self.name)
-        prompts = subject.model.prompts("test")[self.first : self.first + self.prompts]
+        own = subject.model.prompts("test")[self.first :]
+        prompts = [own[place % len(own)] for place in range(self.prompts)]  # other seeds each time
         seeds = range(self.first, self.first + self.prompts)
         asked = {"levels": self.levels, "cfg": self.cfg, "sampler": self.sampler, **asked}
         batches = [

@@ -57,7 +57,7 @@ class Mender:
             return None
         if not same_levels(self.sigmas[start : place + 1], [*gap, sigma]):
             return None
-        share = self._share(start, place, len(gap) if following is None else following)
+        share = self.share(start, place, len(gap) if following is None else following)
         if share < _LEAST:
             return None
         steps = -np.diff(self.sigmas)
@@ -68,7 +68,7 @@ class Mender:
             factors += share * step / steps[place] * better
         return factors.tolist() if factors.any() else None
 
-    def _share(self, start: int, place: int, following: int) -> float:
+    def share(self, start: int, place: int, following: int) -> float:
         """How much of a gap's error is to be put right.
 
         The model itself takes back part of it: that shows in the residual computed behind the
