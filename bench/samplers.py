@@ -1,216 +1,177 @@
-"""MagCache with every sampler and several schedulers of ComfyUI, on the bundled emoji model.
+"""Forecasting in its first run, with every sampler of ComfyUI, on the emoji model.
 
-    COMFYUI_PATH=~/ComfyUI path/to/its/python bench/samplers.py docs/samplers.md
+    COMFYUI_PATH=~/ComfyUI path/to/its/python -m bench.samplers
 
-Needs a ComfyUI that reads FLUX's width from the weights, and its requirements. Runs on the CPU.
+Half an hour on a CPU; each sampler's figures are kept in bench-output/samplers.jsonl as soon as
+they are known. Writes docs/samplers.md when all are.
 """
 
 import argparse
-import base64
 import json
 import logging
-import os
-import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from magcache.decide import rule_of
+import numpy as np
+import torch
 
-ROOT = Path(__file__).parents[1]
-EMOJI = ROOT / "models" / "emoji"
-SCHEDULERS = ("simple", "normal", "beta", "karras")
+from .quality.comfyui import EMOJI, Model, start_comfyui
+from .quality.counting import one_thread
+from .quality.first import first_run
+
+KEPT = Path("bench-output/samplers.jsonl")
+PAGE = Path("docs/samplers.md")
+NOISY = ("ancestral", "sde", "ddpm", "lcm", "seeds")  # in the names of those that draw noise
 ADAPTIVE = "dpm_adaptive"
-PROMPTS = ("fox face", "red heart", "pizza", "crescent moon")
-TITLE = "# Samplers and schedulers\n\n"
-HEADER = "| sampler | " + " | ".join(SCHEDULERS) + " |\n|---|" + "---|" * len(SCHEDULERS)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How the table is made."""
+    """What all samplers are given."""
 
-    steps: int
-    threshold: float
-    max_skip: int
-    retention: float
+    steps: int = 20
+    shift: float = 3.0
+    prompts: int = 16
+    speedup: float = 2.0
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One sampler with one scheduler.
+class Row:
+    """One sampler.
 
     Attributes:
-        expected: Evaluations of the uncached run.
-        evaluations, computed: Those of the cached run.
-        difference: RMS difference from the uncached result, relative to its RMS.
+        evaluations, computed: Those of the full run, and what the forecast computes.
+        plain_steps: The most steps that cost no more than the forecast.
+        forecast, plain: PSNR of each prompt against the full run, dB.
     """
 
-    expected: int
+    sampler: str
     evaluations: int
     computed: int
-    difference: float
-
-    def __str__(self) -> str:
-        wrong = "" if self.evaluations == self.expected else f" (uncached {self.expected})"
-        return f"{self.computed} of {self.evaluations}{wrong}, {self.difference:.3f}"
+    plain_steps: int
+    forecast: list[float]
+    plain: list[float]
 
 
 class Bench:
     """The emoji model in a ComfyUI in this process."""
 
-    def __init__(self, checkout: Path, setting: Setting, prompts: tuple[str, ...]) -> None:
-        _import_comfyui(checkout)
-        import comfy.sd
-        import torch
-
-        torch.set_num_threads(1)
-        logging.getLogger("magcache").setLevel(logging.WARNING)
+    def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        weights = str(EMOJI / "diffusion_pytorch_model.safetensors")
-        options = {"dtype": torch.float32}
-        self.model = comfy.sd.load_diffusion_model(weights, model_options=options)
-        emoji = json.loads((EMOJI / "emoji.json").read_text())
-        self._words = emoji["vocabulary"]
-        table = bytearray(base64.b64decode(emoji["embedding"]["base64"]))
-        shape = emoji["embedding"]["shape"]
-        self._table = torch.frombuffer(table, dtype=torch.float16).reshape(shape).float()
-        self._prompts = [p for p in prompts if all(word in self._words for word in p.split())]
-        if not self._prompts:
-            raise SystemExit(f"the emoji model knows no words of {', '.join(prompts)}")
+        splits = json.loads((EMOJI / "emoji.json").read_text(encoding="utf-8"))["splits"]
+        self._prompts: Sequence[str] = splits["test"][: setting.prompts]
+        self._model = Model(setting.shift)
 
-    def cell(self, sampler: str, scheduler: str) -> Cell:
-        import torch
+    def row(self, sampler: str) -> Row:
+        setting = self.setting
+        full, evaluations = self._sample("uncached", sampler, setting.steps)
+        fast, computed = self._sample("forecast", sampler, setting.steps)
+        steps = max(1, setting.steps * computed // evaluations)
+        plain, spent = self._sample("uncached", sampler, steps)
+        while spent < computed and sampler != ADAPTIVE:
+            more, then = self._sample("uncached", sampler, steps + 1)
+            if then > computed:
+                break
+            plain, spent, steps = more, then, steps + 1
+        return Row(sampler, evaluations, computed, steps, _psnr(fast, full), _psnr(plain, full))
 
-        counted: list[float] = []
-        plain = self.model.clone()
+    def _sample(self, way: str, sampler: str, steps: int) -> tuple[np.ndarray, int]:
+        """Images, and how often the model ran for an evaluation."""
+        cached, calls = self._model.cached(way, {"speedup": self.setting.speedup}), [0]
 
         def count(executor: Any, *args: Any, **kwargs: Any) -> Any:
-            counted.append(float(args[1].flatten()[0]))
+            calls[0] += 1
             return executor(*args, **kwargs)
 
-        plain.add_wrapper_with_key("predict_noise", "count", count)
-        uncached = self._sample(plain, sampler, scheduler)
-        model, samplings = self._cached()
-        output = self._sample(model, sampler, scheduler)
-        runs = [run for sampling in samplings for run in sampling.report().runs]
-        error = torch.linalg.vector_norm(output - uncached) / torch.linalg.vector_norm(uncached)
-        evaluations = [len(run.evaluations) for run in runs]
-        computed = [run.computed for run in runs]
-        several = len(runs)
-        return Cell(
-            round(len(counted) / several),
-            round(sum(evaluations) / several),
-            round(sum(computed) / several),
-            float(error),
-        )
-
-    def _cached(self) -> tuple[Any, list[Any]]:
-        from magcache.curves import presets
-        from magcache.hosts.comfyui.settings import Settings
-        from magcache.hosts.comfyui.wrappers import install
-
-        source, wanted = presets.load("emoji"), self.setting
-        rule = replace(
-            rule_of(source),
-            threshold=wanted.threshold,
-            max_skip=wanted.max_skip,
-            retention=wanted.retention,
-        )
-        samplings: list[Any] = []
-        settings = Settings(source, rule, label="emoji", finished=samplings.append)
-        return install(self.model, settings), samplings
-
-    def _sample(self, model: Any, sampler: str, scheduler: str) -> Any:
-        """All prompts, one after another. CFG++ takes CFG as its own, much smaller scale."""
-        import comfy.sample
-        import torch
-
-        latent = torch.zeros(1, 16, 16, 16)
-        cfg = 1.0 if "cfg_pp" in sampler else 3.0
-        outputs = []
-        for seed, prompt in enumerate(self._prompts):
-            noise = comfy.sample.prepare_noise(latent, seed)
-            conds = self._cond(prompt), self._cond("")
-            outputs.append(
-                comfy.sample.sample(
-                    model, noise, self.setting.steps, cfg, sampler, scheduler, *conds, latent,
-                    disable_pbar=True, seed=seed,
-                )
-            )  # fmt: skip
-        return torch.cat(outputs)
-
-    def _cond(self, prompt: str) -> list[Any]:
-        import torch
-
-        tokens = [self._words.index(word) for word in prompt.split()]
-        embedded = self._table[torch.tensor([tokens + [0] * (8 - len(tokens))])]
-        return [[embedded, {"pooled_output": embedded.mean(1)}]]
+        cached.add_wrapper_with_key("diffusion_model", "count", count)
+        cfg = 1.0 if "cfg_pp" in sampler else 3.0  # CFG++ has another scale
+        seeds = range(len(self._prompts))
+        images = self._model.sample(cached, self._prompts, seeds, steps, cfg, sampler)
+        return images, calls[0]
 
 
-def _import_comfyui(checkout: Path) -> None:
-    if not (checkout / "comfy" / "sd.py").exists():
-        raise SystemExit(f"COMFYUI_PATH={checkout} is no ComfyUI checkout")
-    sys.path[:0] = [str(checkout), str(ROOT)]
-    arguments, sys.argv = sys.argv, [sys.argv[0], "--cpu"]
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
-    import comfy.sd
-
-    sys.argv = arguments
+def _psnr(images: np.ndarray, full: np.ndarray) -> list[float]:
+    error = np.square(images.astype(float) - full).reshape(len(full), -1).mean(1)
+    return [round(float(each), 2) for each in -10 * np.log10(np.maximum(error, 1e-10))]
 
 
-def table(bench: Bench) -> Iterator[str]:
-    """One row a sampler."""
-    import comfy.samplers
+def table(rows: Sequence[Row]) -> Iterator[str]:
+    yield "| sampler | computed | 2x, forecast | plain steps | plain |"
+    yield "|---|--:|--:|--:|--:|"
+    for row in sorted(rows, key=lambda row: -statistics.mean(row.forecast)):
+        better = statistics.mean(row.forecast) > statistics.mean(row.plain)
+        forecast, plain = _figures(row.forecast), _figures(row.plain)
+        forecast, plain = (f"**{forecast}**", plain) if better else (forecast, f"**{plain}**")
+        cost = f"{row.computed} of {row.evaluations}"
+        yield f"| {row.sampler} | {cost} | {forecast} | {row.plain_steps} | {plain} |"
 
-    for sampler in comfy.samplers.KSampler.SAMPLERS:
-        cells = [str(bench.cell(sampler, scheduler)) for scheduler in SCHEDULERS]
-        yield f"| {sampler} | {' | '.join(cells)} |"
+
+def _figures(psnr: Sequence[float]) -> str:
+    figures = statistics.mean(psnr), float(np.quantile(psnr, 0.1)), min(psnr)
+    return " / ".join(f"{each:.1f}" for each in figures)
 
 
-def page(bench: Bench, version: str, command: str) -> Iterator[str]:
-    """The whole page, line by line."""
-    setting, prompts = bench.setting, len(bench._prompts)
-    yield TITLE + (
-        f"Each sampler of ComfyUI {version} with four schedulers on the bundled emoji model: "
-        f"{setting.steps} steps, CFG 3 (1 for CFG++), threshold {setting.threshold:g}, K "
-        f"{setting.max_skip}, retention {setting.retention:g}, {prompts} prompt"
-        f"{'s' if prompts > 1 else ''}. A cell says how many evaluations were computed, and the "
-        "RMS difference of the latent from the uncached result of the same sampler, relative to "
-        f"its RMS. Every evaluation is counted once; {ADAPTIVE} chooses its steps by what the "
-        "model gives, so a cached run of it may have another number of them.\n\n"
-        f"Made by `{command}`; it takes a few minutes on a CPU.\n"
+def page(rows: Sequence[Row], setting: Setting, version: str) -> str:
+    """The whole page."""
+    noisy = [row for row in rows if any(part in row.sampler for part in NOISY)]
+    still = [row for row in rows if row not in noisy]
+    ahead = sum(statistics.mean(row.forecast) > statistics.mean(row.plain) for row in still)
+    head = (
+        f"Every sampler of ComfyUI {version} on the bundled emoji model: {setting.steps} steps, "
+        f"shift {setting.shift:g}, CFG 3 (1 for CFG++), {setting.prompts} test prompts, in a first "
+        f"run: from a prior without the model, asked for {setting.speedup:g}x. Beside it plain "
+        "sampling with as many steps as cost no more evaluations. PSNR against the full run of the "
+        "same sampler: mean / 10th percentile / minimum, dB. Made by `python -m bench.samplers`."
     )
-    yield HEADER
-    yield from table(bench)
+    why = (
+        "With fewer steps they draw other noise, so plain sampling ends with another picture. The "
+        "forecast draws the full run's noise, and predicts what it would have been without it."
+    )
+    return "\n".join([
+        f"# Samplers\n\n{head}\n",
+        f"## Samplers that draw no noise: the forecast is ahead with {ahead} of {len(still)}\n",
+        *table(still),
+        f"\n## Samplers that draw noise at every step\n\n{why}\n",
+        *table(noisy),
+        "",
+    ])  # fmt: skip
+
+
+def kept(setting: Setting) -> Mapping[str, Row]:
+    """What is known of this setting."""
+    lines = KEPT.read_text().splitlines() if KEPT.exists() else []
+    told = [json.loads(line) for line in lines]
+    rows = [Row(**each["row"]) for each in told if each["setting"] == asdict(setting)]
+    return {row.sampler: row for row in rows}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("output", type=Path, help="the Markdown file to write")
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--threshold", type=float, default=0.12)
-    parser.add_argument("--max-skip", type=int, default=1)
-    parser.add_argument("--retention", type=float, default=0.2)
-    parser.add_argument("--prompts", nargs="+", default=PROMPTS[:1])
-    args = parser.parse_args()
-    setting = Setting(args.steps, args.threshold, args.max_skip, args.retention)
-    checkout = Path(os.environ.get("COMFYUI_PATH", "")).expanduser()
-    bench = Bench(checkout, setting, tuple(args.prompts))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--sampler", nargs="+", help="only these, and no page")
+    asked = parser.parse_args()
+    start_comfyui()
+    one_thread()
+    import comfy.samplers
     import comfyui_version
 
-    started = time.perf_counter()
-    lines = []
-    for line in page(bench, comfyui_version.__version__, "bench/samplers.py docs/samplers.md"):
-        print(line, flush=True)
-        lines.append(line)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"written to {args.output} in {time.perf_counter() - started:.0f} s")
+    logging.getLogger("magcache").setLevel(logging.WARNING)
+    setting = Setting()
+    bench, rows = Bench(setting), dict(kept(setting))
+    KEPT.parent.mkdir(parents=True, exist_ok=True)
+    for sampler in asked.sampler or comfy.samplers.KSampler.SAMPLERS:
+        if sampler not in rows:
+            with first_run("emoji"), torch.inference_mode():
+                rows[sampler] = bench.row(sampler)
+            with KEPT.open("a") as file:
+                told = {"setting": asdict(setting), "row": asdict(rows[sampler])}
+                file.write(json.dumps(told) + "\n")
+        print([*table([rows[sampler]])][-1], flush=True)
+    if not asked.sampler:
+        PAGE.write_text(page([*rows.values()], setting, comfyui_version.__version__), "utf-8")
+        print(f"written: {PAGE}")
 
 
 if __name__ == "__main__":

@@ -84,6 +84,12 @@ def test_a_lesson_is_the_guided_error_beside_the_expected_one() -> None:
     assert len(weights) == 2 and level == 0.5 and ratio == pytest.approx(4)
 
 
+def test_a_branch_that_was_not_planned_with_teaches_nothing() -> None:
+    own = planned(Learned(), guidance=1.0)  # CFG++ computes both branches at a scale of 1
+    seen = [Comparison(0.5, name, 0.1, 0.2, 1.0) for name in ("mean", "difference")]
+    assert own.lessons(seen) == own.lessons(seen[:1]) != []
+
+
 def test_what_was_learned_is_not_taught_again() -> None:
     learned = Learned()
     for _ in range(20):

@@ -73,13 +73,21 @@ class Model:
         """The model with a cache on it."""
         if way == "uncached":
             return self._model.clone()
+        if way == "forecast":
+            return _forecast(self._model, setting)
         from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 
         node: Any = {"EasyCache": EasyCacheNode, "LazyCache": LazyCacheNode}[way]
         return node.execute(_with_input_copied(self._model), **setting, verbose=False).result[0]
 
     def sample(
-        self, model: Any, prompts: Sequence[str], seeds: Sequence[int], steps: int, cfg: float
+        self,
+        model: Any,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        steps: int,
+        cfg: float,
+        sampler: str = "euler",
     ) -> np.ndarray:
         """Images (N, 1, 32, 32, 3) in [0, 1], from the noise that diffusers starts with."""
         import comfy.sample
@@ -89,7 +97,7 @@ class Model:
             [torch.randn(1, 16, 16, 16, generator=torch.manual_seed(seed)) for seed in seeds]
         )
         latents = comfy.sample.sample_custom(
-            model, noise, cfg, comfy.samplers.sampler_object("euler"),
+            model, noise, cfg, comfy.samplers.sampler_object(sampler),
             shifted(steps, self._shift), self._cond(prompts), self._cond([""] * len(prompts)),
             torch.zeros_like(noise), disable_pbar=True, seed=0,
         )  # fmt: skip
@@ -102,6 +110,15 @@ class Model:
         padded = torch.tensor([words + [0] * (8 - len(words)) for words in indices])
         embedded = self._table[padded]
         return [[embedded, {"pooled_output": embedded.mean(1)}]]
+
+
+def _forecast(model: Any, setting: Setting) -> Any:
+    from magcache.decide import Target
+    from magcache.hosts.comfyui.settings import Settings
+    from magcache.hosts.comfyui.wrappers import install
+
+    asked = Target(setting["speedup"])
+    return install(model, Settings(asked=asked, label="forecast", at_output=True))
 
 
 def _with_input_copied(model: Any) -> Any:

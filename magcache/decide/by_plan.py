@@ -178,8 +178,8 @@ class PlanDecider(Stepwise[_State]):
             size = sum(each.size**2 for each in together if each.curve == _MEAN)
             logs = {name: 2 * curve.log_norm(level) for name, curve in self.curves.items()}
             found = expected = 0.0
-            for each in together:
-                share = shares.get(each.curve, 0.0)
+            for each in (each for each in together if each.curve in shares):
+                share = shares[each.curve]
                 found += share * (each.found * each.size) ** 2
                 expected += share * each.expected**2 * math.exp(logs[each.curve] - logs[_MEAN])
             expected /= float(self._ratios([level])[0])

@@ -16,14 +16,14 @@ def embeds_of(name: str, *prompts: str) -> torch.Tensor:
 
 def draw(
     model: Any, name: str, shape: tuple[int, ...], steps: int, cfg: float,
-    latent: torch.Tensor | None = None, denoise: float = 1.0,
+    latent: torch.Tensor | None = None, denoise: float = 1.0, sampler: str = "euler",
 ) -> torch.Tensor:  # fmt: skip
     """Latents of a fox face, from noise or another latent."""
     fox, empty = embeds_of(name, PROMPT, "").split(1)
     conds = [[[embeds, {"pooled_output": embeds.mean(1)}]] for embeds in (fox, empty)]
     latent = torch.zeros(shape) if latent is None else latent
     samples = comfy.sample.sample(
-        model, comfy.sample.prepare_noise(latent, 1), steps, cfg, "euler", "simple", *conds,
+        model, comfy.sample.prepare_noise(latent, 1), steps, cfg, sampler, "simple", *conds,
         latent, denoise=denoise, disable_pbar=True, seed=1,
     )  # fmt: skip
     return model.get_model_object("latent_format").process_in(samples)

@@ -101,6 +101,40 @@ def test_samplers(sampler: str) -> None:
     assert 0 < difference(output, plain) < 0.5
 
 
+@pytest.mark.parametrize("sampler", ["euler_cfg_pp", "res_multistep_cfg_pp"])
+def test_cfg_plus_plus_at_a_scale_of_one(sampler: str) -> None:
+    fast = faster(WAN.build())
+    sample(fast.model, WAN, 20, sampler=sampler, cfg=1.0)
+    assert fast.run.skipped == 10 and {len(e.computed) for e in fast.run.evaluations} == {2}
+
+
+def test_euler_is_on_its_path_and_noise_is_not() -> None:
+    path, x = outputs.Path(), torch.ones(3)
+    for sigma, following in ((1.0, 0.7), (0.7, 0.4), (0.4, 0.1)):
+        path.begin(x, sigma)
+        assert torch.allclose(path.instead_of(torch.zeros(3)), torch.ones(3) * x[0])
+        denoised = x * 0.5 + sigma
+        path.end(denoised)
+        x = x + (following - sigma) / sigma * (x - denoised)
+    path.begin(x + torch.randn(3), 0.1)
+    assert torch.allclose(path.instead_of(torch.zeros(3)), x)
+    other = torch.zeros(5)
+    assert path.instead_of(other) is other
+
+
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "res_multistep"])
+def test_what_a_sampler_adds_is_not_predicted(
+    sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn(model: Any) -> torch.Tensor:
+        return draw(model, "emoji", (1, 16, 16, 16), 20, 3.0, sampler=sampler)
+
+    plain, fast = drawn(flux("emoji")), drawn(faster(flux("emoji")).model)
+    monkeypatch.setattr(outputs.Path, "instead_of", lambda _, x: x)
+    without = drawn(faster(flux("emoji")).model)
+    assert difference(fast, plain) < 0.8 * difference(without, plain)
+
+
 @pytest.mark.parametrize("schedule", ["standard_static", "standard_uniform"])
 def test_context_windows_are_inside_of_what_is_predicted(schedule: str) -> None:
     check(windows(WAN.build(), schedule), WAN, latent=torch.zeros(1, 16, 6, 8, 8))

@@ -30,16 +30,48 @@ def is_flow(model_sampling: Any) -> bool:
     return isinstance(model_sampling, CONST)
 
 
+class Path:
+    """Where Euler's method would be by now, with the denoised latents that a sampler was given.
+
+    What a sampler does otherwise, noise that it draws or what a multistep method adds, is in its
+    own latent and not here. So velocities that are taken from here go on evenly, and what is
+    predicted is the denoised latent without that noise (docs/prediction.md).
+    """
+
+    def __init__(self) -> None:
+        self._x: torch.Tensor | None = None
+        self._sigma = 0.0
+        self._denoised: torch.Tensor | None = None
+
+    def begin(self, x: torch.Tensor, sigma: float) -> None:
+        """An evaluation of a sampler's latent begins."""
+        if self._x is None or self._denoised is None or not self._sigma:
+            self._x = x.clone()
+        else:
+            step = (sigma - self._sigma) / self._sigma
+            self._x = self._x + step * (self._x - self._denoised)
+        self._sigma = sigma
+
+    def end(self, denoised: torch.Tensor) -> None:
+        """It has given the sampler a denoised latent."""
+        self._denoised = denoised
+
+    def instead_of(self, x: torch.Tensor) -> torch.Tensor:
+        """The latent here, or `x` itself where that is of another shape."""
+        return self._x if self._x is not None and self._x.shape == x.shape else x
+
+
 class Handler:
     """A context handler in front of a sampling's own, if it has one.
 
     Args:
         call: Runs the calls of an evaluation.
         inner: The sampling's own handler, or None.
+        path: Where to take velocities from, in place of the sampler's own latent.
     """
 
-    def __init__(self, call: Call, inner: Any) -> None:
-        self._call, self._inner = call, inner
+    def __init__(self, call: Call, inner: Any, path: Path | None = None) -> None:
+        self._call, self._inner, self._path = call, inner, path
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -72,6 +104,7 @@ class Handler:
         if not there:
             return forward()
         sigma = timestep.reshape(-1, *[1] * (x.ndim - 1)).to(x)
+        x = self._path.instead_of(x) if self._path else x
         velocities = _Velocities(x, sigma, is_flow(model.model_sampling), there, len(conds))
         uuids = tuple(str(c.get("uuid")) for place in there for c in conds[place])
         parts: dict[Hashable, tuple[str, ...]] = {

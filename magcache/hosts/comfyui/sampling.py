@@ -65,6 +65,7 @@ class Sampling(ABC):
         self._model_sampling = patcher.get_model_object("model_sampling")
         self._sigmas = [float(sigma) for sigma in sigmas]
         self._levels = [*map(self._level, self._sigmas)]
+        self._euler = euler
         self._mends = euler and self._follows_flow
         self._now = (self._sigmas[0], 0)
         self._runs: dict[Hashable, Run] = {}
@@ -92,20 +93,23 @@ class Sampling(ABC):
         """What to add to a guider's model options, as they are kept, for this sampling."""
         return {}
 
-    def begin(self, timestep: torch.Tensor, conds: Any = None) -> None:
+    def begin(self, x: torch.Tensor, sigma: float, conds: Any = None) -> None:
         """Starts an evaluation; samplers may evaluate between the steps' σ.
 
         Args:
-            timestep: Its σ, (B,).
+            x: The sampler's latent.
+            sigma: Its noise level.
             conds: Of each name, such as "positive", the list of conditions.
         """
-        sigma = float(timestep.flatten()[0])
         starts = self._sigmas[:-1] or self._sigmas
         step = sum(sigma <= start * (1 + _TOLERANCE) for start in starts) - 1
         self._now = sigma, max(step, 0)
         self._calls.clear()
         self._begin_all(conds)
         self.progress.evaluation(next(iter(self._runs.values()), None), max(step, 0), self.missing)
+
+    def end(self, denoised: torch.Tensor) -> None:  # noqa: B027 - most need not know
+        """Ends an evaluation, which has given the sampler a denoised latent."""
 
     @abstractmethod
     def run_model(
@@ -254,12 +258,23 @@ class OutputSampling(Sampling):
         super().__init__(*asked)
         self._ranges: list[tuple[float, float]] | None = None
         self._acting: tuple[bool, ...] = ()
+        self._path = None if self._euler else outputs.Path()
+
+    def begin(self, x: torch.Tensor, sigma: float, conds: Any = None) -> None:
+        """See `Sampling`."""
+        if self._path:
+            self._path.begin(x, sigma)
+        super().begin(x, sigma, conds)
+
+    def end(self, denoised: torch.Tensor) -> None:
+        """See `Sampling`."""
+        if self._path:
+            self._path.end(denoised)
 
     def options(self, kept: dict[str, Any]) -> dict[str, Any]:
         """See `Sampling`."""
-        return {
-            "context_handler": outputs.Handler(self._run_conditions, kept.get("context_handler"))
-        }
+        inner = kept.get("context_handler")
+        return {"context_handler": outputs.Handler(self._run_conditions, inner, self._path)}
 
     def run_model(
         self, model: Any, x: torch.Tensor, options: dict[str, Any], controlled: bool, forward: Any

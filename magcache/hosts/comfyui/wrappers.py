@@ -97,9 +97,12 @@ def _finish(sampling: Sampling) -> None:
 def _predict_noise(executor: Any, x: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
     model_options = args[0] if args else kwargs.get("model_options", {})
     sampling = model_options.get("transformer_options", {}).get(STATE)
-    if sampling is not None:
-        sampling.begin(timestep, executor.class_obj.conds)
-    return executor(x, timestep, *args, **kwargs)
+    if sampling is None:
+        return executor(x, timestep, *args, **kwargs)
+    sampling.begin(x, float(timestep.flatten()[0]), executor.class_obj.conds)
+    denoised = executor(x, timestep, *args, **kwargs)
+    sampling.end(denoised)
+    return denoised
 
 
 def _apply_model(executor: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
