@@ -40,7 +40,8 @@ class _State:
         plan: Which evaluations of the course are computed; empty where there is no plan, or the
             sampler has left it.
         place: How many of them are past.
-        bound: Largest expected error of a skipped evaluation, where there is no plan.
+        count: How many evaluations are past, or under way.
+        computed: How many of them were computed.
         rooms: How many of each branch it counts on to predict from.
         added: How many evaluations a correction has added to the plan.
         lacking: How many were computed against the plan, as too little was held.
@@ -49,11 +50,12 @@ class _State:
     """
 
     plan: tuple[bool, ...]
-    bound: float
     rooms: Mapping[str, int]
     notes: Mapping[str, str]
     begun: bool = False
     place: int = 0
+    count: int = 0
+    computed: int = 0
     added: int = 0
     lacking: int = 0
 
@@ -78,9 +80,10 @@ class _State:
 class PlanDecider(Stepwise[_State]):
     """Decides the evaluations of one run by a plan, or by the expected error alone.
 
-    A target speed-up is planned before the first evaluation. A sampler that evaluates between
-    the σ it was given leaves the plan; from there on the expected error decides, with the bound
-    that gives the planned number on the given σ.
+    A target speed-up is planned before the first evaluation. A sampler that evaluates otherwise
+    than once at each σ it was given leaves the plan; from there on the expected error decides,
+    with the bound that gives the planned number on the given σ, halved or doubled for each one
+    that was computed less or more than asked for of those so far.
 
     A plan counts on what can be held. Where there turns out to be room for less, the rest of the
     run is planned anew, with as many evaluations as keep the error that was planned.
@@ -105,6 +108,7 @@ class PlanDecider(Stepwise[_State]):
     keep: int = field(init=False)
     curves: Mapping[str, MagnitudeCurve] = field(init=False)
     _predicted: dict[Any, tuple[list[float], float]] = field(default_factory=dict, init=False)
+    _bounds: dict[Any, float] = field(default_factory=dict, init=False)
     _correction: Correction = field(default_factory=Correction, init=False)
     _little_gain: bool = field(default=False, init=False)
     _state: _State = field(init=False)
@@ -199,6 +203,7 @@ class PlanDecider(Stepwise[_State]):
             reason, state = self._weighed(state, sigma, held, planned)
         if reason is Reason.SKIPPED:
             return self._skipped(sigma, held, state.following), state
+        state = replace(state, computed=state.computed + 1)
         return Decision(reason, following=state.following), state
 
     def _barred(self, state: _State, step: int, held: Holding) -> Reason | None:
@@ -219,7 +224,7 @@ class PlanDecider(Stepwise[_State]):
             return Reason.PLANNED, state
         error = self._error(sigma, held) or 0.0
         if planned is None:
-            fits = error * self._correction.factor <= state.bound
+            fits = error * self._correction.factor <= self._bound(state)
             return Reason.SKIPPED if fits else Reason.ERROR, state
         counted_on = self._counted_on(state, held)
         if counted_on == held or error <= _FITS * (self._error(sigma, counted_on) or 0.0):
@@ -242,20 +247,27 @@ class PlanDecider(Stepwise[_State]):
 
     def _follow(self, state: _State, sigma: float) -> tuple[_State, bool | None]:
         """Whether the plan computes this evaluation; None without a plan, or off it."""
-        state = replace(state, begun=True)
+        state = replace(state, begun=True, count=state.count + 1)
         if not state.plan:
             return state, None
         place, sigmas = state.place, self.course.sigmas
         if place >= len(sigmas) or abs(sigmas[place] - sigma) > CLOSE * sigma:
-            return replace(
-                state, plan=(), bound=bound_of(self._costs(state.rooms), sum(state.plan))
-            ), None
+            return replace(state, plan=()), None
         return replace(state, place=place + 1), state.plan[place]
+
+    def _bound(self, state: _State) -> float:
+        """Largest expected error of a skipped evaluation, where there is no plan."""
+        if self.target.speedup is None:
+            return self.target.error or 0.0
+        rooms = (*state.rooms.items(),)
+        if rooms not in self._bounds:
+            self._bounds[rooms] = bound_of(self._costs(state.rooms), self._wanted)
+        return self._bounds[rooms] * 2 ** (state.computed - state.count / self.target.speedup)
 
     def _beginning(self) -> _State:
         """The state before the first evaluation, with the plan for a target speed-up."""
         rooms = dict.fromkeys(self.grams, self.keep)
-        state = _State((), self.target.error or 0.0, rooms, few_steps(self.course))
+        state = _State((), rooms, few_steps(self.course))
         if self.target.speedup is None or self.skips_nothing:
             return state
         steps, count = self.course.whole_steps, len(self.course.sigmas)
