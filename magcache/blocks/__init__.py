@@ -6,7 +6,7 @@ alone knows which.
 
 from .cache import ResidualCache, Store
 from .families import Family, family_of, find_stack, plain_module
-from .output import ModelOutput, OutputCall, Place, signal_names, signals_of, velocities_of
+from .output import ModelOutput, OutputCall, Path, Place, signal_names, signals_of, velocities_of
 from .predict import combine
 from .stack import BlockStack, Call, Mend, Residual, StackMismatch, StackNotFound
 
@@ -17,6 +17,7 @@ __all__ = [
     "Mend",
     "ModelOutput",
     "OutputCall",
+    "Path",
     "Place",
     "Residual",
     "ResidualCache",

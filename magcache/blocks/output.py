@@ -109,3 +109,37 @@ def velocities_of(signals: Residual) -> list[torch.Tensor]:
     for difference in differences:
         last = last - difference / len(signals)
     return [*(last + difference for difference in differences), last]
+
+
+class Path:
+    """Where Euler's method would be by now, with the denoised latents that a sampler was given.
+
+    What a sampler does otherwise, noise that it draws or what a multistep method adds, is in its
+    own latent and not here. So velocities that are taken from here go on evenly, and what is
+    predicted is the denoised latent without that noise (docs/prediction.md).
+
+    Attributes:
+        x: The latent here; None before the first evaluation.
+    """
+
+    def __init__(self) -> None:
+        self.x: torch.Tensor | None = None
+        self._level = 0.0
+        self._denoised: torch.Tensor | None = None
+
+    def begin(self, x: torch.Tensor, level: float) -> None:
+        """An evaluation of a sampler's latent begins, at a level that x is x₀ + level·velocity."""
+        if self.x is None or self._denoised is None or not self._level:
+            self.x = x.clone()
+        else:
+            step = (level - self._level) / self._level
+            self.x = self.x + step * (self.x - self._denoised)
+        self._level, self._denoised = level, None
+
+    def end(self, denoised: torch.Tensor) -> None:
+        """It has given the sampler a denoised latent."""
+        self._denoised = denoised
+
+    def instead_of(self, x: torch.Tensor) -> torch.Tensor:
+        """The latent here, or `x` itself where that is of another shape."""
+        return self.x if self.x is not None and self.x.shape == x.shape else x

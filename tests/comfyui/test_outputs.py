@@ -17,6 +17,7 @@ from tiny_models import TINY, sample
 from trained import flux, stable_diffusion, turbo, unet
 from watch import Cached, difference, watching, without_residuals
 
+from magcache import blocks
 from magcache.doctor.tiny import EVERY
 from magcache.doctor.tiny.sampling import flat
 from magcache.hosts.comfyui import outputs
@@ -109,7 +110,7 @@ def test_cfg_plus_plus_at_a_scale_of_one(sampler: str) -> None:
 
 
 def test_euler_is_on_its_path_and_noise_is_not() -> None:
-    path, x = outputs.Path(), torch.ones(3)
+    path, x = blocks.Path(), torch.ones(3)
     for sigma, following in ((1.0, 0.7), (0.7, 0.4), (0.4, 0.1)):
         path.begin(x, sigma)
         assert torch.allclose(path.instead_of(torch.zeros(3)), torch.ones(3) * x[0])
@@ -130,7 +131,7 @@ def test_what_a_sampler_adds_is_not_predicted(
         return draw(model, "emoji", (1, 16, 16, 16), 20, 3.0, sampler=sampler)
 
     plain, fast = drawn(flux("emoji")), drawn(faster(flux("emoji")).model)
-    monkeypatch.setattr(outputs.Path, "instead_of", lambda _, x: x)
+    monkeypatch.setattr(blocks.Path, "instead_of", lambda _, x: x)
     without = drawn(faster(flux("emoji")).model)
     assert difference(fast, plain) < 0.8 * difference(without, plain)
 

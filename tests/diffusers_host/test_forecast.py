@@ -22,7 +22,7 @@ from magcache.curves.calibration import CalibrationError
 from magcache.decide import Mender, Reason
 from magcache.decide.by_plan import PlanDecider
 from magcache.emoji import image, unet, video
-from magcache.hosts.diffusers.outputs import velocity_of
+from magcache.hosts.diffusers.outputs import Outputs, Sampled, velocity_of
 from magcache.run import Run
 from tiny import TINY, Tiny, experts, run
 
@@ -250,6 +250,38 @@ def test_a_unet_is_accelerated_in_its_first_sampling(scheduler: Any, kind: str) 
     assert applied.report().skipped == 4 and len(computed) == 8
     assert distance(fast, plain) < (0.1 if kind == "epsilon" else 0.6)  # it was trained for ε
     assert torch.equal(model.generate(["cat"], [1], STEPS, 5.0), plain)
+
+
+def test_what_a_multistep_method_adds_is_not_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = image.load(shift=3.0)
+    model.pipe.scheduler = dfs.UniPCMultistepScheduler.from_config(
+        model.pipe.scheduler.config,
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        flow_shift=3.0,
+    )
+
+    def drawn() -> torch.Tensor:
+        return model.generate(["red heart"], [1], 20, 3.0)
+
+    plain = drawn()
+    with magcache.apply(model.pipe, speedup=2):
+        fast = drawn()
+        monkeypatch.setattr("magcache.hosts.diffusers.outputs.Outputs._off", lambda *_: None)
+        without = drawn()
+    assert 0 < distance(fast, plain) < 0.8 * distance(without, plain)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_model_that_returns_the_negative_is_not_followed(sign: int) -> None:
+    scheduler = dfs.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
+    outputs, x, velocity = Outputs(), torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
+    for sigma in (0.9, 0.6, 0.3):
+        sampled = Sampled.by(scheduler, sigma, guides=False, guidance=1.0)
+        if outputs._path:
+            outputs._follow(outputs._path, x, sampled)
+        outputs._last, x = [[sign * velocity]], x - 0.3 * velocity
+    assert (outputs._path is not None) == (sign == 1)
 
 
 def test_a_rule_needs_a_transformer() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ...blocks import OutputCall, Residual, signal_names, signals_of, velocities_of
+from ...blocks import OutputCall, Path, Residual, signal_names, signals_of, velocities_of
 
 Call = Callable[[Mapping[Hashable, tuple[str, ...]], torch.Tensor, OutputCall], Any]
 """Runs a call: its parts with the curve of each, the latent, and the call."""
@@ -28,37 +28,6 @@ def is_flow(model_sampling: Any) -> bool:
     from comfy.model_sampling import CONST
 
     return isinstance(model_sampling, CONST)
-
-
-class Path:
-    """Where Euler's method would be by now, with the denoised latents that a sampler was given.
-
-    What a sampler does otherwise, noise that it draws or what a multistep method adds, is in its
-    own latent and not here. So velocities that are taken from here go on evenly, and what is
-    predicted is the denoised latent without that noise (docs/prediction.md).
-    """
-
-    def __init__(self) -> None:
-        self._x: torch.Tensor | None = None
-        self._sigma = 0.0
-        self._denoised: torch.Tensor | None = None
-
-    def begin(self, x: torch.Tensor, sigma: float) -> None:
-        """An evaluation of a sampler's latent begins."""
-        if self._x is None or self._denoised is None or not self._sigma:
-            self._x = x.clone()
-        else:
-            step = (sigma - self._sigma) / self._sigma
-            self._x = self._x + step * (self._x - self._denoised)
-        self._sigma = sigma
-
-    def end(self, denoised: torch.Tensor) -> None:
-        """It has given the sampler a denoised latent."""
-        self._denoised = denoised
-
-    def instead_of(self, x: torch.Tensor) -> torch.Tensor:
-        """The latent here, or `x` itself where that is of another shape."""
-        return self._x if self._x is not None and self._x.shape == x.shape else x
 
 
 class Handler:

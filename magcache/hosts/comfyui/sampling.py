@@ -14,7 +14,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...blocks import ModelOutput, OutputCall, Place, StackNotFound, find_stack, plain_module
+from ...blocks import (
+    ModelOutput,
+    OutputCall,
+    Path,
+    Place,
+    StackNotFound,
+    find_stack,
+    plain_module,
+)
 from ...calibrate import Calibrator
 from ...curves import Measurement, Notebook, Trajectory
 from ...decide import Course, Decider, Mender, decider_for
@@ -258,7 +266,7 @@ class OutputSampling(Sampling):
         super().__init__(*asked)
         self._ranges: list[tuple[float, float]] | None = None
         self._acting: tuple[bool, ...] = ()
-        self._path = None if self._euler else outputs.Path()
+        self._path = None if self._euler else Path()
 
     def begin(self, x: torch.Tensor, sigma: float, conds: Any = None) -> None:
         """See `Sampling`."""

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from ...blocks import OutputCall, Residual, signal_names, signals_of, velocities_of
+from ...blocks import OutputCall, Path, Residual, signal_names, signals_of, velocities_of
 from ...run import Run
+
+_EULER = ("FlowMatchEulerDiscreteScheduler", "EulerDiscreteScheduler")
 
 
 def is_flow(scheduler: Any) -> bool:
@@ -30,6 +32,12 @@ def level_of(scheduler: Any, sigma: float) -> float:
         return sigma
     noise = _edm(scheduler, sigma)
     return noise / (1 + noise)
+
+
+def is_euler(scheduler: Any) -> bool:
+    """Whether its samples lie where Euler's method has them."""
+    drawn = scheduler.config.get("stochastic_sampling")
+    return type(scheduler).__name__ in _EULER and not drawn
 
 
 def velocity_of(scheduler: Any, sigma: float) -> tuple[float, float]:
@@ -57,6 +65,37 @@ def _edm(scheduler: Any, sigma: float) -> float:
     return sigma / scheduler.config.get("sigma_data", 1.0)
 
 
+@dataclass(frozen=True)
+class Sampled:
+    """What is known of an evaluation beside its calls.
+
+    Attributes:
+        level: The flow's level.
+        size: What to multiply a model's input with for the flow's latent.
+        velocity: See `velocity_of`.
+        guides: Whether the model is called for two branches.
+        guidance: By which scale, 1 where it is called for one; None where that is not known.
+        euler: Whether the sampler's latents lie where Euler's method has them.
+    """
+
+    level: float
+    size: float
+    velocity: tuple[float, float]
+    guides: bool
+    guidance: float | None
+    euler: bool
+
+    @classmethod
+    def by(cls, scheduler: Any, sigma: float, guides: bool, guidance: float | None) -> "Sampled":
+        """By a scheduler at a clock's σ."""
+        size = 1.0
+        if not is_flow(scheduler):
+            noise = _edm(scheduler, sigma)
+            size = (1 + noise**2) ** 0.5 / (1 + noise)
+        level, velocity = level_of(scheduler, sigma), velocity_of(scheduler, sigma)
+        return cls(level, size, velocity, guides, guidance, is_euler(scheduler))
+
+
 Branch = list[torch.Tensor]
 """What one branch's call has returned: the velocity, then what else is a tensor."""
 
@@ -70,19 +109,27 @@ class _Call:
         x: The model's input.
         velocity: See `velocity_of`.
         halves: Whether its batch holds two branches.
+        off: What velocities have more where they are taken from the path, see `Path`.
     """
 
     place: int
     x: torch.Tensor
     velocity: tuple[float, float]
     halves: bool
+    off: torch.Tensor | None = None
 
     def to_velocity(self, output: torch.Tensor) -> torch.Tensor:
-        return self._moved(output, *self.velocity)
+        velocity = self._moved(output, *self.velocity)
+        return self._from_path(velocity, 1)
 
     def from_velocity(self, velocity: torch.Tensor) -> torch.Tensor:
         scale, shift = self.velocity
-        return self._moved(velocity, 1 / scale, -shift / scale)
+        return self._moved(self._from_path(velocity, -1), 1 / scale, -shift / scale)
+
+    def _from_path(self, velocity: torch.Tensor, sign: int) -> torch.Tensor:
+        if self.off is None or self.off.shape != velocity.shape:
+            return velocity
+        return (velocity + sign * self.off).to(velocity.dtype)
 
     def _moved(self, tensor: torch.Tensor, scale: float, shift: float) -> torch.Tensor:
         """scale·tensor + shift·x, where they overlap: one may have more channels."""
@@ -111,6 +158,10 @@ class Outputs:
         self._strength: Any = None
         self._controls: dict[int, tuple[list[torch.Size], Any]] = {}  # ControlNet's last outputs
         self._controlled = 0  # its calls in this evaluation
+        self._last: list[Branch] = []  # of the last evaluation
+        self._path: Path | None = Path()
+        self._follows: bool | None = None  # whether samples go where velocities show
+        self._level = 0.0
 
     def begin(self, steps: float = 1.0, strength: Any = None) -> bool:
         """Starts an evaluation; whether what is cached may not be used in it.
@@ -124,6 +175,7 @@ class Outputs:
         self._mending = []
         before, self._count, self._calls = self._count, self._calls, 0
         replaced = self._count > before and len(self._computed) == self._count
+        self._last = self._computed or self._predicted
         self._computed, self._predicted = [], []
         changed = before not in (0, self._count) and not replaced
         changed |= strength != self._strength
@@ -150,8 +202,7 @@ class Outputs:
         self,
         run: Run,
         x: torch.Tensor,
-        velocity: tuple[float, float],
-        halves: bool,
+        sampled: Sampled,
         forward: Callable[[], Any],
     ) -> Any:
         """Runs one call.
@@ -159,18 +210,57 @@ class Outputs:
         Args:
             run: The run, whose evaluation has begun.
             x: The model's input.
-            velocity: See `velocity_of`.
-            halves: Whether a batch holds two branches, if there is one call an evaluation.
+            sampled: What else is known of the evaluation.
             forward: The call, arguments bound.
         """
         place, self._calls = self._calls, self._calls + 1
         count = max(self._count, place + 1)
-        call = _Call(place, x, velocity, halves and count == 1 and len(x) % 2 == 0)
+        halves = sampled.guides and count == 1 and len(x) % 2 == 0
+        if place == 0 and self._path:
+            self._follow(self._path, x.float() * sampled.size, sampled)
+        call = _Call(place, x, sampled.velocity, halves, self._off(x, sampled))
         output = self._run(run, call, count, forward)
         if place >= len(self._added):
             return output
         own = zip(self._branch(call, output), self._added[place], strict=True)
         return self._output(call, [tensor + added for tensor, added in own])
+
+    def _follow(self, path: Path, latent: torch.Tensor, sampled: Sampled) -> None:
+        """Goes on to this evaluation's place; gives the path up where it cannot be told."""
+        guided = self._guided(sampled)
+        if sampled.euler or (guided is None and path.x is not None):
+            self._path = None
+        elif guided is not None and path.x is not None:
+            step = sampled.level - self._level
+            if not self._level or path.x.shape != guided.shape or latent.shape != guided.shape:
+                self._path = None
+                return
+            if self._follows is None:  # some models return the velocity's negative
+                self._follows = bool(((latent - path.x) * guided).sum() * step > 0)
+            self._path = path if self._follows else None
+            path.end(path.x - self._level * guided)
+        path.begin(latent, sampled.level)
+        self._level = sampled.level
+
+    def _guided(self, sampled: Sampled) -> torch.Tensor | None:
+        """The velocity by which the last evaluation has moved the path; None if not known."""
+        velocities = [branch[0].float() for branch in self._last]
+        if sampled.guidance is None or len(velocities) not in (1, 2):
+            return None
+        if not sampled.guides:
+            return velocities[0] if len(velocities) == 1 else None
+        together = len(velocities) == 1
+        if together and len(velocities[0]) % 2:
+            return None
+        uncond, cond = velocities[0].chunk(2) if together else velocities[::-1]
+        guided = uncond + sampled.guidance * (cond - uncond)
+        return torch.cat([guided, guided]) if together else guided
+
+    def _off(self, x: torch.Tensor, sampled: Sampled) -> torch.Tensor | None:
+        path = self._path
+        if path is None or path.x is None or path.x.shape != x.shape or not sampled.level:
+            return None
+        return (path.x - x.float() * sampled.size) / sampled.level
 
     def _run(self, run: Run, call: _Call, count: int, forward: Callable[[], Any]) -> Any:
         place, x = call.place, call.x

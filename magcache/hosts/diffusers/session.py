@@ -20,7 +20,7 @@ from ...run import Run
 from .. import sampled_with
 from .clock import SchedulerClock, Tick
 from .experts import Expert, whole_compile
-from .outputs import Outputs, batch_of, level_of, velocity_of
+from .outputs import Outputs, Sampled, batch_of, level_of
 
 log = logging.getLogger("magcache")
 _RUNS_KEPT = 256  # past runs, for the report; figures only
@@ -167,8 +167,10 @@ class Session:
         self, outputs: Outputs, run: Run, inputs: Sequence[Any], forward: Callable[[], Any]
     ) -> Any:
         x = next(found for value in inputs if (found := batch_of(value)) is not None)
-        velocity = velocity_of(self.scheduler(), run.evaluations[-1].sigma)
-        return outputs.call(run, x, velocity, self.guides and not self.bare, forward)
+        guides, sigma = self.guides and not self.bare, run.evaluations[-1].sigma
+        guidance = None if self.bare else self.guidance if guides else 1.0
+        sampled = Sampled.by(self.scheduler(), sigma, guides, guidance)
+        return outputs.call(run, x, sampled, forward)
 
     def described(self, steps: int) -> dict[str, Any]:
         """What a run is made with, by the names that calibrations have it under."""
