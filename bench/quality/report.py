@@ -15,7 +15,7 @@ from .picture import draw
 from .rivals import CACHE_DIT, DIFFUSERS
 from .select import Axis, best_at, share
 from .store import Result, Store
-from .ways import OWN, PLAIN, PLANNED, RULE, UNCACHED
+from .ways import FORECAST, OWN, PLAIN, PLANNED, RULE, UNCACHED
 
 # Of the uncached run: what a way that decides by itself may cost too much, or a clock be wrong.
 SLACK: dict[Axis, float] = {"flops": 0.03, "computed": 0.03, "seconds": 0.06}
@@ -35,7 +35,7 @@ class Compared:
     def ways(self) -> list[str]:
         """Names, this project's first, then by their quality in the middle."""
         names = {result.way for result in self.results} - {UNCACHED}
-        first = [name for name in (PLANNED, RULE, PLAIN) if name in names]
+        first = [name for name in (FORECAST, PLANNED, RULE, PLAIN) if name in names]
         middle = self.condition.targets[2]
 
         def rank(way: str) -> float:
@@ -45,9 +45,14 @@ class Compared:
         return first + sorted(names - set(first), key=rank)
 
     @property
+    def own(self) -> str:
+        """The way that leads are given of: forecasting, or planned prediction before it was."""
+        return FORECAST if FORECAST in self.ways else PLANNED
+
+    @property
     def others(self) -> list[str]:
         """The ways that are not this project's, plain sampling among them."""
-        return [way for way in self.ways if way not in (PLANNED, RULE)]
+        return [way for way in self.ways if way not in (FORECAST, PLANNED, RULE)]
 
     def best(self, way: str, axis: Axis, target: int) -> Result | None:
         """The way's nearest to the uncached run with so many of its evaluations' cost."""
@@ -123,6 +128,8 @@ host. Machine: {machine}.
 - **Every way's settings are swept** on other prompts (every third one, with fewer than {few} to
   compare on), its best at each cost is shown. Those that decide by what they see may cost up to
   3 % of a full run more than asked. – means that no setting comes so low.
+- **Forecast, first run** plans and predicts from a prior without the model, of which it has seen no
+  run. Nothing of it is swept.
 - **{planned}** is calibrated with one prompt at the condition itself; nothing of it is swept. A run
   whose errors are far above the calibration's computes more than asked: beyond 3 % it is not shown.
 - diffusers' MagCache gets that calibration's ratios. SeaCache is given step, σ and latents, which
@@ -133,8 +140,8 @@ host. Machine: {machine}.
 - The model has six blocks: what runs always weighs more here than in a model of 57 blocks.
 - SSIM has the Gaussian window of Wang et al.: σ 1.5, 11 pixels.
 
-PSNR is given as mean / median / minimum over the prompts, in dB, each at most 100. The mean is
-dominated by the few prompts whose image falls into another mode.
+PSNR is given as mean / 10th percentile / minimum over the prompts, in dB, each at most 100. The
+mean is dominated by the few prompts whose image falls into another mode.
 
 ![Mean PSNR over cost, a panel a condition]({picture})
 """
@@ -160,14 +167,15 @@ def _summary(found: Sequence[Compared]) -> Iterator[str]:
     steps = found[0].condition
     heads = [f"{target / steps.steps:.0%}" for target in steps.targets]
     yield "## All conditions\n"
-    yield f"{PLANNED.capitalize()} by the work in the blocks: mean PSNR, and by how many dB it is"
+    own = found[0].own.capitalize()
+    yield f"{own} by the work in the blocks: mean PSNR, and by how many dB it is"
     yield "ahead of the published rule, and of the best other way (– where none comes so low):\n"
     yield f"| | {' | '.join(heads)} |"
     yield "|---|" + "--:|" * len(heads)
     for compared in found:
         cells = []
         for target in compared.condition.targets:
-            ours = compared.best(PLANNED, "flops", target)
+            ours = compared.best(compared.own, "flops", target)
             bests = [_best(compared, "flops", target, w) for w in ([RULE], compared.others)]
             if ours is None:
                 cells.append("–")
@@ -200,7 +208,7 @@ def _cell(result: Result | None) -> str:
     if result is None:
         return "–"
     psnr = result.psnr
-    return f"{np.mean(psnr):.1f} / {np.median(psnr):.1f} / {np.min(psnr):.1f}"
+    return f"{np.mean(psnr):.1f} / {np.quantile(psnr, 0.1):.1f} / {np.min(psnr):.1f}"
 
 
 def _best(compared: Compared, axis: Axis, target: int, ways: Sequence[str]) -> Result | None:
@@ -210,7 +218,7 @@ def _best(compared: Compared, axis: Axis, target: int, ways: Sequence[str]) -> R
 
 
 def _lead(compared: Compared, axis: Axis, target: int, others: Sequence[str]) -> str:
-    ours, best = compared.best(PLANNED, axis, target), _best(compared, axis, target, others)
+    ours, best = compared.best(compared.own, axis, target), _best(compared, axis, target, others)
     if not ours or not best:
         return "–"
     named = f" ({best.way})" if len(others) > 1 else ""

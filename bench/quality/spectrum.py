@@ -6,7 +6,7 @@ After a warm-up, computed steps are `window` apart, and the window grows with ea
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,6 +47,11 @@ def chebyshev_weights(
     return wanted @ np.linalg.solve(basis.T @ basis + ridge * np.eye(degree + 1), basis.T)
 
 
+def slope_weights(known: Sequence[float], at: float) -> np.ndarray:
+    """A Taylor step from the last two values alone; of one value, that value's."""
+    return forecast_weights(known, at, mix=0.0)
+
+
 def forecast_weights(
     known: Sequence[float], at: float, mix: float = CHEBYSHEV, ridge: float = RIDGE
 ) -> np.ndarray:
@@ -61,22 +66,23 @@ def forecast_weights(
 
 @dataclass
 class _Branch:
-    """What the head has seen of one branch, and when (in [-1, 1])."""
+    """What was computed of one branch, and when (in [-1, 1])."""
 
+    weigh: Callable[[Sequence[float], float], np.ndarray]
     places: list[float] = field(default_factory=list)
     seen: list[torch.Tensor] = field(default_factory=list)
 
     def forecast(self, at: float) -> torch.Tensor:
-        weights = torch.from_numpy(forecast_weights(self.places, at)).to(self.seen[0])
+        weights = torch.from_numpy(self.weigh(self.places, at)).to(self.seen[0])
         return torch.einsum("k,k...->...", weights, torch.stack(self.seen))
 
 
 @contextmanager
 def applied(transformer: nn.Module, setting: Setting, steps: int, branches: int) -> Iterator[None]:
-    """Forecasts on a transformer for one sampling, whose branches are called in turn."""
+    """Spectrum on a transformer for one sampling, whose branches are called in turn."""
     stack: Any = find_stack(transformer, FAMILIES)
     plan = schedule(steps, **setting)
-    kept = [_Branch() for _ in range(branches)]
+    kept = [_Branch(forecast_weights) for _ in range(branches)]
     calls, original = 0, transformer.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -95,6 +101,32 @@ def applied(transformer: nn.Module, setting: Setting, steps: int, branches: int)
 
         with stack._tapped(keep):
             return original(*args, **kwargs)
+
+    transformer.forward = forward
+    try:
+        yield
+    finally:
+        del transformer.forward
+
+
+@contextmanager
+def sloped(transformer: nn.Module, setting: Setting, steps: int, branches: int) -> Iterator[None]:
+    """What the model returns goes on by a finite difference, at Spectrum's schedule."""
+    plan = schedule(steps, **setting)
+    kept = [_Branch(slope_weights) for _ in range(branches)]
+    calls, original = 0, transformer.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        step, branch = calls // branches, kept[calls % branches]
+        calls += 1
+        place = 2 * step / max(1, steps - 1) - 1
+        if not plan[step]:
+            return (branch.forecast(place),)
+        output = original(*args, **kwargs)
+        branch.places.append(place)
+        branch.seen.append(output[0])
+        return output
 
     transformer.forward = forward
     try:

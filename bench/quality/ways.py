@@ -1,12 +1,13 @@
 """The ways of sampling with diffusers: plain, this project's, and Spectrum's forecaster."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from diffusers import FlowMatchHeunDiscreteScheduler, UniPCMultistepScheduler
 
 import magcache
 from magcache.curves import Calibration, Trajectory, presets, shifted_sigmas
@@ -14,6 +15,7 @@ from magcache.decide import Course, Reason, decider_for, rule_of
 
 from . import spectrum
 from .condition import Condition, Setting, grid, reaching
+from .first import first_run
 from .subjects import Subject
 
 THRESHOLDS = [float(x) for x in np.geomspace(0.002, 3, 60).round(4)]
@@ -86,7 +88,10 @@ UNCACHED = "uncached"
 PLAIN = "plain, fewer steps"
 RULE = "published rule"
 PLANNED = "planned prediction"
+FORECAST = "forecast, first run"
+SOLVER = "plain, another solver"
 SPECTRUM = "Spectrum"
+SLOPE = "output with a slope"
 
 
 def _rule_settings(situation: Situation) -> list[Setting]:
@@ -111,10 +116,48 @@ def _spectrum_settings(situation: Situation) -> list[Setting]:
     return reaching(situation.condition.targets, settings, "flex", FLEXES, made)
 
 
-def _forecast(situation: Situation, setting: Setting) -> AbstractContextManager[None]:
+def _spectrum(situation: Situation, setting: Setting) -> AbstractContextManager[None]:
     condition = situation.condition
     transformer = situation.pipe.transformer
     return spectrum.applied(transformer, setting, condition.steps, condition.branches)
+
+
+def _slope(situation: Situation, setting: Setting) -> AbstractContextManager[None]:
+    condition = situation.condition
+    transformer = situation.pipe.transformer
+    return spectrum.sloped(transformer, setting, condition.steps, condition.branches)
+
+
+@contextmanager
+def _first_run(situation: Situation, setting: Setting) -> Iterator[None]:
+    with first_run(situation.subject.name), magcache.apply(situation.pipe, **setting):
+        yield
+
+
+def _solver_settings(situation: Situation) -> list[Setting]:
+    targets = situation.condition.targets
+    halves = [(n + 1) // 2 for n in targets]  # Heun's has two evaluations a step, but for the last
+    return [
+        *grid(steps=targets, solver=["UniPC"], order=[2, 3]),
+        *grid(steps=halves, solver=["Heun"]),
+    ]
+
+
+@contextmanager
+def _solver(situation: Situation, setting: Setting) -> Iterator[None]:
+    pipe, shift = situation.pipe, situation.condition.shift
+    own = pipe.scheduler
+    if setting["solver"] == "Heun":
+        pipe.scheduler = FlowMatchHeunDiscreteScheduler(shift=shift)
+    else:
+        pipe.scheduler = UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift,
+            solver_order=setting["order"],
+        )  # fmt: skip
+    try:
+        yield
+    finally:
+        pipe.scheduler = own
 
 
 OWN = [
@@ -130,5 +173,8 @@ OWN = [
         _planned_settings,
         lambda s, x: magcache.apply(s.pipe, calibration=s.calibration, **x),
     ),
-    Way(SPECTRUM, _spectrum_settings, _forecast),
+    Way(FORECAST, _planned_settings, _first_run),
+    Way(SOLVER, _solver_settings, _solver),
+    Way(SPECTRUM, _spectrum_settings, _spectrum),
+    Way(SLOPE, _spectrum_settings, _slope),
 ]
