@@ -424,7 +424,10 @@ class Lab:
         return self.images()
 
     def psnr(self, **asked: Any) -> list[float]:
-        error = (self.images(**asked) - self.reference).square().flatten(1).mean(1)
+        return self.psnr_of(self.images(**asked))
+
+    def psnr_of(self, images: torch.Tensor) -> list[float]:
+        error = (images - self.reference).square().flatten(1).mean(1)
         return (-10 * torch.log10(error.clamp_min(1e-10))).tolist()
 
     def plain(self, computed: int) -> list[float]:
@@ -435,7 +438,7 @@ class Lab:
         self, computed: int, residual: bool, source: str, weight: str, mends: str
     ) -> tuple[list[float], str]:
         """PSNR of each prompt, and the schedule."""
-        plan = self._plan(computed, residual, source, weight, mends, Learned())
+        plan = self.plan(computed, residual, source, weight, mends)
         if source == "learned":
             learned, subject = Learned(), subject_of(self.name)
             for seed, prompt in enumerate(subject.model.prompts("calibration")[:3]):
@@ -443,12 +446,18 @@ class Lab:
                 sampled(subject, [prompt], [seed], self.levels, self.cfg, plan, self.sampler,
                         residual=residual, lessons=lessons)  # fmt: skip
                 learned = learned.taught(lessons)
-                plan = self._plan(computed, residual, source, weight, mends, learned)
+                plan = self.plan(computed, residual, source, weight, mends, learned)
         found = self.psnr(plan=plan, residual=residual)
         return found, "".join("#" if each else "." for each in plan.chosen)
 
-    def _plan(
-        self, computed: int, residual: bool, source: str, weight: str, mends: str, learned: Learned
+    def plan(
+        self,
+        computed: int,
+        residual: bool,
+        source: str,
+        weight: str,
+        mends: str,
+        learned: Learned | None = None,
     ) -> Planned:
         names = [self.name] if source == "own" else [name for name in MODELS if name != self.name]
         if residual:
@@ -459,7 +468,7 @@ class Lab:
         grams, levels = prior.mean(members), self.levels[:-1].tolist()
         costs = costs_of(
             grams, levels, 0.0, self.cfg, remaining=WEIGHTS[weight], members=members,
-            ratios=learned.ratios(levels),
+            ratios=(learned or Learned()).ratios(levels),
         )  # fmt: skip
         return Planned(best_schedule(costs, computed), grams, self.levels, residual, mends)
 
