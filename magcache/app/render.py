@@ -22,8 +22,7 @@ def plan(settings: Settings) -> str:
         return f"{video}; all {settings.steps} evaluations per section computed"
     doing = f"{computed} of {settings.steps} evaluations per section computed"
     faster = f"up to **{settings.steps / computed:.1f}×** faster"
-    symbols = "" if settings.aims else f"\n\n`{planned}`"
-    return f"{video}; {doing}, {faster}{symbols}"
+    return f"{video}; {doing}, {faster}\n\n`{planned}`"
 
 
 def problem(message: str) -> str:

@@ -227,20 +227,21 @@ class Outputs:
 
     def _follow(self, path: Path, latent: torch.Tensor, sampled: Sampled) -> None:
         """Goes on to this evaluation's place; gives the path up where it cannot be told."""
-        guided = self._guided(sampled)
-        if sampled.euler or (guided is None and path.x is not None):
-            self._path = None
-        elif guided is not None and path.x is not None:
-            step = sampled.level - self._level
-            if not self._level or path.x.shape != guided.shape or latent.shape != guided.shape:
-                self._path = None
+        self._path = None
+        if sampled.euler:
+            return
+        if path.x is not None:
+            guided = self._guided(sampled)
+            if guided is None or not path.x.shape == latent.shape == guided.shape:
                 return
             if self._follows is None:  # some models return the velocity's negative
+                step = sampled.level - self._level
                 self._follows = bool(((latent - path.x) * guided).sum() * step > 0)
-            self._path = path if self._follows else None
+            if not self._follows:
+                return
             path.end(path.x - self._level * guided)
         path.begin(latent, sampled.level)
-        self._level = sampled.level
+        self._path, self._level = path, sampled.level
 
     def _guided(self, sampled: Sampled) -> torch.Tensor | None:
         """The velocity by which the last evaluation has moved the path; None if not known."""
