@@ -107,6 +107,7 @@ def test_cfg_plus_plus_at_a_scale_of_one(sampler: str) -> None:
     fast = faster(WAN.build())
     sample(fast.model, WAN, 20, sampler=sampler, cfg=1.0)
     assert fast.run.skipped == 10 and {len(e.computed) for e in fast.run.evaluations} == {2}
+    assert [*fast.run.decider.curves] == ["mean", "difference"]
 
 
 def test_euler_is_on_its_path_and_noise_is_not() -> None:

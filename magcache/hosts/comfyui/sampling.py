@@ -37,6 +37,7 @@ from .watch import Progress
 log = logging.getLogger("magcache")
 _TOLERANCE = 1e-3
 _OUTPUT = "output"  # the run of all networks together
+_CFG_PP = "cfg_pp"  # in the names of such samplers
 _USUAL_CFG = 3.0  # of a guider that has no scale of its own
 
 
@@ -340,5 +341,11 @@ class OutputSampling(Sampling):
         fresh = [place for place in range(1, len(acting)) if acting[place] != acting[place - 1]]
         levels = self._levels
         course = Course.of_steps(whole, levels[:-1] or levels, levels[-1], fresh)
-        cfg, learned = self.made_with.get("cfg", _USUAL_CFG), self._notebook.read()
-        return decider_for(self.settings.asked, course, guidance=cfg, learned=learned)
+        learned = self._notebook.read()
+        return decider_for(self.settings.asked, course, guidance=self._guidance, learned=learned)
+
+    @property
+    def _guidance(self) -> float:
+        """The CFG scale. CFG++ has a smaller one, and goes by both branches at any."""
+        scale = self.made_with.get("cfg", _USUAL_CFG)
+        return max(scale, _USUAL_CFG) if _CFG_PP in self.made_with["sampler"] else scale
