@@ -11,19 +11,23 @@ import json
 import logging
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path as File
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
+
+from magcache.blocks import Path
 
 from .quality.comfyui import EMOJI, Model, start_comfyui
 from .quality.counting import one_thread
 from .quality.first import first_run
 
-KEPT = Path("bench-output/samplers.jsonl")
-PAGE = Path("docs/samplers.md")
+KEPT = File("bench-output/samplers.jsonl")
+PAGE = File("docs/samplers.md")
 NOISY = ("ancestral", "sde", "ddpm", "lcm", "seeds")  # in the names of those that draw noise
 ADAPTIVE = "dpm_adaptive"
 
@@ -148,9 +152,20 @@ def kept(setting: Setting) -> Mapping[str, Row]:
     return {row.sampler: row for row in rows}
 
 
+def keep(setting: Setting, row: Row) -> None:
+    """Adds to what is known."""
+    KEPT.parent.mkdir(parents=True, exist_ok=True)
+    with KEPT.open("a") as file:
+        file.write(json.dumps({"setting": asdict(setting), "row": asdict(row)}) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--sampler", nargs="+", help="only these, and no page")
+    parser.add_argument(
+        "--own-latent", action="store_true",
+        help="velocities from the sampler's latent, not from Euler's path; not kept",
+    )  # fmt: skip
     asked = parser.parse_args()
     start_comfyui()
     one_thread()
@@ -159,15 +174,17 @@ def main() -> None:
 
     logging.getLogger("magcache").setLevel(logging.WARNING)
     setting = Setting()
-    bench, rows = Bench(setting), dict(kept(setting))
-    KEPT.parent.mkdir(parents=True, exist_ok=True)
+    if asked.own_latent and not asked.sampler:
+        parser.error("--own-latent needs --sampler")
+    bench, rows = Bench(setting), {} if asked.own_latent else dict(kept(setting))
     for sampler in asked.sampler or comfy.samplers.KSampler.SAMPLERS:
         if sampler not in rows:
-            with first_run("emoji"), torch.inference_mode():
+            own = patch.object(Path, "instead_of", lambda _, x: x)
+            path = own if asked.own_latent else nullcontext()
+            with path, first_run("emoji"), torch.inference_mode():
                 rows[sampler] = bench.row(sampler)
-            with KEPT.open("a") as file:
-                told = {"setting": asdict(setting), "row": asdict(rows[sampler])}
-                file.write(json.dumps(told) + "\n")
+            if not asked.own_latent:
+                keep(setting, rows[sampler])
         print([*table([rows[sampler]])][-1], flush=True)
     if not asked.sampler:
         PAGE.write_text(page([*rows.values()], setting, comfyui_version.__version__), "utf-8")

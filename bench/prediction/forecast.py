@@ -384,6 +384,12 @@ def _curve(gram: np.ndarray, mean: np.ndarray) -> GramCurve:
     return GramCurve(MagnitudeCurve((*MEASURED,), (*logs,)), gram / norms / norms[:, None])
 
 
+def psnr(images: torch.Tensor, reference: torch.Tensor) -> list[float]:
+    """Of each image, dB."""
+    error = (images - reference).square().flatten(1).mean(1)
+    return (-10 * torch.log10(error.clamp_min(1e-10))).tolist()
+
+
 @dataclass(frozen=True)
 class Lab:
     """One model in one condition."""
@@ -424,11 +430,7 @@ class Lab:
         return self.images()
 
     def psnr(self, **asked: Any) -> list[float]:
-        return self.psnr_of(self.images(**asked))
-
-    def psnr_of(self, images: torch.Tensor) -> list[float]:
-        error = (images - self.reference).square().flatten(1).mean(1)
-        return (-10 * torch.log10(error.clamp_min(1e-10))).tolist()
+        return psnr(self.images(**asked), self.reference)
 
     def plain(self, computed: int) -> list[float]:
         """Plain sampling with so many steps."""

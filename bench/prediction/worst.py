@@ -11,6 +11,7 @@ import itertools
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from rich.table import Table
 from bench.quality.counting import one_thread
 from magcache.pictures import draw_rows
 
-from .forecast import DEFAULT, MODELS, Lab, Planned, sampled, subject_of
+from .forecast import DEFAULT, MODELS, Lab, Planned, psnr, sampled, subject_of
 
 WORST = 5
 SHARES = (1 / 4, 10 / 28)
@@ -42,15 +43,17 @@ def main() -> None:
     plans = [lab.plan(count, False, "prior", DEFAULT, "all") for count in counts]
     images = [lab.images(plan=plan) for plan in plans]
     plain = [lab.images(levels=subject_of(lab.name).levels(n, lab.shift)) for n in counts]
-    psnr = [lab.psnr_of(each) for each in images]
-    worst = [int(place) for place in np.argsort(psnr[0])[:WORST]]
+    found = [psnr(each, lab.reference) for each in images]
+    worst = [int(place) for place in np.argsort(found[0])[:WORST]]
     prompts = subject_of(lab.name).model.prompts("test")
     shown = [lab.reference, *itertools.chain(*zip(images, plain, strict=True))]
     titles = ["all computed"]
     for count in counts:
         titles += [f"forecast, {count} of 28", f"{count} plain steps"]
     rows = {
-        f"{prompts[at]}: {psnr[0][at]:.0f}, {psnr[1][at]:.0f} dB": [_picture(i[at]) for i in shown]
+        f"{prompts[at]}: {found[0][at]:.0f}, {found[1][at]:.0f} dB": [
+            _picture(i[at]) for i in shown
+        ]
         for at in worst
     }
     path = Path(f"docs/worst-{lab.name}.png")
@@ -74,10 +77,10 @@ def _gaps(lab: Lab, plan: Planned, worst: Sequence[int], title: str) -> Table:
     table = Table("computed as well", *prompts, title=title)
     reference = lab.reference[worst]
     for name, chosen in _filled(plan.chosen):
-        changed = Planned(chosen, plan.grams, plan.levels, plan.residual, plan.mends)
+        changed = replace(plan, chosen=chosen)
         latents = sampled(subject, prompts, worst, lab.levels, lab.cfg, changed)
-        error = (subject.model.decode(latents) - reference).square().flatten(1).mean(1)
-        table.add_row(name, *(f"{each:.1f}" for each in -10 * torch.log10(error)))
+        found = psnr(subject.model.decode(latents), reference)
+        table.add_row(name, *(f"{each:.1f}" for each in found))
     return table
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,11 @@ from magcache.blocks import find_stack
 from magcache.hosts.diffusers.models import FAMILIES
 
 from .condition import Setting
+
+Weigh = Callable[[Sequence[float], float], np.ndarray]
+"""What each value, known at some places, weighs in the forecast at another."""
+Call = Callable[[], Any]
+Keep = Callable[[torch.Tensor], None]
 
 DEGREE, RIDGE, CHEBYSHEV = 4, 0.1, 0.5  # published: polynomial's degree, λ, its share in the mix
 
@@ -68,9 +74,13 @@ def forecast_weights(
 class _Branch:
     """What was computed of one branch, and when (in [-1, 1])."""
 
-    weigh: Callable[[Sequence[float], float], np.ndarray]
+    weigh: Weigh
     places: list[float] = field(default_factory=list)
     seen: list[torch.Tensor] = field(default_factory=list)
+
+    def add(self, place: float, computed: torch.Tensor) -> None:
+        self.places.append(place)
+        self.seen.append(computed)
 
     def forecast(self, at: float) -> torch.Tensor:
         weights = torch.from_numpy(self.weigh(self.places, at)).to(self.seen[0])
@@ -81,39 +91,43 @@ class _Branch:
 def applied(transformer: nn.Module, setting: Setting, steps: int, branches: int) -> Iterator[None]:
     """Spectrum on a transformer for one sampling, whose branches are called in turn."""
     stack: Any = find_stack(transformer, FAMILIES)
-    plan = schedule(steps, **setting)
-    kept = [_Branch(forecast_weights) for _ in range(branches)]
-    calls, original = 0, transformer.forward
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        step, branch = calls // branches, kept[calls % branches]
-        calls += 1
-        place = 2 * step / max(1, steps - 1) - 1
-        if not plan[step]:
-            predicted = branch.forecast(place)
-            with stack._emptied(), stack._tapped(lambda _head, _tokens: predicted):
-                return original(*args, **kwargs)
+    def computed(call: Call, keep: Keep) -> Any:
+        with stack._tapped(lambda _head, tokens: keep(tokens.clone())):
+            return call()
 
-        def keep(_head: int, tokens: torch.Tensor) -> None:
-            branch.places.append(place)
-            branch.seen.append(tokens.clone())
+    def predicted(call: Call, forecast: torch.Tensor) -> Any:
+        with stack._emptied(), stack._tapped(lambda _head, _tokens: forecast):
+            return call()
 
-        with stack._tapped(keep):
-            return original(*args, **kwargs)
-
-    transformer.forward = forward
-    try:
+    with _forecast(transformer, setting, steps, branches, forecast_weights, computed, predicted):
         yield
-    finally:
-        del transformer.forward
 
 
 @contextmanager
 def sloped(transformer: nn.Module, setting: Setting, steps: int, branches: int) -> Iterator[None]:
     """What the model returns goes on by a finite difference, at Spectrum's schedule."""
+
+    def computed(call: Call, keep: Keep) -> Any:
+        output = call()
+        keep(output[0])
+        return output
+
+    def predicted(_call: Call, forecast: torch.Tensor) -> Any:
+        return (forecast,)
+
+    with _forecast(transformer, setting, steps, branches, slope_weights, computed, predicted):
+        yield
+
+
+@contextmanager
+def _forecast(
+    transformer: nn.Module, setting: Setting, steps: int, branches: int, weigh: Weigh,
+    computed: Callable[[Call, Keep], Any], predicted: Callable[[Call, torch.Tensor], Any],
+) -> Iterator[None]:  # fmt: skip
+    """Has each call of a transformer computed, and something of it kept, or predicted from that."""
     plan = schedule(steps, **setting)
-    kept = [_Branch(slope_weights) for _ in range(branches)]
+    kept = [_Branch(weigh) for _ in range(branches)]
     calls, original = 0, transformer.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -121,12 +135,10 @@ def sloped(transformer: nn.Module, setting: Setting, steps: int, branches: int) 
         step, branch = calls // branches, kept[calls % branches]
         calls += 1
         place = 2 * step / max(1, steps - 1) - 1
+        call = partial(original, *args, **kwargs)
         if not plan[step]:
-            return (branch.forecast(place),)
-        output = original(*args, **kwargs)
-        branch.places.append(place)
-        branch.seen.append(output[0])
-        return output
+            return predicted(call, branch.forecast(place))
+        return computed(call, partial(branch.add, place))
 
     transformer.forward = forward
     try:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from ...curves import Trajectory
+from .outputs import is_euler, is_flow
 
-_EULER = "FlowMatchEulerDiscreteScheduler"
 _CLOSE = 5e-3  # two timesteps are one within this share: bfloat16 rounds by 0.4 %
 
 
@@ -70,8 +70,7 @@ class SchedulerClock:
     @property
     def allows_mending(self) -> bool:
         """Whether each output moves the sample by Δσ times itself: Euler's method on a flow."""
-        drawn = self._scheduler.config.get("stochastic_sampling")
-        return type(self._scheduler).__name__ == _EULER and not drawn
+        return is_euler(self._scheduler) and is_flow(self._scheduler)
 
     def levels(self, tick: Tick) -> list[float]:
         """σ of all evaluations from `tick` on, and of the run's end."""
