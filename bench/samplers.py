@@ -22,7 +22,8 @@ import torch
 
 from magcache.blocks import Path
 
-from .quality.comfyui import EMOJI, Model, start_comfyui
+from .quality.comfyui import Emoji, start_comfyui
+from .quality.condition import Condition
 from .quality.counting import one_thread
 from .quality.first import first_run
 
@@ -65,9 +66,8 @@ class Bench:
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        splits = json.loads((EMOJI / "emoji.json").read_text(encoding="utf-8"))["splits"]
-        self._prompts: Sequence[str] = splits["test"][: setting.prompts]
-        self._model = Model(setting.shift)
+        self._model = Emoji(Condition(setting.steps, 3.0, setting.shift))
+        self._prompts = self._model.prompts("test")[: setting.prompts]
 
     def row(self, sampler: str) -> Row:
         setting = self.setting
@@ -91,9 +91,9 @@ class Bench:
             return executor(*args, **kwargs)
 
         cached.add_wrapper_with_key("diffusion_model", "count", count)
-        cfg = 1.0 if "cfg_pp" in sampler else 3.0  # CFG++ has another scale
+        cfg = 1.0 if "cfg_pp" in sampler else None  # CFG++ has another scale
         seeds = range(len(self._prompts))
-        images = self._model.sample(cached, self._prompts, seeds, steps, cfg, sampler)
+        images = self._model.sample(cached, self._prompts, seeds, steps, sampler, cfg)
         return images, calls[0]
 
 

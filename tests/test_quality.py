@@ -23,8 +23,8 @@ from bench.quality.report import write
 from bench.quality.rivals import magcache_schedule, taylorseer_schedule
 from bench.quality.select import best_at, between, chosen
 from bench.quality.store import Result, Store, measured
-from bench.quality.subjects import Emoji
-from bench.quality.ways import PLANNED, RULE, UNCACHED
+from bench.quality.subjects import SUBJECTS, Emoji
+from bench.quality.ways import FORECAST, RULE, UNCACHED
 
 CONDITION = Condition(28, 3.0, 1.0)
 TAYLORSEER = {
@@ -72,7 +72,7 @@ def test_counting_leaves_no_hooks() -> None:
     toy = Toy()
     with counted(toy, ["blocks"]):
         pass
-    assert all(not module._forward_pre_hooks for module in toy.modules())
+    assert all(not m._forward_pre_hooks and not m._forward_hooks for m in toy.modules())
 
 
 def test_the_best_at_a_cost_is_the_nearest_that_is_not_dearer() -> None:
@@ -178,7 +178,7 @@ def test_diffusers_magcache_is_planned_by_its_rule() -> None:
 
 
 def test_comfyui_samples_at_the_sigmas_of_diffusers() -> None:
-    pipe = Emoji().pipeline(shift=3.0)
+    pipe = Emoji().pipeline(Condition(28, 3.0, 3.0))
     pipe.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 28, 28))
     torch.testing.assert_close(shifted(28, 3.0), pipe.scheduler.sigmas.float())
 
@@ -266,12 +266,12 @@ def test_the_page_names_the_lead(tmp_path: Path) -> None:
     store = Store("toy", CONDITION, tmp_path)
     store.add(result(UNCACHED, 1.0, 100))
     for target in CONDITION.targets:
-        store.add(result(PLANNED, target / 28, 40 + target))
+        store.add(result(FORECAST, target / 28, 40 + target))
         store.add(result(RULE, target / 28, 30 + target))
-    page, picture = write("toy", 2, tmp_path / "page.md", tmp_path)
+    page, picture = write("toy", [CONDITION], 2, tmp_path / "page.md", tmp_path)
     text = page.read_text()
-    assert "| *ahead of the published rule* | +10.0 dB | +10.0 dB |" in text
-    assert "| 47.0 (+10.0, –) | 50.0 (+10.0, –) |" in text  # the summary
+    assert "| +10.0 / +10.0 (published rule) | +10.0 / +10.0 (published rule) |" in text
+    assert "3 dB of mean or more\nin 3 of 3 places; its minimum is as high or higher in 3." in text
     assert "54.0 / 54.0 / 54.0" in text and picture.stat().st_size > 10_000
 
 
@@ -279,7 +279,7 @@ def test_labels_do_not_overlap() -> None:
     moved = apart([1.0, 1.1, 5.0, 1.2], gap=0.5)
     assert sorted(moved) == pytest.approx([0.6, 1.1, 1.6, 5.0])
     assert np.argsort(moved).tolist() == np.argsort([1.0, 1.1, 5.0, 1.2]).tolist()
-    assert draw({"a": {"planned prediction": [(0.3, 30.0), (0.5, 40.0)]}}).axes
+    assert draw({"a": {"forecast, first run": [(0.3, 30.0), (0.5, 40.0)]}}).axes
 
 
 @pytest.fixture(scope="module")
@@ -337,14 +337,21 @@ def test_cache_dit_decides_for_each_branch(host: DiffusersHost) -> None:
 
 @pytest.mark.comfyui
 @pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no checkout")
-def test_comfyui_gives_the_same_images_and_its_caches_skip() -> None:
-    condition = Condition(9, 3.0, 3.0)
-    prompts, seeds = Emoji().prompts[:1], [0]
-    uncached = DiffusersHost(Emoji(), condition).sample(UNCACHED, {}, prompts, seeds, 1, None)
-    host = ComfyHost(condition, Path(os.environ["COMFYUI_PATH"]).expanduser())
+@pytest.mark.parametrize(
+    ("model", "shift", "apart"),
+    # ComfyUI gives Wan and SDXL other noise levels than diffusers does
+    [("emoji", 3.0, 1e-4), ("emoji-video", 3.0, 0.02), ("emoji-unet", None, 0.05)],
+)
+def test_comfyui_gives_the_same_images_and_its_caches_skip(
+    model: str, shift: float | None, apart: float
+) -> None:
+    condition, subject = Condition(9, 3.0, shift), SUBJECTS[model]()
+    prompts, seeds = subject.prompts[:1], [0]
+    uncached = DiffusersHost(subject, condition).sample(UNCACHED, {}, prompts, seeds, 1, None)
+    host = ComfyHost(subject, condition, Path(os.environ["COMFYUI_PATH"]).expanduser())
     with closing(host):
         own = host.sample(UNCACHED, {}, prompts, seeds, 1, None)
-        np.testing.assert_allclose(own.frames, uncached.frames, atol=1e-4)
+        assert np.abs(own.frames - uncached.frames).mean() < apart
         assert own.cost.flops == uncached.cost.flops and own.cost.computed == 9
         for way in host.ways():
             setting = {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95}

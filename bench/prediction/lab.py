@@ -20,7 +20,7 @@ import magcache
 from bench.quality.condition import Condition
 from bench.quality.subjects import SUBJECTS, Subject
 from magcache.calibrate import SAMPLED, Calibrator, merge
-from magcache.curves import Calibration, Trajectory, gram, shifted_sigmas
+from magcache.curves import Calibration, Trajectory, gram
 from magcache.decide import Course, Mender, by_plan, choose, decider_for, rule_of, search
 from magcache.hosts.diffusers.clock import SchedulerClock
 from magcache.images import psnr
@@ -47,7 +47,7 @@ REMAINS: dict[str, search.Remains] = {
 def arguments(told: str | None) -> argparse.ArgumentParser:
     """What a script that samples a model in one condition, or at several shifts, is asked."""
     parser = argparse.ArgumentParser(description=(told or "").split("\n")[0])
-    parser.add_argument("--model", default="emoji", choices=sorted(SUBJECTS))
+    parser.add_argument("--model", default="emoji", choices=["emoji", "emoji-video"])
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--cfg", type=float, default=3.0)
     parser.add_argument("--shift", type=float, nargs="+", default=[1.0, 3.0])
@@ -165,7 +165,7 @@ class Lab:
 
     @_kept
     def _pipeline(self, shift: float) -> Any:
-        pipe = self._subject.pipeline(shift)
+        pipe = self._subject.pipeline(replace(self.condition, shift=shift))
         if self._multistep:
             pipe.scheduler = UniPCMultistepScheduler(
                 prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
@@ -206,7 +206,7 @@ class Lab:
 
     def _rule(self, calibration: Calibration, variant: Variant) -> dict[str, Any]:
         """The rule's settings with the lowest threshold that computes few enough."""
-        sigmas = shifted_sigmas(self.condition.steps, self.condition.shift)
+        sigmas = self.condition.sigmas
         at = Course.of_steps(Trajectory(sigmas))
         settings: dict[str, Any] = {"max_skip": 6, "retention": 0.1}
         for threshold in np.geomspace(0.002, 3, 200):

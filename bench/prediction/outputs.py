@@ -25,6 +25,7 @@ from magcache.curves import best_weights, shifted_sigmas
 
 from .lab import FIRST
 
+MODELS = ("emoji", "emoji-video")
 STEPS, CFG, SHIFTS, COMPUTED = 28, 3.0, (1.0, 3.0), (7, 10, 14)
 PROMPTS = 8
 KEEP = 2
@@ -45,7 +46,7 @@ def recorded(
     subject: Subject, condition: Condition, prompts: Sequence[str], first_seed: int
 ) -> np.ndarray:
     """What the model returned in uncached runs, (evaluations, 2 branches, prompts, entries)."""
-    pipe, outputs = subject.pipeline(condition.shift), []
+    pipe, outputs = subject.pipeline(condition), []
 
     def keep(_module: Any, _inputs: Any, output: Any) -> None:
         outputs.append(output[0].flatten(1).double().numpy())
@@ -105,19 +106,19 @@ def _gaps(kept: Sequence[int]) -> Iterator[tuple[list[int], range]]:
 def main() -> None:
     one_thread()
     records: dict[tuple[str, float, bool], np.ndarray] = {}
-    for name, shift in track([(n, s) for n in SUBJECTS for s in SHIFTS], "sampling"):
+    for name, shift in track([(n, s) for n in MODELS for s in SHIFTS], "sampling"):
         subject, condition = SUBJECTS[name](), Condition(STEPS, CFG, shift)
         unseen = subject.prompts[FIRST : FIRST + PROMPTS]
         records[name, shift, True] = recorded(subject, condition, unseen, 100)
         learned = subject.calibration_prompts[:PROMPTS]
         records[name, shift, False] = recorded(subject, condition, learned, 7)
-    table = Table("predicted", *(f"{n}, shift {s:g}" for n in SUBJECTS for s in SHIFTS))
+    table = Table("predicted", *(f"{n}, shift {s:g}" for n in MODELS for s in SHIFTS))
     for source in ("its own", "the other model's"):
         table.add_section()
         for title, way in WAYS.items():
             row = []
-            for name in SUBJECTS:
-                other = next(n for n in SUBJECTS if (n == name) == (source == "its own"))
+            for name in MODELS:
+                other = next(n for n in MODELS if (n == name) == (source == "its own"))
                 for shift in SHIFTS:
                     truth, known = records[name, shift, True], records[other, shift, False]
                     figures = [moved(way, truth, known, shift, count) for count in COMPUTED]

@@ -46,7 +46,7 @@ class Loop:
     """Samples by Euler's method as the subject's pipeline does, but from any evaluation on."""
 
     def __init__(self, subject: Subject, condition: Condition, prompts: int) -> None:
-        pipe = subject.pipeline(condition.shift)
+        pipe = subject.pipeline(condition)
         self._model, self._scale = pipe.transformer, condition.cfg
         self._stack = find_stack(self._model, FAMILIES)
         texts, seeds = subject.prompts[FIRST : FIRST + prompts], range(FIRST, FIRST + prompts)

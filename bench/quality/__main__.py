@@ -1,7 +1,6 @@
 """The bench's command line."""
 
 import argparse
-import itertools
 import logging
 import os
 import warnings
@@ -21,16 +20,20 @@ from .store import FOLDER, Store, calibration_path
 from .subjects import SUBJECTS
 from .ways import PLANNED
 
-PAGES = {"emoji": Path("docs/benchmarks.md"), "emoji-video": Path("docs/benchmarks-video.md")}
+PAGES = {
+    "emoji": Path("docs/benchmarks.md"),
+    "emoji-video": Path("docs/benchmarks-video.md"),
+    "emoji-unet": Path("docs/benchmarks-unet.md"),
+}
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Quality at equal cost of all ways of sampling.")
     parser.add_argument("--model", default="emoji", choices=sorted(SUBJECTS))
-    parser.add_argument("--prompts", type=int, default=64, help="to compare on")
-    parser.add_argument("--steps", type=int, nargs="+", default=[28, 50])
-    parser.add_argument("--cfg", type=float, nargs="+", default=[3.0, 1.0])
-    parser.add_argument("--shift", type=float, nargs="+", default=[1.0, 3.0])
+    parser.add_argument("--prompts", type=int, default=24, help="to compare on")
+    for name, kind in (("steps", int), ("cfg", float), ("shift", float), ("sampler", str)):
+        told = "only conditions with these, of the model's published ones"
+        parser.add_argument(f"--{name}", type=kind, nargs="+", default=[], help=told)
     parser.add_argument("--way", nargs="+", default=[], help="only these, by name")
     parser.add_argument("--again", nargs="+", default=[], help="ways to forget and measure anew")
     parser.add_argument("--ray", metavar="ADDRESS", help="on a Ray cluster")
@@ -44,7 +47,8 @@ def main() -> None:
     if not asked.report:
         measure(asked, console)
         return
-    for path in write(asked.model, asked.prompts, PAGES[asked.model], FOLDER):
+    published = SUBJECTS[asked.model]().conditions
+    for path in write(asked.model, published, asked.prompts, PAGES[asked.model], FOLDER):
         console.print(f"written: {path}")
 
 
@@ -58,8 +62,9 @@ def measure(asked: argparse.Namespace, console: Console) -> None:
     if not os.environ.get("COMFYUI_PATH"):
         console.print("EasyCache and LazyCache are left out: COMFYUI_PATH names no checkout")
     stores = (  # each made as its turn comes: what is to be measured again is kept until then
-        (condition := Condition(*values), store_of(asked, subject.name, condition))
-        for values in itertools.product(asked.steps, asked.cfg, asked.shift)
+        (condition, store_of(asked, subject.name, condition))
+        for condition in subject.conditions
+        if _asked(asked, condition)
     )
     if asked.ray:
         for note in cluster.measure(asked, list(stores)):
@@ -77,8 +82,15 @@ def measure(asked: argparse.Namespace, console: Console) -> None:
             bench.run(tell, asked.way)
         for note in bench.notes:
             console.print(note)
-    for path in write(asked.model, asked.prompts, FOLDER / "report.md", FOLDER):
+    page = FOLDER / f"{asked.model}.md"
+    for path in write(asked.model, subject.conditions, asked.prompts, page, FOLDER):
         console.print(f"written: {path}")
+
+
+def _asked(asked: argparse.Namespace, condition: Condition) -> bool:
+    wanted = vars(asked)
+    fields = ("steps", "cfg", "shift", "sampler")
+    return all(not wanted[f] or getattr(condition, f) in wanted[f] for f in fields)
 
 
 def store_of(asked: argparse.Namespace, subject: str, condition: Condition) -> Store:

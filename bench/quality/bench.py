@@ -57,8 +57,8 @@ def hosts_of(subject: Subject, condition: Condition) -> Iterator[Host]:
     """diffusers, and ComfyUI where $COMFYUI_PATH names a checkout."""
     yield DiffusersHost(subject, condition)
     checkout = os.environ.get("COMFYUI_PATH")
-    if checkout and subject.comfyui:
-        yield ComfyHost(condition, Path(checkout).expanduser())
+    if checkout:
+        yield ComfyHost(subject, condition, Path(checkout).expanduser())
 
 
 class Bench:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from .comfyui import MARK
 from .condition import Condition, Setting, grid
 from .counting import Cost
 from .hosts import Sample
+from .subjects import Subject
 
 WAYS = ("EasyCache", "LazyCache")
 THRESHOLDS = [float(x) for x in np.geomspace(0.02, 1.5, 8).round(3)]
@@ -30,14 +32,16 @@ class ComfyHost:
 
     name = "ComfyUI"
 
-    def __init__(self, condition: Condition, checkout: Path) -> None:
-        self._condition = condition
+    def __init__(self, subject: Subject, condition: Condition, checkout: Path) -> None:
         self.notes: list[str] = []
         self._scratch = tempfile.TemporaryDirectory()
         self._path = Path(self._scratch.name) / "frames.npy"
         self._log = (Path(self._scratch.name) / "log.txt").open("w+")
         self._process = subprocess.Popen(
-            [python_of(checkout), "-m", "bench.quality.comfyui"],
+            [
+                *(python_of(checkout), "-m", "bench.quality.comfyui", subject.name),
+                json.dumps(asdict(condition)),
+            ],
             cwd=Path(__file__).parents[2],
             env={**os.environ, "COMFYUI_PATH": str(checkout)},
             stdin=subprocess.PIPE,
@@ -67,9 +71,7 @@ class ComfyHost:
         batch: int,
         full: float | None,
     ) -> Sample:
-        c = self._condition
         asked = {"way": way, "setting": setting, "prompts": list(prompts), "seeds": list(seeds)}
-        asked |= {"steps": c.steps, "cfg": c.cfg, "shift": c.shift, "branches": c.branches}
         asked |= {"batch": batch, "full": full, "path": str(self._path)}
         cost = self._ask(json.dumps(asked))
         return Sample(np.load(self._path), cost)

@@ -1,16 +1,15 @@
-"""ComfyUI's own caches on the emoji model, in ComfyUI's process: answers requests line by line.
+"""ComfyUI's own caches on the small models, in ComfyUI's process: answers requests line by line.
 
 Started by `bench.quality.comfyhost` with ComfyUI's Python. A request and its answer are JSON;
 images go through a file. ComfyUI's own messages on stdout are told apart by `MARK`.
 """
 
-import base64
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from .condition import Setting
+from magcache.emoji import keywords
+
+from .condition import Condition, Setting
 from .counting import cost_of, counted, one_thread
 
 MARK = "@@bench "
-EMOJI = Path(__file__).parents[2] / "models" / "emoji"
-LISTS = ("double_blocks", "single_blocks")
-_SHIFT, _SCALE = 0.1159, 0.3611  # ComfyUI's latent format of FLUX, which this model does not have
+TESTS = Path(__file__).parents[2] / "tests" / "comfyui"  # has what loads the U-Net
+_MEAN, _STD = (0.75, 0.6, 0.45), (0.45, 0.5, 0.65)  # of the U-Net's colours, as its emoji.json says
 
 
 def start_comfyui() -> None:
     """Makes the checkout at $COMFYUI_PATH importable, on the CPU."""
-    sys.path.insert(0, str(Path(os.environ["COMFYUI_PATH"]).expanduser()))
+    sys.path[:0] = [str(TESTS), str(Path(os.environ["COMFYUI_PATH"]).expanduser())]
     # Attention as on a GPU: what ComfyUI takes on a bare CPU reads the free memory at each call.
     arguments, sys.argv = sys.argv, [sys.argv[0], "--cpu", "--use-pytorch-cross-attention"]
     import comfy.options
@@ -46,28 +46,21 @@ def shifted(steps: int, shift: float) -> torch.Tensor:
     return torch.cat([shift * even / (1 + (shift - 1) * even), even.new_zeros(1)]).float()
 
 
-class Model:
-    """The emoji model in ComfyUI, with one shift."""
+class Emoji:
+    """The emoji model in ComfyUI."""
 
-    def __init__(self, shift: float) -> None:
-        import comfy.model_sampling
-        import comfy.sd
+    name = "emoji"
+    lists: tuple[str, ...] = ("double_blocks", "single_blocks")
+    noise: tuple[int, ...] = (16, 16, 16)
 
-        weights = str(EMOJI / "diffusion_pytorch_model.safetensors")
-        self._model = comfy.sd.load_diffusion_model(weights, model_options={"dtype": torch.float32})
+    def __init__(self, condition: Condition) -> None:
+        self._condition = condition
+        self._words = keywords.read(keywords.find_folder(self.name))
+        self._model = self._loaded()
 
-        class Sampling(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST):
-            pass
-
-        sampling = Sampling(self._model.model.model_config)
-        sampling.set_parameters(shift=math.log(shift))
-        self._model.add_object_patch("model_sampling", sampling)
-        self._shift = shift
-        described = json.loads((EMOJI / "emoji.json").read_text(encoding="utf-8"))
-        self._words = described["vocabulary"]
-        kept = described["embedding"]
-        values = np.frombuffer(base64.b64decode(kept["base64"]), dtype="<f2")
-        self._table = torch.from_numpy(values.reshape(kept["shape"]).astype(np.float32))
+    def prompts(self, split: str) -> list[str]:
+        """Its fixed sets of prompts."""
+        return self._words.prompts(split)
 
     def cached(self, way: str, setting: Setting) -> Any:
         """The model with a cache on it."""
@@ -85,31 +78,100 @@ class Model:
         model: Any,
         prompts: Sequence[str],
         seeds: Sequence[int],
-        steps: int,
-        cfg: float,
-        sampler: str = "euler",
+        steps: int | None = None,
+        sampler: str | None = None,
+        cfg: float | None = None,
     ) -> np.ndarray:
-        """Images (N, 1, 32, 32, 3) in [0, 1], from the noise that diffusers starts with."""
+        """Frames (N, frames, 32, 32, 3) in [0, 1], from the noise that diffusers starts with.
+
+        Steps, sampler and CFG scale are the condition's if they are not given.
+        """
         import comfy.sample
         import comfy.samplers
 
+        c = self._condition
         noise = torch.cat(
-            [torch.randn(1, 16, 16, 16, generator=torch.manual_seed(seed)) for seed in seeds]
+            [torch.randn(1, *self.noise, generator=torch.manual_seed(seed)) for seed in seeds]
         )
-        latents = comfy.sample.sample_custom(
-            model, noise, cfg, comfy.samplers.sampler_object(sampler),
-            shifted(steps, self._shift), self._cond(prompts), self._cond([""] * len(prompts)),
+        sampled = comfy.sample.sample_custom(
+            model, noise, c.cfg if cfg is None else cfg,
+            comfy.samplers.sampler_object(sampler or c.sampler), self._levels(steps or c.steps),
+            self._conds(prompts), self._conds([""] * len(prompts)),
             torch.zeros_like(noise), disable_pbar=True, seed=0,
         )  # fmt: skip
-        latents = (latents - _SHIFT) * _SCALE
-        images = torch.nn.functional.pixel_shuffle(latents[:, :12], 2) / 2 + 0.5
-        return images.clamp(0, 1).permute(0, 2, 3, 1)[:, None].numpy()
+        latents = model.get_model_object("latent_format").process_in(sampled)
+        images = self._decoded(latents).movedim(-3, -1).clamp(0, 1).numpy()
+        return images if images.ndim == 5 else images[:, None]
 
-    def _cond(self, prompts: Sequence[str]) -> list[Any]:
-        indices = [[self._words.index(word) for word in prompt.split()] for prompt in prompts]
-        padded = torch.tensor([words + [0] * (8 - len(words)) for words in indices])
-        embedded = self._table[padded]
+    def _loaded(self) -> Any:
+        from comfy import model_sampling
+        from trained import flux
+
+        class Sampling(model_sampling.ModelSamplingFlux, model_sampling.CONST):
+            pass
+
+        model = flux(self.name)
+        sampling = Sampling(model.model.model_config)
+        sampling.set_parameters(shift=math.log(self._condition.shift or 1.0))
+        model.add_object_patch("model_sampling", sampling)
+        return model
+
+    def _levels(self, steps: int) -> torch.Tensor:
+        return shifted(steps, self._condition.shift or 1.0)
+
+    def _conds(self, prompts: Sequence[str]) -> list[Any]:
+        embedded = self._words.embed(prompts)
         return [[embedded, {"pooled_output": embedded.mean(1)}]]
+
+    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        """RGB (N, [frames,] 3, 32, 32)."""
+        frames = latents.transpose(1, 2) if latents.ndim == 5 else latents
+        return torch.nn.functional.pixel_shuffle(frames[..., :12, :, :], 2) / 2 + 0.5
+
+
+class Video(Emoji):
+    """The video model."""
+
+    name = "emoji-video"
+    lists: tuple[str, ...] = ("blocks",)
+    noise: tuple[int, ...] = (16, 8, 16, 16)
+
+    def _loaded(self) -> Any:
+        from comfy import sd
+        from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+
+        path = keywords.find_folder(self.name) / keywords.WEIGHTS[self.name]
+        model = sd.load_diffusion_model(str(path), model_options={"dtype": torch.float32})
+        return ModelSamplingSD3().patch(model, self._condition.shift or 1.0)[0]
+
+    def _conds(self, prompts: Sequence[str]) -> list[Any]:
+        return [[self._words.embed(prompts, keywords.WAN_WIDTH), {}]]
+
+
+class UNet(Emoji):
+    """The U-Net, at the levels that ComfyUI gives SDXL."""
+
+    name = "emoji-unet"
+    lists: tuple[str, ...] = ("input_blocks", "middle_block", "output_blocks")
+    noise: tuple[int, ...] = (4, 32, 32)
+
+    def _loaded(self) -> Any:
+        from trained import unet
+
+        return unet()
+
+    def _levels(self, steps: int) -> torch.Tensor:
+        import comfy.samplers
+
+        levels = self._model.get_model_object("model_sampling")
+        return comfy.samplers.calculate_sigmas(levels, "normal", steps)
+
+    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        mean, std = (torch.tensor(each).reshape(3, 1, 1) for each in (_MEAN, _STD))
+        return (latents[:, :3] * std + mean) / 2 + 0.5
+
+
+MODELS: Mapping[str, Callable[[Condition], Emoji]] = {m.name: m for m in (Emoji, Video, UNet)}
 
 
 def _forecast(model: Any, setting: Setting) -> Any:
@@ -137,33 +199,31 @@ def _with_input_copied(model: Any) -> Any:
     return model
 
 
-def answer(model: Model, asked: dict[str, Any]) -> dict[str, Any]:
+def answer(model: Emoji, condition: Condition, asked: dict[str, Any]) -> dict[str, Any]:
     """Samples what was asked for; the images are written to its "path"."""
     prompts, seeds, batch = asked["prompts"], asked["seeds"], asked["batch"]
     cached = model.cached(asked["way"], asked["setting"])
     frames, seconds, wall = [], 0.0, 0.0
-    with counted(cached.model.diffusion_model, LISTS) as work:
+    with counted(cached.model.diffusion_model, model.lists) as work:
         for start in range(0, len(prompts), batch):
             part = slice(start, start + batch)
             began, wall_began = time.process_time(), time.perf_counter()
-            frames.append(
-                model.sample(cached, prompts[part], seeds[part], asked["steps"], asked["cfg"])
-            )
+            frames.append(model.sample(cached, prompts[part], seeds[part]))
             seconds += time.process_time() - began
             wall += time.perf_counter() - wall_began
     np.save(asked["path"], np.concatenate(frames))
-    cost = cost_of(work, len(prompts), asked["branches"], seconds, wall, asked["full"])
+    cost = cost_of(work, len(prompts), condition.branches, seconds, wall, asked["full"])
     return asdict(cost)
 
 
 def main() -> None:
+    """Answers, of the model and in the condition that the command line tells."""
+    condition = Condition(**json.loads(sys.argv[2]))
     start_comfyui()
     one_thread()
-    model: Model | None = None
+    model = MODELS[sys.argv[1]](condition)
     for line in sys.stdin:
-        asked = json.loads(line)
-        model = model or Model(asked["shift"])
-        print(MARK + json.dumps(answer(model, asked)), flush=True)
+        print(MARK + json.dumps(answer(model, condition, json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

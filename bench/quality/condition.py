@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from magcache.curves import shifted_sigmas
+
 Setting = Mapping[str, Any]
 """The settings of one way, as plain data."""
 
@@ -14,15 +16,31 @@ SHARES = (7 / 28, 10 / 28, 14 / 28, 19 / 28)
 
 @dataclass(frozen=True)
 class Condition:
-    """Steps, CFG scale and shift of a sampling."""
+    """What a sampling is made with.
+
+    Attributes:
+        shift: Of a flow's noise levels; None where the model has levels of its own.
+        sampler: By ComfyUI's name.
+    """
 
     steps: int
     cfg: float
-    shift: float
+    shift: float | None
+    sampler: str = "euler"
 
     @property
     def name(self) -> str:
-        return f"{self.steps}-cfg{self.cfg:g}-shift{self.shift:g}"
+        """For file names."""
+        return "-".join([
+            f"{self.steps}-cfg{self.cfg:g}",
+            *([] if self.shift is None else [f"shift{self.shift:g}"]),
+            *([] if self.sampler == "euler" else [self.sampler]),
+        ])  # fmt: skip
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """A flow's noise levels."""
+        return shifted_sigmas(self.steps, self.shift or 1.0)
 
     @property
     def branches(self) -> int:
@@ -35,7 +53,9 @@ class Condition:
         return [round(share * self.steps) for share in SHARES]
 
     def __str__(self) -> str:
-        return f"{self.steps} steps, CFG {self.cfg:g}, shift {self.shift:g}"
+        shift = "" if self.shift is None else f", shift {self.shift:g}"
+        sampler = "" if self.sampler == "euler" else f", {self.sampler}"
+        return f"{self.steps} steps, CFG {self.cfg:g}{shift}{sampler}"
 
 
 def grid(**values: Iterable[Any]) -> list[Setting]:

@@ -1,4 +1,4 @@
-"""What a sampling really computes: the work of the linear layers inside the blocks."""
+"""What a sampling really computes: the work of the layers inside the blocks."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ class Work:
 
     Attributes:
         rows: Batch rows of each call.
-        flops: Floating-point operations of the blocks' linear layers in each call.
+        flops: Floating-point operations of the blocks' linear layers and convolutions in each call.
     """
 
     rows: list[int] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Work:
 def counted(model: nn.Module, lists: Sequence[str]) -> Iterator[Work]:
     """Counts the calls of `model` and the work in its block lists of these names.
 
-    Only linear layers that are really called count, so it does not matter how a cache skips:
+    Only layers that are really called count, so it does not matter how a cache skips:
     whole blocks, parts of them, or the lists emptied. The products inside of attention are left
     out: they are few beside the projections, and are done or skipped with them.
     """
@@ -53,14 +53,14 @@ def counted(model: nn.Module, lists: Sequence[str]) -> Iterator[Work]:
         work.rows.append(len(first))
         work.flops.append(0.0)
 
-    def multiplied(layer: nn.Module, args: tuple[Any, ...]) -> None:
-        assert isinstance(layer, nn.Linear)
-        work.flops[-1] += 2.0 * args[0].numel() * layer.out_features
+    def multiplied(layer: nn.Module, _args: tuple[Any, ...], output: torch.Tensor) -> None:
+        assert isinstance(layer, nn.Linear | nn.Conv2d)
+        work.flops[-1] += 2.0 * output.numel() * layer.weight[0].numel()
 
     blocks = [getattr(model, name) for name in lists]
-    layers = [m for b in blocks for m in b.modules() if isinstance(m, nn.Linear)]
+    layers = [m for b in blocks for m in b.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     handles = [model.register_forward_pre_hook(called, with_kwargs=True)]
-    handles += [layer.register_forward_pre_hook(multiplied) for layer in layers]
+    handles += [layer.register_forward_hook(multiplied) for layer in layers]
     try:
         yield work
     finally:
@@ -73,7 +73,7 @@ class Cost:
     """What sampling one prompt cost.
 
     Attributes:
-        flops: Of the blocks' linear layers.
+        flops: Of the blocks' layers.
         computed: Evaluations in which all blocks ran (a step's branches are one).
         full: Operations of one row of a computed model call.
         seconds: Processor time.

@@ -16,7 +16,7 @@ from .condition import Condition, Setting
 from .counting import Cost, cost_of, counted
 from .rivals import available
 from .store import calibration_path
-from .subjects import Subject
+from .subjects import Subject, network
 from .ways import OWN, Situation, Way
 
 BATCH = 16
@@ -74,7 +74,7 @@ class DiffusersHost:
         self._subject, self._condition = subject, condition
         rivals, self.notes = available()
         self._ways: dict[str, Way] = {way.name: way for way in OWN + rivals}
-        pipe = subject.pipeline(condition.shift)
+        pipe = subject.pipeline(condition)
         self._situation = Situation(subject, condition, pipe, self._calibrate)
 
     def ways(self) -> list[str]:
@@ -103,7 +103,7 @@ class DiffusersHost:
         kept = dict(setting)
         steps = kept.pop("steps", condition.steps)
         frames, seconds, wall = [], 0.0, 0.0
-        with counted(situation.pipe.transformer, self._subject.lists) as work:
+        with counted(network(situation.pipe), self._subject.lists) as work:
             for start in range(0, len(prompts), batch):
                 part = slice(start, start + batch)
                 arguments = self._subject.arguments(
@@ -124,7 +124,7 @@ class DiffusersHost:
     @cached_property
     def _own_situation(self) -> Situation:
         """Another pipeline, for ways that leave traces on theirs."""
-        return replace(self._situation, pipe=self._subject.pipeline(self._condition.shift))
+        return replace(self._situation, pipe=self._subject.pipeline(self._condition))
 
     def _calibrate(self) -> Calibration:
         """One prompt, in the condition itself; kept, so that a resumed run uses the same."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .ways import PLAIN, PLANNED, RULE
+from .ways import FORECAST, PLAIN, PLANNED, RULE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,7 +13,12 @@ Curve = Sequence[tuple[float, float]]
 # Okabe and Ito's colours, told apart with any colour vision; a colour's second line is dashed.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C")
 MARKERS = "o^sDvP<X*>"
-OURS = {PLANNED: ("#D55E00", "-", 2.6), RULE: ("#D55E00", "--", 1.6), PLAIN: ("black", ":", 1.6)}
+OURS = {
+    FORECAST: ("#D55E00", "-", 2.6),
+    PLANNED: ("#D55E00", "-.", 1.6),
+    RULE: ("#D55E00", "--", 1.6),
+    PLAIN: ("black", ":", 1.6),
+}
 
 
 def apart(heights: Sequence[float], gap: float) -> list[float]:
@@ -62,7 +67,7 @@ def draw(panels: Mapping[str, Mapping[str, Curve]]) -> "Figure":
 def _styles(names: Sequence[str]) -> dict[str, dict[str, object]]:
     styles: dict[str, dict[str, object]] = {}
     rivals = [name for name in names if name not in OURS]
-    free = [colour for colour in COLOURS if colour != OURS[PLANNED][0]]
+    free = [colour for colour in COLOURS if colour != OURS[FORECAST][0]]
     for number, name in enumerate(rivals):
         dashes = "-" if number < len(free) else (0, (5, 2))
         colour = free[number % len(free)]
@@ -80,7 +85,7 @@ def _panel(
     for way, curve in drawn.items():
         xs, ys = [100 * x for x, _ in curve], [y for _, y in curve]
         style: dict = dict(styles[way])
-        axes.plot(xs, ys, markersize=4, zorder=3 if way == PLANNED else 2, **style)
+        axes.plot(xs, ys, markersize=4, zorder=3 if way == FORECAST else 2, **style)
     low, high = axes.get_ylim()
     axes.set_xlim(20, 102)
     axes.set_xticks(range(20, 80, 10))
@@ -88,7 +93,7 @@ def _panel(
     heights = apart([y for _, y in ends], 0.052 * (high - low))
     for way, (x, y), height in zip(drawn, ends, heights, strict=True):
         colour = str(styles[way]["color"])
-        weight = "bold" if way == PLANNED else "normal"
+        weight = "bold" if way == FORECAST else "normal"
         axes.plot([100 * x, 75.5], [y, height], color=colour, linewidth=0.5, alpha=0.6, zorder=1)
         axes.text(76, height, way, color=colour, fontsize=8.5, va="center", weight=weight)
     axes.set_xlabel("work done in the blocks, % of the uncached run", loc="left")

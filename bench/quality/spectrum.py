@@ -105,7 +105,7 @@ def applied(transformer: nn.Module, setting: Setting, steps: int, branches: int)
 
 
 @contextmanager
-def sloped(transformer: nn.Module, setting: Setting, steps: int, branches: int) -> Iterator[None]:
+def sloped(model: nn.Module, setting: Setting, steps: int, branches: int) -> Iterator[None]:
     """What the model returns goes on by a finite difference, at Spectrum's schedule."""
 
     def computed(call: Call, keep: Keep) -> Any:
@@ -116,19 +116,19 @@ def sloped(transformer: nn.Module, setting: Setting, steps: int, branches: int) 
     def predicted(_call: Call, forecast: torch.Tensor) -> Any:
         return (forecast,)
 
-    with _forecast(transformer, setting, steps, branches, slope_weights, computed, predicted):
+    with _forecast(model, setting, steps, branches, slope_weights, computed, predicted):
         yield
 
 
 @contextmanager
 def _forecast(
-    transformer: nn.Module, setting: Setting, steps: int, branches: int, weigh: Weigh,
+    model: nn.Module, setting: Setting, steps: int, branches: int, weigh: Weigh,
     computed: Callable[[Call, Keep], Any], predicted: Callable[[Call, torch.Tensor], Any],
 ) -> Iterator[None]:  # fmt: skip
-    """Has each call of a transformer computed, and something of it kept, or predicted from that."""
+    """Has each call of a model computed, and something of it kept, or predicted from that."""
     plan = schedule(steps, **setting)
     kept = [_Branch(weigh) for _ in range(branches)]
-    calls, original = 0, transformer.forward
+    calls, original = 0, model.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -140,8 +140,8 @@ def _forecast(
             return predicted(call, branch.forecast(place))
         return computed(call, partial(branch.add, place))
 
-    transformer.forward = forward
+    model.forward = forward
     try:
         yield
     finally:
-        del transformer.forward
+        del model.forward

@@ -1,12 +1,17 @@
 """The models that the ways are compared on."""
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any, Protocol
 
 import numpy as np
+from diffusers import DPMSolverMultistepScheduler
 
 from magcache.emoji import image as emoji
+from magcache.emoji import unet as emoji_unet
 from magcache.emoji import video as emoji_video
+
+from .condition import Condition
 
 
 class Subject(Protocol):
@@ -14,11 +19,11 @@ class Subject(Protocol):
 
     Attributes:
         name: For file names and titles.
-        lists: Names of the transformer's block lists.
+        lists: Names of the network's block lists.
         preset: The published curve that the rule uses, or None for its calibration.
         calibration_prompts: Those that calibrations see; one is enough.
         prompts: Those that ways are compared on.
-        comfyui: Whether ComfyUI's part of the bench knows the model.
+        conditions: Those that are published.
     """
 
     name: str
@@ -26,9 +31,9 @@ class Subject(Protocol):
     preset: str | None
     calibration_prompts: Sequence[str]
     prompts: Sequence[str]
-    comfyui: bool
+    conditions: Sequence[Condition]
 
-    def pipeline(self, shift: float) -> Any:
+    def pipeline(self, condition: Condition) -> Any:
         """A fresh diffusers pipeline."""
         ...
 
@@ -43,18 +48,26 @@ class Subject(Protocol):
         ...
 
 
+def network(pipe: Any) -> Any:
+    """What a pipeline samples with."""
+    return getattr(pipe, "transformer", None) or pipe.unet
+
+
 class _Bundled:
     """What the small trained models of this repository have in common; `library` loads one."""
 
     library: Any
+    conditions: Sequence[Condition] = [
+        Condition(steps, cfg, shift) for steps, cfg, shift in product((28, 20), (3, 1), (1, 3))
+    ]
 
     def __init__(self) -> None:
         self._model = self.library.load()
         self.calibration_prompts: Sequence[str] = self._model.prompts("calibration")
         self.prompts: Sequence[str] = self._model.prompts("test")
 
-    def pipeline(self, shift: float) -> Any:
-        self._model = self.library.load(shift=shift)
+    def pipeline(self, condition: Condition) -> Any:
+        self._model = self.library.load(shift=condition.shift)
         return self._model.pipe
 
     def arguments(
@@ -70,7 +83,6 @@ class Emoji(_Bundled):
     name = "emoji"
     lists: tuple[str, ...] = ("transformer_blocks", "single_transformer_blocks")
     preset: str | None = "emoji"
-    comfyui = True
 
     def frames(self, latents: Any) -> np.ndarray:
         return emoji.to_images(latents).permute(0, 2, 3, 1)[:, None].numpy()
@@ -83,10 +95,34 @@ class EmojiVideo(_Bundled):
     name = "emoji-video"
     lists: tuple[str, ...] = ("blocks",)
     preset: str | None = None
-    comfyui = False
 
     def frames(self, latents: Any) -> np.ndarray:
         return emoji_video.to_clips(latents).permute(0, 2, 3, 4, 1).numpy()
 
 
-SUBJECTS: dict[str, Callable[[], Subject]] = {"emoji": Emoji, "emoji-video": EmojiVideo}
+class EmojiUNet(_Bundled):
+    """The bundled U-Net, SDXL's architecture."""
+
+    library = emoji_unet
+    name = "emoji-unet"
+    lists: tuple[str, ...] = ("down_blocks", "mid_block", "up_blocks")
+    preset: str | None = None
+    conditions: Sequence[Condition] = [
+        Condition(steps, 5.0, None, sampler)
+        for steps, sampler in product((28, 20), ("euler", "dpmpp_2m"))
+    ]
+
+    def pipeline(self, condition: Condition) -> Any:
+        self._model = self.library.load()
+        pipe = self._model.pipe
+        if condition.sampler == "dpmpp_2m":
+            pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+        return pipe
+
+    def frames(self, latents: Any) -> np.ndarray:
+        return self._model.decode(latents).permute(0, 2, 3, 1)[:, None].numpy()
+
+
+SUBJECTS: dict[str, Callable[[], Subject]] = {
+    kind.name: kind for kind in (Emoji, EmojiVideo, EmojiUNet)
+}

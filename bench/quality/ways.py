@@ -10,13 +10,13 @@ import numpy as np
 from diffusers import UniPCMultistepScheduler
 
 import magcache
-from magcache.curves import Calibration, Trajectory, presets, shifted_sigmas
+from magcache.curves import Calibration, Trajectory, presets
 from magcache.decide import Course, Reason, decider_for, rule_of
 
 from . import spectrum
 from .condition import Condition, Setting, grid, reaching
 from .first import first_run
-from .subjects import Subject
+from .subjects import Subject, network
 
 THRESHOLDS = [float(x) for x in np.geomspace(0.002, 3, 60).round(4)]
 FLEXES = [float(x) for x in np.arange(0, 4, 0.125)]
@@ -57,7 +57,7 @@ class Situation:
         """What this project's rule computes."""
         subject = self.subject
         source = presets.load(subject.preset) if subject.preset else self.calibration
-        sigmas = shifted_sigmas(self.condition.steps, self.condition.shift)
+        sigmas = self.condition.sigmas
         course = Course.of_steps(Trajectory(tuple(sigmas)))
         made = decider_for(rule_of(source, **setting), course, source.curves).schedule()
         return [reason is not Reason.SKIPPED for reason in made.reasons]
@@ -123,9 +123,9 @@ def _spectrum(situation: Situation, setting: Setting) -> AbstractContextManager[
 
 
 def _slope(situation: Situation, setting: Setting) -> AbstractContextManager[None]:
-    condition = situation.condition
-    transformer = situation.pipe.transformer
-    return spectrum.sloped(transformer, setting, condition.steps, condition.branches)
+    pipe, condition = situation.pipe, situation.condition
+    calls = condition.branches if hasattr(pipe, "transformer") else 1  # of both in one batch
+    return spectrum.sloped(network(pipe), setting, condition.steps, calls)
 
 
 @contextmanager
@@ -143,10 +143,12 @@ def _solver(situation: Situation, setting: Setting) -> Iterator[None]:
     """UniPC, the one solver of diffusers' that takes FLUX's noise levels as well as Wan's."""
     pipe, shift = situation.pipe, situation.condition.shift
     own = pipe.scheduler
-    pipe.scheduler = UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift,
-        solver_order=setting["order"],
-    )  # fmt: skip
+    levels = {} if shift is None else {
+        "prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift,
+    }  # fmt: skip
+    pipe.scheduler = UniPCMultistepScheduler.from_config(
+        {} if levels else own.config, solver_order=setting["order"], **levels
+    )
     try:
         yield
     finally:
