@@ -2,8 +2,9 @@
 
     COMFYUI_PATH=~/ComfyUI path/to/its/python -m bench.samplers
 
-Half an hour on a CPU; each sampler's figures are kept in bench-output/samplers.jsonl as soon as
-they are known. Writes docs/samplers.md when all are.
+Half an hour on a CPU, with matplotlib beside ComfyUI; each sampler's figures are kept in
+bench-output/samplers.jsonl as soon as they are known. Writes docs/samplers.md and its picture when
+all are.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path as File
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import numpy as np
@@ -27,8 +28,12 @@ from .quality.condition import Condition
 from .quality.counting import one_thread
 from .quality.first import first_run
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 KEPT = File("bench-output/samplers.jsonl")
 PAGE = File("docs/samplers.md")
+PICTURE = File("docs/samplers.png")
 NOISY = ("ancestral", "sde", "ddpm", "lcm", "seeds")  # in the names of those that draw noise
 ADAPTIVE = "dpm_adaptive"
 
@@ -120,8 +125,7 @@ def _figures(psnr: Sequence[float]) -> str:
 
 def page(rows: Sequence[Row], setting: Setting, version: str) -> str:
     """The whole page."""
-    noisy = [row for row in rows if any(part in row.sampler for part in NOISY)]
-    still = [row for row in rows if row not in noisy]
+    still, noisy = _sorted(rows)
     ahead = sum(statistics.mean(row.forecast) > statistics.mean(row.plain) for row in still)
     head = (
         f"Every sampler of ComfyUI {version} on the bundled emoji model: {setting.steps} steps, "
@@ -137,11 +141,45 @@ def page(rows: Sequence[Row], setting: Setting, version: str) -> str:
     return "\n".join([
         f"# Samplers\n\n{head}\n",
         f"## Samplers that draw no noise: the forecast is ahead with {ahead} of {len(still)}\n",
+        f"![Mean PSNR of the forecast and of plain sampling, a line a sampler]({PICTURE.name})\n",
         *table(still),
         f"\n## Samplers that draw noise at every step\n\n{why}\n",
         *table(noisy),
         "",
     ])  # fmt: skip
+
+
+def draw(rows: Sequence[Row]) -> "Figure":
+    """A line a sampler from plain sampling's mean to the forecast's."""
+    from matplotlib.figure import Figure
+
+    groups = _sorted(rows)
+    figure = Figure(figsize=(8, 10), layout="constrained")
+    heights = [len(group) for group in groups]
+    titles = ("Samplers that draw no noise", "Samplers that draw noise at every step")
+    panels = figure.subplots(2, 1, sharex=True, height_ratios=heights)
+    for axes, group, title in zip(panels, groups, titles, strict=True):
+        ordered = sorted(group, key=lambda row: statistics.mean(row.forecast))
+        plain = [statistics.mean(row.plain) for row in ordered]
+        forecast = [statistics.mean(row.forecast) for row in ordered]
+        places = range(len(ordered))
+        axes.hlines(places, plain, forecast, color="0.75", linewidth=1.5, zorder=1)
+        axes.plot(plain, places, "o", color="black", fillstyle="none", label="plain steps")
+        axes.plot(forecast, places, "o", color="#D55E00", label="forecast at 2x")
+        axes.set_yticks(places, [row.sampler for row in ordered])
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.grid(axis="x", color="0.9")
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    panels[0].legend(loc="lower right", frameon=False)
+    panels[1].set_xlabel("mean PSNR to the full run, dB")
+    return figure
+
+
+def _sorted(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Those of samplers that draw no noise, and the others."""
+    noisy = [row for row in rows if any(part in row.sampler for part in NOISY)]
+    return [row for row in rows if row not in noisy], noisy
 
 
 def kept(setting: Setting) -> Mapping[str, Row]:
@@ -188,7 +226,8 @@ def main() -> None:
         print([*table([rows[sampler]])][-1], flush=True)
     if not asked.sampler:
         PAGE.write_text(page([*rows.values()], setting, comfyui_version.__version__), "utf-8")
-        print(f"written: {PAGE}")
+        draw([*rows.values()]).savefig(PICTURE, dpi=110, facecolor="white")
+        print(f"written: {PAGE}, {PICTURE}")
 
 
 if __name__ == "__main__":
