@@ -35,6 +35,31 @@ def test_models_are_alike() -> None:
     assert (there.max(0) / there.min(0) < 10).all()
 
 
+@pytest.mark.parametrize(
+    ("steps", "computed", "draft"), [(8, 6, 4), (7, 6, 3), (6, 6, 3), (5, 5, 3), (4, 4, 3)]
+)
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_in_few_steps_no_less_is_computed_than_is_better_than_plain_steps(
+    steps: int, computed: int, draft: int, shift: float
+) -> None:
+    course = Course.of_steps(Trajectory(shifted_sigmas(steps, shift)))
+    plan = str(decider_for(Target(2), course).schedule())
+    assert plan.count("#") == computed and plan.endswith("##")
+    own = decider_for(Target(2, draft=True), course)
+    plan = str(own.schedule())
+    assert plan.count("#") == max(draft, steps // 2) and plan.endswith("##")
+    assert any("a draft: about as far" in note for note in own.notes)
+
+
+def test_the_parts_of_a_split_run_of_eight_steps_are_planned_as_the_whole() -> None:
+    levels = shifted_sigmas(8, 5.0)
+    whole = Trajectory(levels)
+    first = decider_for(Target(2), Course.of_steps(whole, levels[:4], end=levels[4]))
+    second = decider_for(Target(2), Course.of_steps(whole, levels[4:]))
+    assert str(first.schedule()).count("#") == str(second.schedule()).count("#") == 3
+    assert str(second.schedule()).endswith("##")
+
+
 @pytest.mark.parametrize("steps", [9, 20, 50])
 def test_a_plan_of_the_prior_begins_densely_and_is_as_fast_as_asked(steps: int) -> None:
     course = Course.of_steps(Trajectory(tuple(shifted_sigmas(steps))))

@@ -154,7 +154,7 @@ def test_an_evaluation_that_could_not_be_skipped_counts_as_computed_everywhere()
 @pytest.mark.parametrize(("steps", "noted"), [(8, True), (9, False)])
 def test_few_steps_are_noted(steps: int, noted: bool) -> None:
     warnings = report_of([sampled(steps)]).warnings
-    assert warnings == ["8 steps: below 9 there is little to gain"] * noted
+    assert warnings == ["8 steps: too few for the rule, the difference shows"] * noted
 
 
 def test_a_curve_over_the_fraction_is_noted() -> None:
@@ -178,7 +178,7 @@ def test_warnings_of_the_run_come_first_and_without_repeats() -> None:
     assert report_of(runs, "one expert runs uncached").warnings == [
         "one expert runs uncached",
         "a residual held NaN or Inf",
-        "5 steps: below 9 there is little to gain",
+        "5 steps: too few for the rule, the difference shows",
     ]
 
 

@@ -179,7 +179,7 @@ def _forecast(model: Any, setting: Setting) -> Any:
     from magcache.hosts.comfyui.settings import Settings
     from magcache.hosts.comfyui.wrappers import install
 
-    asked = Target(setting["speedup"])
+    asked = Target(**setting)
     return install(model, Settings(asked=asked, label="forecast", at_output=True))
 
 

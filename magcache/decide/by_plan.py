@@ -20,13 +20,15 @@ from ..curves import (
 )
 from .correction import Correction
 from .decider import OUTSIDE, Decision, Holding, Stepwise
-from .schedule import FEW_STEPS, Course, Reason, few_steps
-from .search import Costs, Grams, best_schedule, bound_of, costs_of, expected_error
+from .schedule import FEW_STEPS, Course, Reason
+from .search import FINISHED, Costs, Grams, best_schedule, bound_of, costs_of, expected_error
 from .target import Target
 
 LEAST_GAIN = 1.1  # a speed-up below this is not worth any difference
 _FEWEST = 5  # computed evaluations; with fewer, as many plain steps are as good
 _SHORT_RUN = 12  # steps; in a shorter one it takes one evaluation more
+_FEWEST_OF_DRAFT = 3
+_LAST = 2  # evaluations at the end of a run of few steps, which has no time to take errors back
 _FITS = 1.5  # errors so many times the expected ones are nothing unusual: prompts differ
 _MEAN = "mean"
 _MORE = 0.25  # of the planned evaluations: as many more as about halve the error
@@ -267,20 +269,26 @@ class PlanDecider(Stepwise[_State]):
     def _beginning(self) -> _State:
         """The state before the first evaluation, with the plan for a target speed-up."""
         rooms = dict.fromkeys(self.grams, self.keep)
-        state = _State((), rooms, few_steps(self.course))
+        state = _State((), rooms, {})
         if self.target.speedup is None or self.skips_nothing:
             return state
         steps, count = self.course.whole_steps, len(self.course.sigmas)
         asked = int(count / self.target.speedup + 1e-9)
         plan = best_schedule(self._costs(rooms), self._wanted)
         best = sum(plan)
+        notes = []
         if best > asked:
-            why, fewest = "cannot be reached here", fewest_worth(steps)
-            if best <= self._fewest:
-                why = f"leaves fewer than {fewest} evaluations: as many plain steps are as good"
-            note = f"a speed-up of {self.target.speedup:g} {why}; the best is {count / best:.2f}"
-            state = replace(state, notes=state.noting("speed-up", note))
-        if steps < FEW_STEPS or count < LEAST_GAIN * best:
+            why, worth = "cannot be reached here", fewest_worth(steps)
+            if best <= self._fewest and not self.target.draft:
+                why = f"leaves fewer than {worth} evaluations: as many plain steps are as good"
+            notes.append(
+                f"a speed-up of {self.target.speedup:g} {why}; the best is {count / best:.2f}"
+            )
+        if best < fewest_worth(steps) * count / steps:
+            notes.append(f"a draft: about as far from the full run as {best} plain steps are")
+        if notes:
+            state = replace(state, notes=state.noting("speed-up", "; ".join(notes)))
+        if (self._is_short and not self.members) or count < LEAST_GAIN * best:
             self._little_gain = True
             note = f"{steps} steps: there is little to gain, everything is computed"
             return replace(state, notes=state.noting("gain", note))
@@ -333,6 +341,8 @@ class PlanDecider(Stepwise[_State]):
     def _costs(self, rooms: Mapping[str, int]) -> Costs:
         course, window = self.course, self.target.window
         allowed = [window.allows(step, course.steps) for step in course.step_of]
+        if self._is_short and course.end <= FINISHED:
+            allowed[-_LAST:] = [False] * _LAST
         return costs_of(
             self.grams, course.sigmas, course.end, self.guidance, may_skip=allowed, keep=rooms,
             members=self.members, fresh=course.fresh, ratios=self._ratios(course.sigmas),
@@ -348,16 +358,24 @@ class PlanDecider(Stepwise[_State]):
         return max(self._fewest, int(len(self.course.sigmas) / self.target.speedup + 1e-9))
 
     @property
+    def _is_short(self) -> bool:
+        return self.course.whole_steps < FEW_STEPS
+
+    @property
     def _fewest(self) -> int:
         """This run's part of the fewest that are worth it in the whole trajectory."""
         steps = self.course.whole_steps
         part = min(1.0, len(self.course.sigmas) / steps)
-        return math.ceil(fewest_worth(steps) * part - 1e-9)
+        fewest = _FEWEST_OF_DRAFT if self.target.draft else fewest_worth(steps)
+        return math.ceil(fewest * part - 1e-9)
 
 
 def fewest_worth(steps: int) -> int:
-    """How many computed evaluations a run must have to be better than as many plain steps."""
-    return _FEWEST + (steps < _SHORT_RUN)
+    """How many computed evaluations a run must have to be better than as many plain steps.
+
+    For four to eight steps measured in docs/few-steps.md, for more in docs/prediction.md.
+    """
+    return min(steps, _FEWEST + (steps < _SHORT_RUN))
 
 
 def _more(count: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from ..curves import Comparison, GuidedGrams, Lesson, MagnitudeCurve
 from .decider import OUTSIDE, Decision, Holding, Stepwise, curves_of
 from .rule import Rule, RuleState
-from .schedule import Course, Reason, few_steps
+from .schedule import FEW_STEPS, Course, Reason
 
 _SLACK = 1e-6  # of the trajectory: σ come as float32 from the hosts
 _PLACED = "the curve's sampling schedule is unknown: it is used by fraction of the trajectory"
@@ -52,7 +52,13 @@ class RuleDecider(Stepwise[_State]):
         self.keep = 2 if self.grams else 1
         placed = any(curve.over == "fraction" for curve in self.curves.values())
         notes = {"schedule": _PLACED} if placed else {}
-        self._state = _State(RuleState(self.rule), notes | few_steps(self.course))
+        if self._is_short and not self.skips_nothing:
+            notes["steps"] = f"{self.course.whole_steps} steps: " + (
+                "too few for the rule, the difference shows"
+                if self.rule.in_short_runs
+                else f"below {FEW_STEPS} everything is computed"
+            )
+        self._state = _State(RuleState(self.rule), notes)
 
     @property
     def predicts(self) -> bool:
@@ -98,6 +104,10 @@ class RuleDecider(Stepwise[_State]):
     def observe(self, expected: float, found: float) -> None:
         """The rule knows no errors."""
 
+    @property
+    def _is_short(self) -> bool:
+        return self.course.whole_steps < FEW_STEPS
+
     def _next(
         self, state: _State, sigma: float, step: int, held: Holding
     ) -> tuple[Decision, _State]:
@@ -136,6 +146,8 @@ class RuleDecider(Stepwise[_State]):
             return Reason.FIRST
         if rule.skips_nothing:
             return Reason.OFF
+        if self._is_short and not rule.in_short_runs:
+            return Reason.LITTLE_GAIN
         if not rule.window.allows(step, self.course.steps):
             return Reason.WINDOW
         here = trajectory.fraction(sigma) + _SLACK

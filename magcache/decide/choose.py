@@ -8,7 +8,7 @@ from .by_plan import PlanDecider
 from .by_rule import RuleDecider
 from .decider import Decider, Decision, Holding
 from .rule import Rule
-from .schedule import Course, Reason, Schedule, few_steps
+from .schedule import Course, Reason, Schedule
 from .search import Grams
 from .target import Target
 
@@ -19,6 +19,7 @@ class ComputeAll:
     keep, skips_nothing, predicts, observes = 1, True, False, False
     summary = details = "everything is computed"
     curves: Mapping[str, MagnitudeCurve] = {}
+    notes: Sequence[str] = ()
 
     def __init__(self, course: Course) -> None:
         self.course = course
@@ -27,7 +28,6 @@ class ComputeAll:
             "curve": [],
             "noise levels": course.sigmas,
         }
-        self.notes: Sequence[str] = list(few_steps(course).values())
 
     def decide(self, sigma: float, step: int, held: Holding) -> Decision:
         """See `Decider`."""

@@ -27,6 +27,8 @@ class Rule:
         window: The steps of the run in which skipping is allowed.
         refresh: Fraction of the whole trajectory at which one evaluation is always computed
             (FLUX: 11/28), or None.
+        in_short_runs: Whether evaluations are also skipped in a run of few steps, where that
+            shows: not by recommended settings.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -37,6 +39,7 @@ class Rule:
     retention: float
     window: Window = EVERY_STEP
     refresh: float | None = None
+    in_short_runs: bool = True
 
     def __post_init__(self) -> None:
         check_rule(self.threshold, self.max_skip, self.retention, self.refresh)
@@ -58,11 +61,12 @@ def rule_of(source: Calibration, **changes: Any) -> Rule:
     """
     names = ("threshold", "max_skip", "retention", "refresh")
     settings: dict[str, Any] = {name: getattr(source, name) for name in names}
-    settings.update({name: value for name, value in changes.items() if value is not None})
+    given = {name: value for name, value in changes.items() if value is not None}
+    settings.update(given)
     missing = [name for name in names[:3] if settings[name] is None]
     if missing:
         raise ValueError(f"preset {source.name} publishes no {', '.join(missing)}: give them")
-    return Rule(**settings)
+    return Rule(**settings, in_short_runs=not given.keys().isdisjoint(names))
 
 
 @dataclass(frozen=True)

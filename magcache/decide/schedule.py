@@ -6,7 +6,7 @@ from enum import Enum
 
 from ..curves import Trajectory
 
-FEW_STEPS = 9  # below this many steps there is little to gain
+FEW_STEPS = 9  # a run of fewer steps cannot take errors back, and its own rules hold
 
 
 class Reason(str, Enum):
@@ -100,10 +100,3 @@ class Schedule:
         """Evaluations over their cost; `skip_cost` is a skipped one's share of a computed one."""
         cost = self.computed + skip_cost * self.skipped
         return len(self.reasons) / cost if cost else 1.0
-
-
-def few_steps(course: Course) -> dict[str, str]:
-    """The note on a short run, by its topic."""
-    if course.whole_steps >= FEW_STEPS:
-        return {}
-    return {"steps": f"{course.whole_steps} steps: below {FEW_STEPS} there is little to gain"}

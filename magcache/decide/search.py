@@ -17,7 +17,7 @@ import numpy as np
 from ..curves import GramCurve, best_weights, guidance_shares
 
 LONGEST_GAP = 10  # most evaluations skipped in a row
-_FINISHED = 1e-3  # a run that ends at or below this σ ends with the image
+FINISHED = 1e-3  # a run that ends at or below this σ ends with the image
 
 _ROUNDING = 1e-9
 
@@ -123,7 +123,7 @@ def costs_of(
 def weights_of(sigmas: np.ndarray, end: float, remaining: Remains = remains) -> np.ndarray:
     """What is left at the end of an error made at each σ, (T,): of its step, what remains."""
     weights = np.abs(sigmas - np.append(sigmas[1:], end)) * remaining(sigmas)
-    if end <= _FINISHED:
+    if end <= FINISHED:
         weights[-1] = abs(sigmas[-1] - end)  # nothing comes after it that could mend it
     return weights
 

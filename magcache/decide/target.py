@@ -14,6 +14,7 @@ class Target:
         error: Largest expected error of a predicted residual, as a share of its norm.
         keep: From how many computed evaluations a branch is predicted: 1, 2 or 3.
         window: The steps of the run in which skipping is allowed.
+        draft: Whether a speed-up is also taken where as many plain steps would be as good.
 
     Raises:
         ValueError: A setting is out of its range, or both or none are given.
@@ -23,6 +24,7 @@ class Target:
     error: float | None = None
     keep: int = 2
     window: Window = EVERY_STEP
+    draft: bool = False
 
     def __post_init__(self) -> None:
         if (self.speedup is None) == (self.error is None):
@@ -40,5 +42,5 @@ class Target:
 
     def __str__(self) -> str:
         if self.speedup is not None:
-            return f"speed-up {self.speedup:g} asked"
+            return f"speed-up {self.speedup:g} asked{', draft' if self.draft else ''}"
         return f"expected error up to {self.error:g}"

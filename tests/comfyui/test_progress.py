@@ -68,7 +68,10 @@ def expected(schedule: str) -> list[str]:
     """The texts of a run of one evaluation a step, as the clock of `clock` has it."""
     costs = [COMPUTED if symbol == "#" else SKIPPED for symbol in schedule]
     ends = [0.0, *accumulate(costs)]
-    texts = [f"step 1 of {len(schedule)}"]
+    count, planned = len(schedule), schedule.count("#")
+    texts = [
+        f"step 1 of {count}\n{planned} of {count} steps will be computed, {count / planned:.2f}x"
+    ]
     for step in range(1, len(schedule)):
         computed, skipped = schedule[:step].count("#"), schedule[:step].count(".")
         free = 0.0 if skipped else SKIPPED * schedule[step:].count(".")  # no cost is known yet

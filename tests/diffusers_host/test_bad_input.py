@@ -239,12 +239,20 @@ def test_a_scheduler_without_falling_sigmas(caplog: pytest.LogCaptureFixture) ->
 
 
 @pytest.mark.parametrize("steps", [1, 2, 8])
-def test_few_steps_run_and_the_report_says_so(steps: int) -> None:
+def test_few_steps_are_computed_by_recommended_settings_and_the_report_says_so(steps: int) -> None:
     pipe = FLUX.build()
     with magcache.apply(pipe, preset="flux") as applied:
         _, schedule = sample(pipe, FLUX, steps=steps)
-    assert schedule == applied.report().schedule and schedule[0] == "#"
-    assert f"{steps} steps: below 9 there is little to gain" in str(applied.report())
+    assert schedule == applied.report().schedule == "#" * steps
+    assert f"{steps} steps: below 9 everything is computed" in str(applied.report())
+
+
+def test_settings_typed_in_skip_in_few_steps_too_and_the_report_says_so() -> None:
+    pipe = FLUX.build()
+    with magcache.apply(pipe, preset="flux", **EAGER) as applied:
+        _, schedule = sample(pipe, FLUX, steps=8)
+    assert "." in schedule
+    assert "8 steps: too few for the rule, the difference shows" in str(applied.report())
 
 
 def test_a_broken_residual_is_dropped_and_the_next_evaluation_computed(

@@ -90,7 +90,7 @@ class Progress:
         computed = [took for evaluation, took in done if not evaluation.skipped]
         skipped = [took for evaluation, took in done if evaluation.skipped]
         if not computed:
-            return head
+            return f"{head}\n{self._planned(run, step)}".rstrip()
         costs = median(computed), median(skipped) if skipped else 0.0
         left = _clock(self._left(run, step, *costs))
         if run.calibrator:
@@ -99,6 +99,14 @@ class Progress:
         speed = f"{full / taken:.2f}x so far, " if skipped else ""
         counts = f"{len(computed)} computed, {len(skipped)} skipped"
         return f"{head}: {counts}\n{speed}{left} left"
+
+    def _planned(self, run: Run, step: int) -> str:
+        """What is going to be computed; nothing where nothing is skipped."""
+        reasons = run.ahead([(sigma, at) for at, sigma in enumerate(self._sigmas) if at > step])
+        if not reasons.skipped:
+            return ""
+        count, computed = len(self._sigmas), len(self._sigmas) - reasons.skipped
+        return f"{computed} of {count} steps will be computed, {count / computed:.2f}x"
 
     def _left(self, run: Run, step: int, computed: float, skipped: float) -> float:
         """Seconds from here on, with what each kind of evaluation has cost up to here."""

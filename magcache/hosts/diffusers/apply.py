@@ -33,6 +33,7 @@ def apply(
     speedup: float | None = None,
     error: float | None = None,
     keep: int = 2,
+    draft: bool = False,
     guidance: float | None = None,
     predict: Literal["reuse"] | None = None,
     store: Place = "device",
@@ -54,8 +55,8 @@ def apply(
         calibrate: Compute everything and measure; `Session.calibration()` has the result.
         threshold, max_skip, retention, start_step, end_step: See `magcache.Rule`; None takes the
             curve's own.
-        speedup, error, keep: In place of the rule, see `Target`. Without a calibration, what the
-            model returns is predicted from the prior, the curves of other models.
+        speedup, error, keep, draft: In place of the rule, see `Target`. Without a calibration,
+            what the model returns is predicted from the prior, the curves of other models.
         guidance: CFG scale, by which the branches' errors are weighed; None is the pipeline's.
         predict: "reuse" repeats the last residual (the published method); None predicts from the
             last two where a calibration allows it.
@@ -70,7 +71,7 @@ def apply(
     """
     window = Window(start_step, end_step)
     rule = {"threshold": threshold, "max_skip": max_skip, "retention": retention}
-    planned = _target(rule, speedup, error, keep, window)
+    planned = _target(rule, speedup, error, keep, window, draft)
     source = _source(preset, calibration, calibrate, planned)
     aim = planned or (source and rule_of(source, window=window, **rule))
     models = models_of(target, at_output=aim is not None and source is None)
@@ -110,6 +111,7 @@ def _target(
     error: float | None,
     keep: int,
     window: Window,
+    draft: bool,
 ) -> Target | None:
     """What is asked for in place of the rule, or None."""
     if speedup is None and error is None:
@@ -117,7 +119,7 @@ def _target(
     given = [name for name, value in rule.items() if value is not None]
     if given:
         raise ValueError(f"speedup and error take the place of {', '.join(given)}: give one kind")
-    return Target(speedup, error, keep, window)
+    return Target(speedup, error, keep, window, draft)
 
 
 def _repeats(predict: str | None, planned: Target | None) -> bool:

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from ....decide import Target
+from ....decide import FEW_STEPS, Target
 from .. import calibrations, detect, host
 from ..models import class_name, misfit, remembers
 from ..settings import Settings
 from ..start import Start
 from ..watch import Watch
 from ..wrappers import install
-from .widgets import AUTOMATIC, HIDDEN, MODEL, Calibrated, number
+from .widgets import AUTOMATIC, HIDDEN, MODEL, Calibrated, entry, number
 
 
 class MagCacheTargetSpeed(Calibrated):
@@ -39,14 +39,28 @@ class MagCacheTargetSpeed(Calibrated):
                     "settings; where there is none, the prior, which was measured on other models.",
                 ),
             },
+            "optional": {
+                "draft": entry(
+                    "BOOLEAN",
+                    "Also take a speed-up that shows: about as far from the original as sampling "
+                    "with fewer steps. For trying prompts and seeds.",
+                    default=False,
+                    advanced=True,
+                ),
+            },
             "hidden": HIDDEN,
         }
 
     def apply(
-        self, model: Any, speedup: float, calibration: str, node_id: str | None = None
+        self,
+        model: Any,
+        speedup: float,
+        calibration: str,
+        draft: bool = False,
+        node_id: str | None = None,
     ) -> tuple[Any]:
         host.check_model(model)
-        target, store = Target(speedup), detect.store()
+        target, store = Target(speedup, draft=draft), detect.store()
         if target.skips_nothing:
             return (model,)
         watch = Watch(node_id, f"speed-up {speedup:g}, calibration {calibration}")
@@ -61,7 +75,9 @@ class MagCacheTargetSpeed(Calibrated):
             return (host.uncached(model, reason, node_id),)
 
         def choose(patcher: Any, start: Start) -> Settings:
-            found = None if misfit(model) else calibrations.nearest(patcher, start.made_with)
+            # A calibration is of what blocks add, which was not tried at few steps.
+            unfit = misfit(model) or len(start.made_with["sigmas"]) - 1 < FEW_STEPS
+            found = None if unfit else calibrations.nearest(patcher, start.made_with)
             if found is None:
                 return Settings(asked=target, store=store, label="prior", at_output=True)
             source = found.calibration

@@ -1,0 +1,190 @@
+"""Four to eight steps, in a first run, in ComfyUI: beside plain sampling at the same cost.
+
+    COMFYUI_PATH=~/ComfyUI path/to/its/python -m bench.few
+
+A quarter of an hour on a CPU; what is measured is kept in bench-output/few.jsonl. Writes
+docs/few-steps.md when all is.
+"""
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from magcache.decide.by_plan import fewest_worth
+
+from .quality.comfyui import MODELS, Emoji, start_comfyui
+from .quality.condition import Condition
+from .quality.counting import one_thread
+from .quality.first import first_run
+from .quality.store import measured
+
+KEPT = Path("bench-output/few.jsonl")
+PAGE = Path("docs/few-steps.md")
+COMPUTED: Mapping[int, Sequence[int]] = {8: (7, 6, 5, 4), 7: (6,), 6: (5, 4), 5: (4,), 4: (3,)}
+TEACHERS = {"emoji-turbo": "emoji"}  # a model's prior is made without it, or what it is made from
+
+
+class Turbo(Emoji):
+    """The emoji model distilled for few steps."""
+
+    name = "emoji-turbo"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model in one condition, with any of the numbers of steps."""
+
+    model: str
+    cfg: float
+    shift: float | None
+    sampler: str
+    prompts: int
+
+    def __str__(self) -> str:
+        shift = "" if self.shift is None else f", shift {self.shift:g}"
+        return f"{self.model}, CFG {self.cfg:g}{shift}, {self.sampler}"
+
+
+CASES = [
+    *(Case("emoji-turbo", 1.0, 3.0, s, 32) for s in ("euler", "res_multistep")),
+    *(Case("emoji-turbo", 1.0, 1.0, s, 32) for s in ("euler", "res_multistep")),
+    *(Case("emoji-turbo", 1.0, 3.0, s, 32) for s in ("lcm", "sa_solver")),
+    Case("emoji", 3.0, 3.0, "euler", 32),
+    Case("emoji", 3.0, 1.0, "euler", 32),
+    Case("emoji-unet", 5.0, None, "euler", 16),
+    Case("emoji-video", 3.0, 3.0, "euler", 8),
+]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A case at a number of steps: PSNR, SSIM and FLIP of each prompt against the full run.
+
+    Attributes:
+        plan: What is computed, as symbols.
+    """
+
+    case: Case
+    steps: int
+    computed: int
+    plan: str
+    forecast: tuple[list[float], list[float], list[float]]
+    plain: tuple[list[float], list[float], list[float]]
+
+
+def rows(case: Case, known: Mapping[Any, Row]) -> Iterator[Row]:
+    """Those of a case, computed where they are not known."""
+    wanted = [(steps, count) for steps, counts in COMPUTED.items() for count in counts]
+    if all((case, *each) in known for each in wanted):
+        yield from (known[(case, *each)] for each in wanted)
+        return
+    kind = Turbo if case.model == Turbo.name else MODELS[case.model]
+    model = kind(Condition(8, case.cfg, case.shift, case.sampler))
+    prompts = model.prompts("test")[: case.prompts]
+    with first_run(TEACHERS.get(case.model, case.model)), torch.inference_mode():
+        for steps, counts in COMPUTED.items():
+            full, _ = _sampled(model, prompts, steps)
+            for count in counts:
+                if (case, steps, count) not in known:
+                    asked = {"speedup": steps / count, "draft": True}
+                    fast, plan = _sampled(model, prompts, steps, asked)
+                    plain, _ = _sampled(model, prompts, count)
+                    yield Row(case, steps, count, plan, measured(full, fast), measured(full, plain))
+                else:
+                    yield known[case, steps, count]
+
+
+def _sampled(
+    model: Emoji, prompts: Sequence[str], steps: int, asked: Mapping[str, Any] | None = None
+) -> tuple[np.ndarray, str]:
+    """Frames, and at which steps the model ran."""
+    cached = model.cached("forecast", asked) if asked else model.cached("uncached", {})
+    ran: list[float] = []
+
+    def note(executor: Any, x: torch.Tensor, t: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        ran.append(float(t[0]))
+        return executor(x, t, *args, **kwargs)
+
+    cached.add_wrapper_with_key("diffusion_model", "note", note)
+    frames = model.sample(cached, prompts, range(len(prompts)), steps)
+    levels = model.cached("uncached", {}).get_model_object("model_sampling")
+    times = [float(levels.timestep(sigma)) for sigma in model._levels(steps)[:-1]]
+    return frames, "".join("#" if any(abs(t - r) < 1e-3 for r in ran) else "." for t in times)
+
+
+def table(found: Sequence[Row]) -> Iterator[str]:
+    yield "| steps | computed | plan | forecast | plain steps | SSIM | FLIP |"
+    yield "|--:|--:|---|--:|--:|--:|--:|"
+    for row in found:
+        worth = row.computed == fewest_worth(row.steps)
+        count = f"**{row.computed}**" if worth else str(row.computed)
+        others = [f"{np.mean(row.forecast[at]):.3f}, {np.mean(row.plain[at]):.3f}" for at in (1, 2)]
+        cells = [str(row.steps), count, f"`{row.plan}`", _told(row.forecast[0])]
+        yield f"| {' | '.join([*cells, _told(row.plain[0]), *others])} |"
+
+
+def _told(psnr: Sequence[float]) -> str:
+    figures = float(np.mean(psnr)), float(np.quantile(psnr, 0.1)), min(psnr)
+    return " / ".join(f"{each:.1f}" for each in figures)
+
+
+HEAD = """# Four to eight steps
+
+Each model's first run in ComfyUI {version}: planned and predicted from a prior without the model
+(for the distilled one also without the model that it was distilled from), beside plain sampling
+with as many steps as evaluations are computed. PSNR to the run with all evaluations computed,
+mean / 10th percentile / minimum over the test prompts; SSIM and FLIP are means, the forecast's
+first. Made by `python -m bench.few`.
+
+What MagCache does by itself is **bold**: the fewest computed evaluations that are better than as
+many plain steps, in mean and in the 10th percentile, on every model sampled with Euler's method.
+The others are drafts. The last two evaluations are always computed: a distilled model's last steps
+are its longest, and nothing comes behind them that could take an error back.
+"""
+
+
+def page(found: Mapping[Case, Sequence[Row]], version: str) -> str:
+    """The whole page."""
+    parts = [HEAD.format(version=version)]
+    for case, own in found.items():
+        parts += [f"## {case}, {case.prompts} prompts\n", *table(own), ""]
+    return "\n".join(parts)
+
+
+def known() -> dict[Any, Row]:
+    """What was measured before."""
+    lines = KEPT.read_text().splitlines() if KEPT.exists() else []
+    found = [Row(**{**told, "case": Case(**told["case"])}) for told in map(json.loads, lines)]
+    return {(row.case, row.steps, row.computed): row for row in found}
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0]).parse_args()
+    start_comfyui()
+    one_thread()
+    import comfyui_version
+
+    logging.getLogger("magcache").setLevel(logging.WARNING)
+    KEPT.parent.mkdir(parents=True, exist_ok=True)
+    before, found = known(), {}
+    for case in CASES:
+        found[case] = []
+        for row in rows(case, before):
+            found[case].append(row)
+            if (case, row.steps, row.computed) not in before:
+                with KEPT.open("a") as file:
+                    file.write(json.dumps(asdict(row)) + "\n")
+                print(case, [*table([row])][-1], flush=True)
+    PAGE.write_text(page(found, comfyui_version.__version__), "utf-8")
+    print(f"written: {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
