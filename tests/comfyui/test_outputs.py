@@ -200,6 +200,29 @@ def test_trained_models_draw_what_they_draw_without(
     assert 0 < difference(output, plain) < 0.1
 
 
+@pytest.mark.parametrize("sampler", ["euler", "res_multistep"])
+def test_eight_steps_of_a_distilled_model_end_nearer_than_six(sampler: str) -> None:
+    model, shape = turbo(), (1, 16, 16, 16)
+    fast = faster(model)
+    full, forecast, six = (
+        draw(each, "emoji-turbo", shape, steps, 1.0, sampler=sampler)
+        for each, steps in ((model, 8), (fast.model, 8), (model, 6))
+    )
+    assert fast.run.skipped == 2 and not any(e.skipped for e in fast.run.evaluations[-2:])
+    assert 0 < 2 * difference(forecast, full) < difference(six, full)
+    (note,) = fast.samplings[-1].report().warnings
+    assert "leaves fewer than 6 evaluations" in note and note.endswith("the best is 1.33")
+
+
+def test_a_draft_of_eight_steps_takes_less_and_says_so() -> None:
+    fast = watching(MagCacheTargetSpeed().apply(turbo(), 2.0, "automatic", draft=True)[0])
+    draw(fast.model, "emoji-turbo", (1, 16, 16, 16), 8, 1.0)
+    assert fast.run.skipped == 4
+    assert fast.samplings[-1].report().warnings == [
+        "a draft: about as far from the full run as 4 plain steps are"
+    ]
+
+
 @pytest.mark.parametrize("prediction", ["EPS", "V_PREDICTION"])
 def test_stable_diffusion_is_accelerated_in_its_first_sampling(prediction: str) -> None:
     model = stable_diffusion(prediction)
@@ -244,15 +267,16 @@ def test_a_mask_over_the_latent_and_an_image_to_start_from() -> None:
     check(WAN.build(), WAN, 20, latent=latent, denoise=0.7, noise_mask=mask)
 
 
-def test_the_parts_of_a_split_run_are_planned_as_the_whole() -> None:
-    """Once, 2x of 10 + 10 steps was "best is 1.67x" in each part."""
-    model, runs = WAN.build(), []
-    for first, last, options in ((0, 10, {"force_full_denoise": False}), (10, 20, {})):
+@pytest.mark.parametrize(("steps", "skipped"), [(20, 5), (8, 1)])
+def test_the_parts_of_a_split_run_are_planned_as_the_whole(steps: int, skipped: int) -> None:
+    """Once, 2x of 10 + 10 steps was "best is 1.67x" in each part, and of 4 + 4 nothing."""
+    model, half, runs = WAN.build(), steps // 2, []
+    for first, last, options in ((0, half, {"force_full_denoise": False}), (half, steps, {})):
         fast = faster(model)
         noise = {"disable_noise": bool(first), "start_step": first, "last_step": last}
-        sample(fast.model, WAN, 20, **noise, **options)
+        sample(fast.model, WAN, steps, **noise, **options)
         runs.append(fast.run)
-    assert [run.skipped for run in runs] == [5, 5] and not any(run.decider.notes for run in runs)
+    assert [run.skipped for run in runs] == [skipped] * 2
 
 
 def test_nothing_is_used_beyond_the_end_of_a_controlnet() -> None:

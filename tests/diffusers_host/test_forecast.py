@@ -107,6 +107,16 @@ def test_two_experts_are_planned_as_one_trajectory(runs: list[Run]) -> None:
     assert own.evaluations[place].reason is Reason.PLANNED or not own.cache.rooms()
 
 
+@pytest.mark.parametrize(("draft", "skipped"), [(False, 2), (True, 4)])
+def test_of_eight_steps_six_are_computed_and_a_draft_takes_less(draft: bool, skipped: int) -> None:
+    pipe = WAN22.build()
+    with magcache.apply(pipe, speedup=2, draft=draft) as applied:
+        run(pipe, **WAN22.inputs(pipe, steps=8))
+        report = applied.report()
+    assert report.skipped == skipped
+    assert any("a draft" in note for note in report.warnings) is draft
+
+
 def test_a_second_model_that_comes_unannounced_takes_nothing_over(
     runs: list[Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:

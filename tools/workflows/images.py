@@ -12,7 +12,7 @@ LANDSCAPE = (
 POOR = "low quality, blurry, out of focus, deformed, unfinished, flat colors"
 FLUX_SAMPLING = (
     "Euler, `simple`, 28 steps, CFG 1, guidance 3.5. Any number of steps and any sampler works "
-    "with MagCache; below nine steps there is little to gain.\n\n"
+    "with MagCache; below nine steps less is gained.\n\n"
 )
 CHROMA_SAMPLING = (
     "40 steps and CFG 3 as its maker uses it; Euler, `beta` and shift 1 as in ComfyUI's template."
