@@ -1,0 +1,161 @@
+"""Less than an evaluation: a third of the blocks reused, or one branch predicted, at eight steps.
+
+    python -m bench.prediction.partial
+
+A reused block adds to its input what it added last time. Prints PSNR against the full run, mean /
+10th percentile / minimum, beside the forecast and plain steps at the same cost.
+"""
+
+import argparse
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from bench.quality.counting import one_thread
+from magcache.curves import prior
+from magcache.emoji import turbo
+
+from . import forecast
+from .forecast import Emoji, Lab, Outputs, Planned, psnr, subject_of
+
+LEFT_OUT = {"emoji-turbo": ("emoji",)}  # of the prior as well: what the model was made from
+PARTIAL = {"first third": "f", "last third": "l", "cond only": "c"}
+WAYS = {
+    1.0: ("#f#f#f##", "#l#l#l##", "#c##c###"),
+    2.0: ("#fffff#f", "#lllll#l", "#c#c#c#c"),
+}
+"""By how many evaluations of eight they save: f and l a third each, c half of one."""
+PLANS = {1.0: "#####.##", 2.0: "###.#.##"}
+
+
+class Turbo(Emoji):
+    """The emoji model distilled for few steps."""
+
+    name = "emoji-turbo"
+
+    def __init__(self) -> None:
+        self.model = turbo.load()
+        self.network = self.model.pipe.transformer.eval()
+
+
+@contextmanager
+def reusing(blocks: Sequence[nn.Module], reused: Callable[[], bool]) -> Iterator[None]:
+    """Blocks that, when asked to, add to their input what they added last time."""
+    for block in blocks:
+        original, kept = block.forward, {}
+
+        def forward(
+            *args: Any, original: Any = original, kept: dict[str, Any] = kept, **kwargs: Any
+        ) -> Any:
+            streams = [kwargs.get("hidden_states", args[0] if args else None)]
+            if "encoder_hidden_states" in kwargs:
+                streams.append(kwargs["encoder_hidden_states"])
+            if reused():
+                found = [x + added for x, added in zip(streams, kept["added"], strict=True)]
+                return found[0] if kept["alone"] else (found[1], found[0])
+            output = original(*args, **kwargs)
+            kept["alone"] = isinstance(output, torch.Tensor)
+            after = [output] if kept["alone"] else [output[1], output[0]]
+            kept["added"] = [b - a for a, b in zip(streams, after, strict=False)]
+            return output
+
+        block.forward = forward
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+@torch.no_grad()
+def images(lab: Lab, way: str) -> torch.Tensor:
+    """A batch sampled with some evaluations computed in part."""
+    subject, cfg = subject_of(lab.name), lab.cfg
+    prompts = subject.model.prompts("test")[lab.first : lab.first + lab.prompts]
+    seeds = range(lab.first, lab.first + len(prompts))
+    every = [prompts] if cfg == 1 else [prompts, [""] * len(prompts)]
+    lists = [m for m in subject.network.children() if isinstance(m, nn.ModuleList)]
+    blocks = [block for each in lists for block in each]
+    third, now = len(blocks) // 3, [""]
+    plan = planned(lab, way)
+    x, held, before = subject.noise(seeds), [], None
+    with (
+        reusing(blocks[:third], lambda: now[0] == "f"),
+        reusing(blocks[-third:], lambda: now[0] == "l"),
+    ):
+        for place, level in enumerate(lab.levels[:-1]):
+            now[0] = way[place]
+            branches = every[:1] if now[0] == "c" else every
+            texts = [text for branch in branches for text in branch]
+            doubled = torch.cat([x] * len(branches))
+            output = subject.call(doubled, float(level), texts)()[0]
+            found: Outputs = list(output.chunk(len(branches)))
+            if len(found) < len(every):  # what is off in the computed branch is off in both
+                guessed = plan.predicted(held, float(level))
+                found.append(guessed[1] + found[0] - guessed[0])
+            else:
+                held = [*held, (float(level), found)][-forecast.KEEP :]
+            guided = forecast._guided(found, cfg)
+            x, before = forecast._step(subject, x, lab.levels, place, guided, before, lab.sampler)
+    return subject.model.decode(x)
+
+
+def planned(lab: Lab, way: str) -> Planned:
+    """A plan of the prior without the model."""
+    left_out = (lab.name, *LEFT_OUT.get(lab.name, ()))
+    signals = ["mean"] if lab.cfg == 1 else ["mean", "difference"]
+    members = [
+        {signal: grams[signal] for signal in signals}
+        for name, grams in prior.members().items()
+        if name not in left_out
+    ]
+    return Planned([each != "." for each in way], prior.mean(members), lab.levels, False)
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0]).parse_args()
+    one_thread()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    forecast.MODELS = {**forecast.MODELS, Turbo.name: Turbo}
+    table = Table("eight steps, Euler, shift 3", "7 of 8", "6 of 8", title="PSNR, dB")
+
+    def told(lab: Lab, found: torch.Tensor) -> str:
+        values = psnr(found, lab.reference)
+        return " / ".join(f"{f(values):.1f}" for f in (np.mean, _tenth, np.min))
+
+    for name, cfg, prompts in (
+        ("emoji-turbo", 1.0, 16),
+        ("emoji", 3.0, 16),
+        ("emoji-video", 3.0, 4),
+    ):
+        lab = Lab(name, 8, cfg, 3.0, "euler", prompts, first=0)
+        rows = {
+            f"{name}: plain steps": [
+                lab.images(levels=subject_of(name).levels(n, 3.0)) for n in (7, 6)
+            ]
+        }
+        rows[f"{name}: forecast"] = [lab.images(plan=planned(lab, PLANS[s])) for s in (1.0, 2.0)]
+        for title, symbol in PARTIAL.items():
+            if symbol != "c" or cfg != 1:
+                ways = [next(w for w in WAYS[saved] if symbol in w) for saved in (1.0, 2.0)]
+                rows[f"{name}: {title}"] = [images(lab, way) for way in ways]
+        for title, found in rows.items():
+            table.add_row(title, *(told(lab, each) for each in found))
+    Console(width=120).print(table)
+
+
+def _tenth(values: Sequence[float]) -> float:
+    return float(np.quantile(values, 0.1))
+
+
+if __name__ == "__main__":
+    main()
