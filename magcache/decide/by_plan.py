@@ -264,7 +264,8 @@ class PlanDecider(Stepwise[_State]):
         rooms = (*state.rooms.items(),)
         if rooms not in self._bounds:
             self._bounds[rooms] = bound_of(self._costs(state.rooms), self._wanted)
-        return self._bounds[rooms] * 2 ** (state.computed - state.count / self.target.speedup)
+        share = self._wanted / len(self.course.sigmas)
+        return self._bounds[rooms] * 2 ** (state.computed - state.count * share)
 
     def _beginning(self) -> _State:
         """The state before the first evaluation, with the plan for a target speed-up."""
@@ -276,23 +277,20 @@ class PlanDecider(Stepwise[_State]):
         asked = int(count / self.target.speedup + 1e-9)
         plan = best_schedule(self._costs(rooms), self._wanted)
         best = sum(plan)
-        notes = []
-        if best > asked:
-            why, worth = "cannot be reached here", fewest_worth(steps)
-            if best <= self._fewest and not self.target.draft:
-                why = f"leaves fewer than {worth} evaluations: as many plain steps are as good"
-            notes.append(
-                f"a speed-up of {self.target.speedup:g} {why}; the best is {count / best:.2f}"
-            )
-        if best < fewest_worth(steps) * count / steps:
-            notes.append(f"a draft: about as far from the full run as {best} plain steps are")
-        if notes:
-            state = replace(state, notes=state.noting("speed-up", "; ".join(notes)))
         if (self._is_short and not self.members) or count < LEAST_GAIN * best:
             self._little_gain = True
             note = f"{steps} steps: there is little to gain, everything is computed"
             return replace(state, notes=state.noting("gain", note))
-        return replace(state, plan=tuple(plan))
+        notes, worth = dict(state.notes), fewest_worth(steps)
+        if best > asked:
+            why = "cannot be reached here"
+            if best <= self._fewest and not self.target.draft:
+                why = f"leaves fewer than {worth} evaluations: as many plain steps are as good"
+            speedup = f"a speed-up of {self.target.speedup:g}"
+            notes["speed-up"] = f"{speedup} {why}; the best is {count / best:.2f}"
+        if best * steps < worth * count:
+            notes["draft"] = f"a draft: it may end as far from the full run as {best} plain steps"
+        return replace(state, plan=tuple(plan), notes=notes)
 
     def _with_room(self, state: _State, held: Holding) -> _State:
         """The state where there turns out to be room for less than was counted on."""
