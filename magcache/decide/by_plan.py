@@ -338,9 +338,11 @@ class PlanDecider(Stepwise[_State]):
 
     def _costs(self, rooms: Mapping[str, int]) -> Costs:
         course, window = self.course, self.target.window
-        allowed = [window.allows(step, course.steps) for step in course.step_of]
-        if self._is_short and course.end <= FINISHED:
-            allowed[-_LAST:] = [False] * _LAST
+        protected = _LAST if self._is_short and course.end <= FINISHED else 0
+        allowed = [
+            window.allows(step, course.steps) and place < len(course.sigmas) - protected
+            for place, step in enumerate(course.step_of)
+        ]
         return costs_of(
             self.grams, course.sigmas, course.end, self.guidance, may_skip=allowed, keep=rooms,
             members=self.members, fresh=course.fresh, ratios=self._ratios(course.sigmas),
