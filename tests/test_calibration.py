@@ -54,7 +54,7 @@ def test_what_is_saved_is_loaded(saved: Path) -> None:
 def test_settings_of_the_rule_travel_with_it(tmp_path: Path) -> None:
     path = calibration(threshold=0.3, retention=0.1, max_skip=7).save(tmp_path / "a.json")
     loaded = Calibration.load(path)
-    assert rule_of(loaded) == Rule(0.3, 7, 0.1)
+    assert rule_of(loaded) == Rule(0.3, 7, 0.1, in_short_runs=False)
     assert rule_of(loaded, max_skip=2, threshold=None, window=Window(end_step=-2)) == Rule(
         0.3, 2, 0.1, Window(end_step=-2)
     )

@@ -102,7 +102,8 @@ def test_a_preset_is_complete(name: str) -> None:
 def test_published_settings_and_schedule(name: str) -> None:
     threshold, retention, max_skip, schedule = PUBLISHED[name]
     preset = presets.load(name)
-    assert rule_of(preset) == Rule(threshold, max_skip, retention)
+    assert rule_of(preset) == Rule(threshold, max_skip, retention, in_short_runs=False)
+    assert rule_of(preset, max_skip=max_skip) == Rule(threshold, max_skip, retention)
     assert str(own_plan(preset)) == schedule
 
 
