@@ -20,7 +20,7 @@ from ..curves import (
 )
 from .correction import Correction
 from .decider import OUTSIDE, Decision, Holding, Stepwise
-from .schedule import FEW_STEPS, Course, Reason
+from .schedule import Course, Reason
 from .search import FINISHED, Costs, Grams, best_schedule, bound_of, costs_of, expected_error
 from .target import Target
 
@@ -277,7 +277,7 @@ class PlanDecider(Stepwise[_State]):
         asked = int(count / self.target.speedup + 1e-9)
         plan = best_schedule(self._costs(rooms), self._wanted)
         best = sum(plan)
-        if (self._is_short and not self.members) or count < LEAST_GAIN * best:
+        if (self.course.is_short and not self.members) or count < LEAST_GAIN * best:
             self._little_gain = True
             note = f"{steps} steps: there is little to gain, everything is computed"
             return replace(state, notes=state.noting("gain", note))
@@ -338,7 +338,7 @@ class PlanDecider(Stepwise[_State]):
 
     def _costs(self, rooms: Mapping[str, int]) -> Costs:
         course, window = self.course, self.target.window
-        protected = _LAST if self._is_short and course.end <= FINISHED else 0
+        protected = _LAST if course.is_short and course.end <= FINISHED else 0
         allowed = [
             window.allows(step, course.steps) and place < len(course.sigmas) - protected
             for place, step in enumerate(course.step_of)
@@ -356,10 +356,6 @@ class PlanDecider(Stepwise[_State]):
         """How many evaluations a target speed-up leaves, but not fewer than are worth it."""
         assert self.target.speedup is not None
         return max(self._fewest, int(len(self.course.sigmas) / self.target.speedup + 1e-9))
-
-    @property
-    def _is_short(self) -> bool:
-        return self.course.whole_steps < FEW_STEPS
 
     @property
     def _fewest(self) -> int:

@@ -52,7 +52,7 @@ class RuleDecider(Stepwise[_State]):
         self.keep = 2 if self.grams else 1
         placed = any(curve.over == "fraction" for curve in self.curves.values())
         notes = {"schedule": _PLACED} if placed else {}
-        if self._is_short and not self.skips_nothing:
+        if self.course.is_short and not self.skips_nothing:
             notes["steps"] = f"{self.course.whole_steps} steps: " + (
                 "too few for the rule, the difference shows"
                 if self.rule.in_short_runs
@@ -104,10 +104,6 @@ class RuleDecider(Stepwise[_State]):
     def observe(self, expected: float, found: float) -> None:
         """The rule knows no errors."""
 
-    @property
-    def _is_short(self) -> bool:
-        return self.course.whole_steps < FEW_STEPS
-
     def _next(
         self, state: _State, sigma: float, step: int, held: Holding
     ) -> tuple[Decision, _State]:
@@ -146,7 +142,7 @@ class RuleDecider(Stepwise[_State]):
             return Reason.FIRST
         if rule.skips_nothing:
             return Reason.OFF
-        if self._is_short and not rule.in_short_runs:
+        if self.course.is_short and not rule.in_short_runs:
             return Reason.LITTLE_GAIN
         if not rule.window.allows(step, self.course.steps):
             return Reason.WINDOW

@@ -66,6 +66,11 @@ class Course:
         return max(self.steps, self.trajectory.steps)
 
     @property
+    def is_short(self) -> bool:
+        """Whether it is of few steps."""
+        return self.whole_steps < FEW_STEPS
+
+    @property
     def evaluations(self) -> list[tuple[float, int]]:
         """σ and step of each."""
         return list(zip(self.sigmas, self.step_of, strict=True))

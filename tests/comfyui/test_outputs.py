@@ -277,6 +277,7 @@ def test_the_parts_of_a_split_run_are_planned_as_the_whole(steps: int, skipped: 
         sample(fast.model, WAN, steps, **noise, **options)
         runs.append(fast.run)
     assert [run.skipped for run in runs] == [skipped] * 2
+    assert all(bool(run.decider.notes) is (steps == 8) for run in runs)  # 2x of 8 is too much
 
 
 def test_nothing_is_used_beyond_the_end_of_a_controlnet() -> None:

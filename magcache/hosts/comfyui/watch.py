@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from ...decide import Reason
+from ...decide import Reason, Schedule
 from ...report import Report
 from ...run import Run
 from . import host
@@ -102,17 +102,19 @@ class Progress:
 
     def _planned(self, run: Run, step: int) -> str:
         """What is going to be computed; nothing where nothing is skipped."""
-        reasons = run.ahead([(sigma, at) for at, sigma in enumerate(self._sigmas) if at > step])
-        if not reasons.skipped:
+        skipped = self._ahead(run, step).skipped
+        if not skipped:
             return ""
-        count, computed = len(self._sigmas), len(self._sigmas) - reasons.skipped
+        count, computed = len(self._sigmas), len(self._sigmas) - skipped
         return f"{computed} of {count} steps will be computed, {count / computed:.2f}x"
+
+    def _ahead(self, run: Run, step: int) -> Schedule:
+        return run.ahead([(sigma, at) for at, sigma in enumerate(self._sigmas) if at > step])
 
     def _left(self, run: Run, step: int, computed: float, skipped: float) -> float:
         """Seconds from here on, with what each kind of evaluation has cost up to here."""
         evaluations = (len(run.evaluations) - 1) / step if step else 1  # a step, of two in Heun
-        later = [(sigma, at) for at, sigma in enumerate(self._sigmas) if at > step]
-        reasons = run.ahead(later).reasons
+        reasons = self._ahead(run, step).reasons
         costs = [skipped if reason is Reason.SKIPPED else computed for reason in reasons]
         now = skipped if run.evaluations[-1].reason is Reason.SKIPPED else computed
         return now + evaluations * sum(costs)
