@@ -105,7 +105,7 @@ class EmojiUNet(_Bundled):
 
     library = emoji_unet
     name = "emoji-unet"
-    lists: tuple[str, ...] = ("down_blocks", "mid_block", "up_blocks")
+    lists: tuple[str, ...] = ("conv_in", "down_blocks", "mid_block", "up_blocks")
     preset: str | None = None
     conditions: Sequence[Condition] = [
         Condition(steps, 5.0, None, sampler)
