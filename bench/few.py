@@ -3,7 +3,8 @@
     COMFYUI_PATH=~/ComfyUI path/to/its/python -m bench.few
 
 A quarter of an hour on a CPU; what is measured is kept in bench-output/few.jsonl. Writes
-docs/few-steps.md and its picture when all is.
+docs/few-steps.md and its picture when all is. With `--first 64` it only prints the tables, on the
+prompts that choices are made on.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import torch
 from magcache.decide.by_plan import fewest_worth
 from magcache.pictures import draw_rows
 
+from .figures import mean_tenth_least
 from .quality.comfyui import MODELS, Emoji, start_comfyui
 from .quality.condition import Condition
 from .quality.counting import one_thread
@@ -30,13 +32,6 @@ KEPT = Path("bench-output/few.jsonl")
 PAGE = Path("docs/few-steps.md")
 PICTURE = PAGE.with_suffix(".png")
 COMPUTED: Mapping[int, Sequence[int]] = {8: (7, 6, 5, 4), 7: (6,), 6: (5, 4), 5: (4,), 4: (3,)}
-TEACHERS = {"emoji-turbo": "emoji"}  # a model's prior is made without it, or what it is made from
-
-
-class Turbo(Emoji):
-    """The emoji model distilled for few steps."""
-
-    name = "emoji-turbo"
 
 
 @dataclass(frozen=True)
@@ -52,6 +47,10 @@ class Case:
     def __str__(self) -> str:
         shift = "" if self.shift is None else f", shift {self.shift:g}"
         return f"{self.model}, CFG {self.cfg:g}{shift}, {self.sampler}"
+
+    def loaded(self) -> Emoji:
+        """The model in this condition."""
+        return MODELS[self.model](Condition(8, self.cfg, self.shift, self.sampler))
 
 
 CASES = [
@@ -81,16 +80,15 @@ class Row:
     plain: tuple[list[float], list[float], list[float]]
 
 
-def rows(case: Case, known: Mapping[Any, Row]) -> Iterator[Row]:
-    """Those of a case, computed where they are not known."""
+def rows(case: Case, known: Mapping[Any, Row], first: int = 0) -> Iterator[Row]:
+    """Those of a case, computed where they are not known, on its prompts from `first` on."""
     wanted = [(steps, count) for steps, counts in COMPUTED.items() for count in counts]
     if all((case, *each) in known for each in wanted):
         yield from (known[(case, *each)] for each in wanted)
         return
-    kind = Turbo if case.model == Turbo.name else MODELS[case.model]
-    model = kind(Condition(8, case.cfg, case.shift, case.sampler))
-    prompts = model.prompts("test")[: case.prompts]
-    with first_run(TEACHERS.get(case.model, case.model)), torch.inference_mode():
+    model = case.loaded()
+    prompts = model.prompts("test")[first : first + case.prompts]
+    with first_run(case.model), torch.inference_mode():
         for steps, counts in COMPUTED.items():
             full, _ = _sampled(model, prompts, steps)
             for count in counts:
@@ -128,13 +126,8 @@ def table(found: Sequence[Row]) -> Iterator[str]:
         worth = row.computed == fewest_worth(row.steps)
         count = f"**{row.computed}**" if worth else str(row.computed)
         others = [f"{np.mean(row.forecast[at]):.3f}, {np.mean(row.plain[at]):.3f}" for at in (1, 2)]
-        cells = [str(row.steps), count, f"`{row.plan}`", _told(row.forecast[0])]
-        yield f"| {' | '.join([*cells, _told(row.plain[0]), *others])} |"
-
-
-def _told(psnr: Sequence[float]) -> str:
-    figures = float(np.mean(psnr)), float(np.quantile(psnr, 0.1)), min(psnr)
-    return " / ".join(f"{each:.1f}" for each in figures)
+        cells = [str(row.steps), count, f"`{row.plan}`", mean_tenth_least(row.forecast[0])]
+        yield f"| {' | '.join([*cells, mean_tenth_least(row.plain[0]), *others])} |"
 
 
 HEAD = """# Four to eight steps
@@ -147,7 +140,7 @@ first. Made by `python -m bench.few`.
 
 What MagCache does by itself is **bold**: the fewest computed evaluations that were better than as
 many plain steps in mean and in the 10th percentile, with Euler's method, on other prompts of every
-model. The others are drafts. The last two evaluations are always computed: there a distilled model
+model (`--first 64`). The others are drafts. The last two evaluations are always computed: there a distilled model
 and a multistep sampler move most, and nothing comes behind them that could take an error back.
 
 ![Five pictures at 8 steps, 6 and 4 of 8 forecast, and 6 and 4 plain steps]({picture})
@@ -167,10 +160,10 @@ def page(found: Mapping[Case, Sequence[Row]], version: str) -> str:
 def draw() -> None:
     """The prompts that the forecast changes most, with the sampler that most people use."""
     case = CASES[1]
-    model = Turbo(Condition(8, case.cfg, case.shift, case.sampler))
+    model = case.loaded()
     prompts = model.prompts("test")[: case.prompts]
     shown: dict[str, np.ndarray] = {}
-    with first_run(TEACHERS[case.model]), torch.inference_mode():
+    with first_run(case.model), torch.inference_mode():
         shown["8 steps"], _ = _sampled(model, prompts, 8)
         for count in (6, 4):
             asked = {"speedup": 8 / count, "draft": True}
@@ -192,12 +185,18 @@ def known() -> dict[Any, Row]:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0]).parse_args()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--first", type=int, default=0, help="other prompts, from this one on")
+    first = parser.parse_args().first
     start_comfyui()
     one_thread()
     import comfyui_version
 
     logging.getLogger("magcache").setLevel(logging.WARNING)
+    if first:
+        for case in CASES:
+            print(f"\n{case}", *table([*rows(case, {}, first)]), sep="\n", flush=True)
+        return
     KEPT.parent.mkdir(parents=True, exist_ok=True)
     before, found = known(), {}
     for case in CASES:

@@ -23,6 +23,7 @@ import torch
 
 from magcache.blocks import Path
 
+from .figures import mean_tenth_least
 from .quality.comfyui import Emoji, start_comfyui
 from .quality.condition import Condition
 from .quality.counting import one_thread
@@ -112,15 +113,10 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
     yield "|---|--:|--:|--:|--:|"
     for row in sorted(rows, key=lambda row: -statistics.mean(row.forecast)):
         better = statistics.mean(row.forecast) > statistics.mean(row.plain)
-        forecast, plain = _figures(row.forecast), _figures(row.plain)
+        forecast, plain = mean_tenth_least(row.forecast), mean_tenth_least(row.plain)
         forecast, plain = (f"**{forecast}**", plain) if better else (forecast, f"**{plain}**")
         cost = f"{row.computed} of {row.evaluations}"
         yield f"| {row.sampler} | {cost} | {forecast} | {row.plain_steps} | {plain} |"
-
-
-def _figures(psnr: Sequence[float]) -> str:
-    figures = statistics.mean(psnr), float(np.quantile(psnr, 0.1)), min(psnr)
-    return " / ".join(f"{each:.1f}" for each in figures)
 
 
 def page(rows: Sequence[Row], setting: Setting, version: str) -> str:

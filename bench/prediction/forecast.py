@@ -23,7 +23,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from bench.figures import mean_tenth_least
 from bench.quality.counting import one_thread
+from bench.quality.first import unseen
 from magcache.blocks import find_stack
 from magcache.curves import (
     GramCurve,
@@ -35,7 +37,7 @@ from magcache.curves import (
     shifted_sigmas,
 )
 from magcache.decide import Mender, best_schedule, costs_of
-from magcache.emoji import image, unet, video
+from magcache.emoji import image, turbo, unet, video
 from magcache.hosts.diffusers.models import FAMILIES
 
 from .lab import FOLDER
@@ -89,6 +91,17 @@ class Emoji:
 
     def velocity(self, output: torch.Tensor, x: torch.Tensor, level: float) -> torch.Tensor:
         return output
+
+
+class Turbo(Emoji):
+    """The emoji model distilled for few steps."""
+
+    name = "emoji-turbo"
+
+    def __init__(self) -> None:
+        self.model = turbo.load()
+        self.network = self.model.pipe.transformer.eval()
+        self.stack = find_stack(self.network, FAMILIES)
 
 
 class Video(Emoji):
@@ -154,7 +167,7 @@ class UNet(Emoji):
         return float(np.interp(sigma, known, np.arange(len(known))))
 
 
-MODELS: Mapping[str, type[Emoji]] = {kind.name: kind for kind in (Emoji, Video, UNet)}
+MODELS: Mapping[str, type[Emoji]] = {kind.name: kind for kind in (Emoji, Turbo, Video, UNet)}
 Grams = Mapping[str, GramCurve]
 
 
@@ -461,7 +474,7 @@ class Lab:
         mends: str,
         learned: Learned | None = None,
     ) -> Planned:
-        names = [self.name] if source == "own" else [name for name in MODELS if name != self.name]
+        names = [self.name] if source == "own" else [*unseen(self.name)]
         if residual:
             names = [name for name in names if name != UNet.name]
         signals = ["mean"] if self.cfg == 1 else ["mean", "difference"]
@@ -477,7 +490,7 @@ class Lab:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", nargs="+", default=[*MODELS], choices=[*MODELS])
+    parser.add_argument("--model", nargs="+", default=[*prior.members()], choices=[*MODELS])
     parser.add_argument("--steps", type=int, nargs="+", default=[28])
     parser.add_argument("--cfg", type=float, nargs="+", default=[3.0])
     parser.add_argument("--shift", type=float, nargs="+", default=[1.0, 3.0])
@@ -520,10 +533,7 @@ def _table(lab: Lab, asked: argparse.Namespace) -> Table:
                 with kept.open("a") as file:
                     file.write(json.dumps(known[key]) + "\n")
             psnr = known[key]["psnr"]
-            figures = (np.mean(psnr), np.quantile(psnr, 0.1), np.min(psnr))
-            cells.append(
-                " / ".join(f"{each:.1f}" for each in figures) + f"\n{known[key]['schedule']}"
-            )
+            cells.append(f"{mean_tenth_least(psnr)}\n{known[key]['schedule']}")
         table.add_row(title, *cells)
 
     row("plain", lambda count: (lab.plain(count), ""))

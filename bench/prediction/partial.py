@@ -11,22 +11,20 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from bench.figures import mean_tenth_least
 from bench.quality.counting import one_thread
-from magcache.curves import prior
-from magcache.emoji import turbo
 
 from . import forecast
-from .forecast import Emoji, Lab, Outputs, Planned, psnr, subject_of
+from .forecast import Lab, Outputs, Planned, psnr, subject_of
 
-LEFT_OUT = {"emoji-turbo": ("emoji",)}  # of the prior as well: what the model was made from
 PARTIAL = {"first third": "f", "last third": "l", "cond only": "c"}
 WAYS = {
     1.0: ("#f#f#f##", "#l#l#l##", "#c##c###"),
@@ -34,16 +32,6 @@ WAYS = {
 }
 """By how many evaluations of eight they save: f and l a third each, c half of one."""
 PLANS = {1.0: "#####.##", 2.0: "###.#.##"}
-
-
-class Turbo(Emoji):
-    """The emoji model distilled for few steps."""
-
-    name = "emoji-turbo"
-
-    def __init__(self) -> None:
-        self.model = turbo.load()
-        self.network = self.model.pipe.transformer.eval()
 
 
 @contextmanager
@@ -109,15 +97,9 @@ def images(lab: Lab, way: str) -> torch.Tensor:
 
 
 def planned(lab: Lab, way: str) -> Planned:
-    """A plan of the prior without the model."""
-    left_out = (lab.name, *LEFT_OUT.get(lab.name, ()))
-    signals = ["mean"] if lab.cfg == 1 else ["mean", "difference"]
-    members = [
-        {signal: grams[signal] for signal in signals}
-        for name, grams in prior.members().items()
-        if name not in left_out
-    ]
-    return Planned([each != "." for each in way], prior.mean(members), lab.levels, False)
+    """The prior's prediction, on this plan."""
+    best = lab.plan(len(way), False, "prior", forecast.DEFAULT, "all")
+    return replace(best, chosen=[each != "." for each in way])
 
 
 def main() -> None:
@@ -125,12 +107,10 @@ def main() -> None:
     one_thread()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    forecast.MODELS = {**forecast.MODELS, Turbo.name: Turbo}
     table = Table("eight steps, Euler, shift 3", "7 of 8", "6 of 8", title="PSNR, dB")
 
     def told(lab: Lab, found: torch.Tensor) -> str:
-        values = psnr(found, lab.reference)
-        return " / ".join(f"{f(values):.1f}" for f in (np.mean, _tenth, np.min))
+        return mean_tenth_least(psnr(found, lab.reference))
 
     for name, cfg, prompts in (
         ("emoji-turbo", 1.0, 16),
@@ -151,10 +131,6 @@ def main() -> None:
         for title, found in rows.items():
             table.add_row(title, *(told(lab, each) for each in found))
     Console(width=120).print(table)
-
-
-def _tenth(values: Sequence[float]) -> float:
-    return float(np.quantile(values, 0.1))
 
 
 if __name__ == "__main__":

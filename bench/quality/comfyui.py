@@ -129,6 +129,12 @@ class Emoji:
         return torch.nn.functional.pixel_shuffle(frames[..., :12, :, :], 2) / 2 + 0.5
 
 
+class Turbo(Emoji):
+    """The emoji model distilled for few steps."""
+
+    name = "emoji-turbo"
+
+
 class Video(Emoji):
     """The video model."""
 
@@ -171,7 +177,9 @@ class UNet(Emoji):
         return (latents[:, :3] * std + mean) / 2 + 0.5
 
 
-MODELS: Mapping[str, Callable[[Condition], Emoji]] = {m.name: m for m in (Emoji, Video, UNet)}
+MODELS: Mapping[str, Callable[[Condition], Emoji]] = {
+    m.name: m for m in (Emoji, Turbo, Video, UNet)
+}
 
 
 def _forecast(model: Any, setting: Setting) -> Any:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bench.figures import mean_tenth_least
+
 from .bench import FEW, uncached_of
 from .comfyhost import WAYS as COMFYUI
 from .condition import Condition
@@ -201,8 +203,7 @@ def _table(compared: Compared) -> Iterator[str]:
 def _cell(result: Result | None) -> str:
     if result is None:
         return "–"
-    psnr = result.psnr
-    return f"{np.mean(psnr):.1f} / {np.quantile(psnr, 0.1):.1f} / {np.min(psnr):.1f}"
+    return mean_tenth_least(result.psnr)
 
 
 def _details(compared: Compared, target: int) -> Iterator[str]:

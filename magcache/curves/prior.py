@@ -18,10 +18,12 @@ PATH = Path(__file__).with_name("prior.json")
 
 Grams = Mapping[str, GramCurve]
 """The Gram curve of each signal: "mean" and "difference" of the two branches' velocities."""
+Members = Mapping[str, Grams]
+"""The curves of each model, by its folder's name."""
 
 
 @cache
-def members() -> Mapping[str, Grams]:
+def members() -> Members:
     """The Gram curves of each model of the prior, over the flow level."""
     held = json.loads(PATH.read_text(encoding="utf-8"))
     levels = tuple(held["levels"])
