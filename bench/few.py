@@ -140,8 +140,9 @@ first. Made by `python -m bench.few`.
 
 What MagCache does by itself is **bold**: the fewest computed evaluations that were better than as
 many plain steps in mean and in the 10th percentile, with Euler's method, on other prompts of every
-model (`--first 64`). The others are drafts. The last two evaluations are always computed: there a distilled model
-and a multistep sampler move most, and nothing comes behind them that could take an error back.
+model (`--first 64`). The others are drafts. The last two evaluations are always computed: there a
+distilled model and a multistep sampler move most, and nothing comes behind them that could take an
+error back.
 
 ![Five pictures at 8 steps, 6 and 4 of 8 forecast, and 6 and 4 plain steps]({picture})
 
