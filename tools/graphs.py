@@ -1,6 +1,6 @@
 """Workflows as ComfyUI's page saves them: nodes in subgraphs, and where a value comes from."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,10 +112,14 @@ class Node:
             origin = origin[0].source(passed)
         return origin
 
-    def value(self, name: str) -> Any:
+    def value(self, name: str, names: Sequence[str] = ()) -> Any:
         """What a widget holds, or the primitive that it is linked to.
 
         Where it is computed while the workflow runs, what it held when that was saved.
+
+        Args:
+            name: The widget's.
+            names: Those of all its widgets in their order, where they are known better than here.
         """
         source = self.source(name)
         if source and source[0].kind.startswith("Primitive"):
@@ -123,7 +127,9 @@ class Node:
         promoted = self.graph.promoted(self._link(name))
         if promoted is not None:
             return promoted
-        names = ("value",) if self.kind.startswith("Primitive") else _WIDGETS.get(self.kind, ())
+        if not names:
+            primitive = self.kind.startswith("Primitive")
+            names = ("value",) if primitive else _WIDGETS.get(self.kind, ())
         return dict(zip(names, self.data.get("widgets_values") or [], strict=False)).get(name)
 
     def first_of(self, kind: str) -> str:

@@ -33,8 +33,8 @@ SPEEDUP = 2.0
 GAIN = 1.1  # a speed-up that counts
 SHOWN = 0.002  # of the use, from which a family has a row of its own
 VENDORS = {"Lightricks", "Stability", "Tencent", "Nvidia", "Qwen", "Wan", "Flux", "FLUX"}
-_LOADERS = ("UNETLoader", "CheckpointLoaderSimple", "ImageOnlyCheckpointLoader")
-_SAMPLERS = ("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced")
+LOADERS = ("UNETLoader", "CheckpointLoaderSimple", "ImageOnlyCheckpointLoader")
+SAMPLERS = ("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced")
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _family(names: Sequence[str]) -> str:
 def samplings(workflow: Mapping[str, Any]) -> Iterator[Sampling]:
     """Each sampler of a workflow."""
     for node in Graph.of(workflow).nodes():
-        if node.kind in _SAMPLERS:
+        if node.kind in SAMPLERS:
             yield Sampling(*_steps(node), _sampler(node), _has_lora(node))
 
 
@@ -161,7 +161,7 @@ def _sampler(node: Node) -> str:
 
 def _has_lora(node: Node) -> bool:
     source, lora = node.source("guider") or (node, 0), False
-    while source[0].kind not in _LOADERS:
+    while source[0].kind not in LOADERS:
         model = source[0].source(source[0].first_of("MODEL"))
         if model is None:
             raise ValueError(f"there is no model at {source[0].kind}")
@@ -245,9 +245,12 @@ of its steps are computed, and so how much faster it samples at most. Made by
 `python -m tools.templates`; a test compares it with the version that ComfyUI 0.33.0 pins.
 
 - Counted are steps, not seconds. In a template of two stages, such as LTX-2's 8 + 3, the second
-  works on a larger picture and costs more a step, so less time is saved than the table says.
+  works on a larger picture and costs more a step, so less time is saved than the table says. (Its
+  3 steps are counted as computed; where they are the end of a longer trajectory, one is skipped.)
 - A template that runs 6 steps or fewer is computed whole: as many plain steps are as good, see
   [few-steps.md](few-steps.md).
+- The twelve most telling templates were sampled in ComfyUI 0.33.0 with its own nodes and a tiny
+  model in place of the large one (tests/comfyui/test_templates.py).
 - How near the result comes to the uncached one was measured on small models only, see
   [benchmarks.md](benchmarks.md).
 

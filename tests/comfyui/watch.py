@@ -43,6 +43,11 @@ class Cached:
     samplings: list[Sampling] = field(default_factory=list)
 
     @property
+    def runs(self) -> list[Run]:
+        """Those of all samplings, in their order."""
+        return [run for sampling in self.samplings for run in sampling._runs.values()]
+
+    @property
     def run(self) -> Run:
         """The run of the last sampling."""
         (run,) = self.samplings[-1]._runs.values()
