@@ -27,9 +27,9 @@ OLD_TYPES = {
     "flux_kontext_calibration": "flux_kontext", "hunyuanvideo1.5": "hunyuan_video1.5",
 }  # fmt: skip
 TITLES = {
-    "MagCache": "MagCache", "CompileModel": "Compile Model",
+    "MagCache": "MagCache (published rule)", "CompileModel": "Compile Model",
     "MagCacheCalibration": "MagCache Calibration",
-    "MagCacheTargetSpeed": "MagCache (Target Speed)", "MagCacheReport": "MagCache Report",
+    "MagCacheTargetSpeed": "MagCache", "MagCacheReport": "MagCache Report",
     "MagCacheCompare": "MagCache Compare",
 }  # fmt: skip
 WIDGETS = {

@@ -1,4 +1,4 @@
-"""MagCache (Target Speed) with a calibration: it finds the right one, and is as fast as asked."""
+"""The node MagCache with a calibration: it finds the right one, and is as fast as asked."""
 
 import json
 import logging

@@ -14,10 +14,10 @@ from .target_speed import MagCacheTargetSpeed
 from .wanvideowrapper import MagCacheWanVideoWrapper
 
 NODE_DISPLAY_NAME_MAPPINGS = {
-    "MagCache": "MagCache",
+    "MagCache": "MagCache (published rule)",
     "CompileModel": "Compile Model",
     "MagCacheCalibration": "MagCache Calibration",
-    "MagCacheTargetSpeed": "MagCache (Target Speed)",
+    "MagCacheTargetSpeed": "MagCache",
     "MagCacheReport": "MagCache Report",
     "MagCacheCompare": "MagCache Compare",
     "MagCacheEmojiModel": "Emoji Model (MagCache demo)",

@@ -1,4 +1,4 @@
-"""MagCache (Target Speed): a speed-up is all that it asks for."""
+"""MagCache, the node that most people need: a speed-up is all that it asks for."""
 
 from typing import Any
 
@@ -13,16 +13,23 @@ from .widgets import AUTOMATIC, HIDDEN, MODEL, Calibrated, entry, number
 
 
 class MagCacheTargetSpeed(Calibrated):
-    """Plans the best schedule for a speed-up, from the prior or a calibration."""
+    """Plans the best schedule for a speed-up, from the prior or a calibration.
+
+    Its id is older than its name: it was "MagCache (Target Speed)".
+    """
 
     CATEGORY = "MagCache"
     FUNCTION = "apply"
     RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("The model with MagCache; the one that went in stays as it is.",)
     DESCRIPTION = (
-        "Makes sampling faster by the factor asked for, with any model, from its first sampling "
-        "on: most of what the model returns is predicted and not computed."
+        "Makes sampling faster, with any model and from the first run. Put it right behind the "
+        "model loader and choose a speed."
     )
+    SEARCH_ALIASES = (
+        "speed up", "faster", "accelerate", "acceleration", "optimize", "cache", "teacache",
+        "easycache", "加速", "提速", "更快", "缓存", "优化",
+    )  # fmt: skip
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -31,19 +38,20 @@ class MagCacheTargetSpeed(Calibrated):
                 "model": MODEL,
                 "speedup": number(
                     (2.0, 1.0, 4.0, 0.1),
-                    "How many evaluations there are for each computed one. More is faster and "
-                    "further from the original; 1 is the original.",
+                    "How many times faster. Higher is faster and further from the original "
+                    "picture; 1 changes nothing.",
                 ),
                 "calibration": cls.calibration_input(
-                    "automatic: the stored calibration that is nearest to the model and the "
-                    "settings; where there is none, the prior, which was measured on other models.",
+                    "Leave it on automatic: MagCache then uses a calibration of this model if you "
+                    "have made one, and needs none.",
+                    advanced=True,
                 ),
             },
             "optional": {
                 "draft": entry(
                     "BOOLEAN",
-                    "Also take a speed-up that shows: about as far from the original as sampling "
-                    "with fewer steps. For trying prompts and seeds.",
+                    "Faster still where few steps leave little to gain. The picture then differs "
+                    "visibly, about as much as with fewer steps. For trying prompts and seeds.",
                     default=False,
                     advanced=True,
                 ),

@@ -32,7 +32,7 @@ MODEL = entry("MODEL", "The diffusion model, behind its LoRAs.")
 
 
 def model_type_input(tooltip: str) -> Entry:
-    return entry([*MODEL_TYPES, AUTO], tooltip, default=AUTO)
+    return entry([AUTO, *MODEL_TYPES], tooltip)
 
 
 def threshold(default: float, most: float, step: float) -> Entry:
@@ -59,8 +59,8 @@ class Calibrated:
     WORDS: tuple[str, ...] = (AUTOMATIC,)
 
     @classmethod
-    def calibration_input(cls, tooltip: str) -> Entry:
-        return entry([*cls.WORDS, *calibrations.names()], tooltip)
+    def calibration_input(cls, tooltip: str, **more: Any) -> Entry:
+        return entry([*cls.WORDS, *calibrations.names()], tooltip, **more)
 
     @classmethod
     def VALIDATE_INPUTS(cls, calibration: str | None = None) -> bool | str:
