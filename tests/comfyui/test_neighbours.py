@@ -4,7 +4,6 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from comfyserver import PACK, Server, folders, running, unpacked
@@ -53,7 +52,8 @@ def test_a_pack_that_was_loaded_before_is_told_of(server: Server) -> None:
     assert before == (
         f"custom_nodes/Foreign and custom_nodes/{PACK} (MagCache {__version__}) register the same "
         "node ids (MagCache, MagCacheCalibration): ComfyUI uses the nodes of "
-        "custom_nodes/Old.MagCache, which it loaded last. Rename the folder of one of them to end in .disabled, then restart ComfyUI"
+        "custom_nodes/Old.MagCache, which it loaded last. Rename the folder of "
+        "one of them to end in .disabled, then restart ComfyUI"
     )
 
 

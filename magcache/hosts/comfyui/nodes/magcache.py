@@ -114,7 +114,7 @@ class MagCache(Calibrated):
         low, high = _RETENTION
         if low <= retention_ratio <= high:
             return True
-        if retention_ratio < 1 or retention_ratio % 1:
+        if retention_ratio < 1 or not retention_ratio.is_integer():
             return f"{retention_ratio:g} is outside {low:g} to {high:g}: choose a value in between"
         return (
             f"{retention_ratio:g} is outside {low:g} to {high:g}: this workflow was made for "
