@@ -15,7 +15,6 @@ from magcache.hosts.comfyui import detect
 from magcache.hosts.comfyui import wrappers as host
 from magcache.hosts.comfyui.models import MODEL_TYPES, OLD_NAMES, Model, class_name
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
-from magcache.hosts.comfyui.nodes.magcache import MagCache
 
 OLD_15 = ("hunyuan_video1.5", "hunyuan_video")  # of one class; older versions have the second only
 

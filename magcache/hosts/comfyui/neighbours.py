@@ -42,7 +42,7 @@ def _warn(
     for folder, nodes in packs.items():
         name, node = next(iter(nodes.items()))
         theirs, ours = version_of(node), version_of(own[name])
-        older = folder if is_older(theirs, ours) else folder_of(own[name])
+        older = folder if in_numbers(theirs) < in_numbers(ours) else folder_of(own[name])
         log.warning(
             "MagCache: %s%s and %s (MagCache %s) register the same node ids (%s): ComfyUI uses "
             "the nodes of %s, which it loaded last. Rename the folder of %s to end in .disabled, "
@@ -70,10 +70,6 @@ def version_of(node: type) -> str:
     return getattr(package, "__version__", "") if ours else ""
 
 
-def is_older(version: str, other: str) -> bool:
-    """Whether a version lies before another one."""
-
-    def numbers(text: str) -> list[int]:
-        return [int(number) for number in re.findall(r"\d+", text)]
-
-    return numbers(version) < numbers(other)
+def in_numbers(version: str) -> list[int]:
+    """A version's numbers, which compare as versions do."""
+    return [int(number) for number in re.findall(r"\d+", version)]

@@ -79,13 +79,5 @@ class Calibrated:
         return entry([*cls.WORDS, *calibrations.names()], tooltip)
 
     @classmethod
-    def VALIDATE_INPUTS(cls, calibration: str | None = None) -> bool | str:
-        """Accepts files that are newer than the list.
-
-        ComfyUI leaves out an input that another node gives.
-        """
-        return calibration in (None, *cls.WORDS) or calibrations.is_there(calibration)
-
-    @classmethod
     def IS_CHANGED(cls, calibration: str | None = None, **_: Any) -> float:
         return calibrations.changed(calibration)
