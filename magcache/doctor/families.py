@@ -105,11 +105,11 @@ def check(
     start, model = time.perf_counter(), None
 
     def result(
-        result: str, reason: str = "", error: Exception | None = None, **found: Any
+        result: str, reason: str = "", raised: Exception | None = None, **found: Any
     ) -> Family:
         seconds = round(time.perf_counter() - start, 2)
         if result != WORKS:
-            found["suspects"] = conflicts.suspects(error, model, replaced, packs)
+            found["suspects"] = conflicts.suspects(raised, model, replaced, packs)
         return Family(tiny.name, tiny.network, result, reason, seconds=seconds, **found)
 
     try:
