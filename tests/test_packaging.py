@@ -83,6 +83,38 @@ def test_what_is_said_can_be_written_with_windows_encoding() -> None:
         messages(path).encode("cp1252")
 
 
+def imported(path: Path) -> set[str]:
+    """The packages that a file imports, wherever in it."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = [alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names]
+    names += [
+        n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and not n.level
+    ]
+    return {name.partition(".")[0] for name in names}
+
+
+def test_all_that_the_tests_in_comfyui_import_is_installed_for_them() -> None:
+    """By ComfyUI's own requirements, or by the file that the workflow and CONTRIBUTING name."""
+    folder = ROOT / "tests" / "comfyui"
+    needed = set.union(*map(imported, [*folder.glob("*.py"), ROOT / "tests" / "conftest.py"]))
+    ours = {"magcache", "tests", "tools", *(path.stem for path in folder.glob("*.py"))}
+    comfyui = {"app", "comfyui_version", "folder_paths", "nodes"}
+    brought = {"torch", "numpy", "PIL", "aiohttp", "safetensors"}
+    left = needed - ours - comfyui - brought - {*sys.stdlib_module_names}
+    lines = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    asked = {line.partition(">=")[0] for line in lines if not line.startswith("#")}
+    assert {name for name in left if not name.startswith("comfy")} == asked
+    for place in ("CONTRIBUTING.md", ".github/workflows/tests.yml"):
+        assert "tests/comfyui/requirements.txt" in (ROOT / place).read_text(encoding="utf-8")
+
+
+def test_each_python_that_is_named_is_run() -> None:
+    named = re.findall(r":: Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text("utf-8"))
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text("utf-8")
+    (run,) = re.findall(r"python: \[(.*)\]", workflow)
+    assert run == ", ".join(f'"{version}"' for version in named)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, unpacked as pip would."""
