@@ -325,9 +325,17 @@ def _refusals(server: Server, node: str = "MagCache", **inputs: Any) -> list[str
     return [error["details"] for error in answer["node_errors"]["magcache"]["errors"]]
 
 
-@pytest.mark.parametrize("node", ["MagCache", "MagCacheCalibration"])
-def test_an_unknown_model_type_is_refused_once_and_by_name(server: Server, node: str) -> None:
-    (refusal,) = _refusals(server, node, model_type="wan9")
+@pytest.mark.parametrize(
+    ("node", "others"),
+    [
+        ("MagCache", {"calibration": "automatic", "retention_ratio": 0.2}),
+        ("MagCacheCalibration", {}),
+    ],
+)
+def test_an_unknown_model_type_is_refused_once_and_by_name(
+    server: Server, node: str, others: dict[str, Any]
+) -> None:
+    (refusal,) = _refusals(server, node, model_type="wan9", **others)
     assert refusal.startswith("model_type: 'wan9' not in ['flux', 'flux_kontext', 'chroma'")
 
 
