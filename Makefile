@@ -27,6 +27,7 @@ test: .venv/.installed  ## run the tests, one process a core
 
 lint: .venv/.installed  ## check style and types
 	$(BIN)/ruff check
+	$(BIN)/ruff check --quiet --preview --select PLW1514  # text files name their encoding
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 

@@ -7,6 +7,9 @@ NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
 WEB_DIRECTORY = "./web"  # the nodes' help pages
 
 if importlib.util.find_spec("comfy") is not None and __package__:
+    from .magcache.hosts.comfyui import neighbours
     from .magcache.hosts.comfyui.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+
+    neighbours.watch(NODE_CLASS_MAPPINGS)
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]

@@ -197,7 +197,7 @@ def main() -> None:
     model = f"Wan of width {WIDTH}, {DEPTH} blocks, {tokens} tokens, {MODEL_TYPE}"
     figures = {"machine": f"{machine}, one thread, processor time", "model": model}
     OUTPUT.parent.mkdir(exist_ok=True)
-    OUTPUT.write_text(json.dumps({**figures, "result": asdict(result)}, indent=1))
+    OUTPUT.write_text(json.dumps({**figures, "result": asdict(result)}, indent=1), encoding="utf-8")
     print(f"\n{figures['machine']}\n{model}\n\n{table(result)}\n\n{result.schedule}")
 
 

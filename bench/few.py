@@ -180,7 +180,7 @@ def draw() -> None:
 
 def known() -> dict[Any, Row]:
     """What was measured before."""
-    lines = KEPT.read_text().splitlines() if KEPT.exists() else []
+    lines = KEPT.read_text(encoding="utf-8").splitlines() if KEPT.exists() else []
     found = [Row(**{**told, "case": Case(**told["case"])}) for told in map(json.loads, lines)]
     return {(row.case, row.steps, row.computed): row for row in found}
 
@@ -205,7 +205,7 @@ def main() -> None:
         for row in rows(case, before):
             found[case].append(row)
             if (case, row.steps, row.computed) not in before:
-                with KEPT.open("a") as file:
+                with KEPT.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(asdict(row)) + "\n")
                 print(case, [*table([row])][-1], flush=True)
     PAGE.write_text(page(found, comfyui_version.__version__), "utf-8")

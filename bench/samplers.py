@@ -180,7 +180,7 @@ def _sorted(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 
 def kept(setting: Setting) -> Mapping[str, Row]:
     """What is known of this setting."""
-    lines = KEPT.read_text().splitlines() if KEPT.exists() else []
+    lines = KEPT.read_text(encoding="utf-8").splitlines() if KEPT.exists() else []
     told = [json.loads(line) for line in lines]
     rows = [Row(**each["row"]) for each in told if each["setting"] == asdict(setting)]
     return {row.sampler: row for row in rows}
@@ -189,7 +189,7 @@ def kept(setting: Setting) -> Mapping[str, Row]:
 def keep(setting: Setting, row: Row) -> None:
     """Adds to what is known."""
     KEPT.parent.mkdir(parents=True, exist_ok=True)
-    with KEPT.open("a") as file:
+    with KEPT.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"setting": asdict(setting), "row": asdict(row)}) + "\n")
 
 

@@ -126,8 +126,8 @@ def psnr(squared_error: float) -> float:
 def ssim(a: Tensor, b: Tensor) -> float:
     """Mean structural similarity of two images (H, W, C) in [0, 1], after Wang et al. 2004.
 
-    The window is a Gaussian of σ 1.5, cut off at 11 pixels, wherever it lies in the image; K₁ is
-    0.01, K₂ 0.03; the mean is over channels too.
+    The window is a Gaussian of σ 1.5, cut off at 11 pixels, wherever it lies in the image; K1 is
+    0.01, K2 0.03; the mean is over channels too.
 
     Raises:
         ValueError: A side is shorter than the window.

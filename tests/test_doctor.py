@@ -3,13 +3,16 @@
 The installations here are stand-ins with this Python; tests/comfyui has the real ones.
 """
 
+import asyncio
 import json
+import logging
 import os
 import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -27,6 +30,7 @@ from magcache.doctor.findings import (
     Family,
     Findings,
 )
+from magcache.doctor.inside import Channel, _watch_loading
 
 NODES = """
 import time
@@ -74,7 +78,9 @@ def found(**changes: Any) -> Findings:
     fine: dict[str, Any] = {
         "versions": {"Python": "3.13.5", "torch": "2.9.1", "ComfyUI": "0.33.0"},
         "pack": {"name": "ComfyUI-MagCache", "version": "0.1.0"},
-        "custom_nodes": [{"name": "ComfyUI-MagCache", "path": "", "loaded": True, "reason": ""}],
+        "custom_nodes": [
+            {"name": "ComfyUI-MagCache", "path": "", "ours": True, "loaded": True, "reason": ""}
+        ],
         "memory": {
             "ram": {"device": "cpu", "free": 9 << 30, "whole": 16 << 30},
             "disk": {"device": "/c/user", "free": 9 << 30, "whole": 16 << 30, "writable": True},
@@ -84,7 +90,17 @@ def found(**changes: Any) -> Findings:
             Family("cosmos1", "GeneralDIT", UNCACHED, "its blocks have names", "", 8, known=True),
         ],
     }
-    return Findings("/c", "/c/venv/bin/python", "/c/venv", "0.1.0", **{**fine, **changes})
+    return Findings("/c", "/c/venv/bin/python", "found in /c/venv", "0.1.0", **{**fine, **changes})
+
+
+def custom_node(name: str, reason: str = "", ours: bool = False) -> dict[str, Any]:
+    """One that is loaded, or that cannot be for a reason."""
+    return {"name": name, "path": "", "ours": ours, "loaded": not reason, "reason": reason}
+
+
+def double(name: str, **versions: str) -> dict[str, Any]:
+    """A node id of MagCache that the pack Other registers too."""
+    return {"id": name, "packs": ["Other"], "in_force": "Other", "versions": versions}
 
 
 @pytest.mark.parametrize(
@@ -102,12 +118,36 @@ def test_a_path_that_is_not_comfyui(
     assert says in capsys.readouterr().err
 
 
-def test_without_a_python_it_says_how_to_give_it(tmp_path: Path) -> None:
+def test_what_is_given_as_its_python_has_to_be_a_program(tmp_path: Path) -> None:
     comfyui(tmp_path)
-    with pytest.raises(installation.CannotCheck, match="--python PATH"):
-        installation.find(tmp_path)
     with pytest.raises(installation.CannotCheck, match="is no program"):
         installation.find(tmp_path, tmp_path / "main.py")
+
+
+def test_without_a_python_of_its_own_this_one_runs_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A system's Python or a conda environment is in no folder that could be looked at."""
+    comfyui(tmp_path, "import einops_is_not_here")
+    at = installation.find(tmp_path)
+    assert at.python == Path(sys.executable)
+    assert cli.main(["doctor", "--comfyui", str(tmp_path)]) == 2
+    output = capsys.readouterr().out
+    assert f"{sys.executable} (it runs this command, and there is no venv" in output
+    assert "  -> give the Python that you start ComfyUI with: --python PATH" in output
+
+
+def test_this_python_goes_first_where_comfyuis_page_is_installed_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A venv may be left over from another time."""
+    program(comfyui(tmp_path) / "venv/bin/python")
+    page = tmp_path / "site-packages" / "comfyui_frontend_package"
+    page.mkdir(parents=True)
+    (page / "__init__.py").touch()
+    monkeypatch.syspath_prepend(page.parent)
+    at = installation.find(tmp_path)
+    assert (at.python, at.python_from) == (Path(sys.executable), "it runs this command")
 
 
 @pytest.mark.parametrize(
@@ -127,14 +167,14 @@ def test_its_own_python_is_found(place: str, isolated: bool, tmp_path: Path) -> 
     for path in (folder, folder.parent):
         at = installation.find(path, base=base)
         assert (at.folder, at.python, at.embedded) == (folder, python, isolated)
-        assert python.is_relative_to(at.python_from)
+        assert python.is_relative_to(at.python_from.removeprefix("found in "))
 
 
 def test_the_python_given_goes_first(tmp_path: Path) -> None:
     program(comfyui(tmp_path) / "venv/bin/python")
     other = program(tmp_path / "other/python")
     at = installation.find(tmp_path, other)
-    assert (at.python, at.python_from) == (other, "--python")
+    assert (at.python, at.python_from) == (other, "from --python")
 
 
 @pytest.mark.parametrize(
@@ -174,13 +214,77 @@ def test_one_that_hangs_is_ended(tmp_path: Path, capsys: pytest.CaptureFixture[s
         os.kill(int(pid.read_text()), 0)
 
 
+@pytest.mark.parametrize(
+    ("main", "says"),
+    [
+        ("raise RuntimeError('a broken database')", "RuntimeError: a broken database, while start"),
+        ("import os; os._exit(3)", "ComfyUI ended with status 3, while starting ComfyUI"),
+    ],
+)
+def test_what_fails_after_a_custom_node_was_loaded_is_not_its_fault(
+    main: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = comfyui(tmp_path, f"{LOADS_A_NODE}    {main}\n")
+    nodes = folder / "nodes.py"
+    nodes.write_text(NODES.replace("time.sleep(60)", "return True"), encoding="utf-8")
+    assert doctor(folder) == 2
+    output = capsys.readouterr().out
+    assert says in output and "Sleepy" not in output
+
+
+def test_a_custom_node_that_ends_comfyui_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = comfyui(tmp_path, LOADS_A_NODE)
+    nodes = folder / "nodes.py"
+    nodes.write_text(NODES.replace("time.sleep(60)", "raise SystemExit(1)"), encoding="utf-8")
+    assert doctor(folder) == 2
+    output = capsys.readouterr().out
+    assert "called sys.exit(1), while loading the custom node Sleepy" in output
+    assert "  -> try without Sleepy: rename its folder in custom_nodes to end in .dis" in output
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("Cannot import /custom_nodes/Sleepy module for custom nodes: no av", "no av"),
+        ("Cannot import /custom_nodes/Other module for custom nodes: no av", ""),
+        ("a thread of another pack warns", ""),
+    ],
+)
+def test_a_warning_about_something_else_is_no_reason(said: str, reason: str) -> None:
+    """A pack's threads go on when the next one is loaded, and warn of what they like."""
+
+    async def load_custom_node(path: str) -> bool:
+        logging.getLogger().warning(said)
+        logging.getLogger("any").warning("and this comes last")
+        return False
+
+    told: list[str] = []
+    channel = SimpleNamespace(
+        step=told.append, send=lambda event, text: told.append(f"{event} {text}")
+    )
+    nodes = SimpleNamespace(load_custom_node=load_custom_node)
+    packs = _watch_loading(nodes, cast(Channel, channel))
+    handler = logging.getLogger().handlers[-1]
+    try:
+        asyncio.run(nodes.load_custom_node("/custom_nodes/Sleepy"))
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert packs == [
+        {"name": "Sleepy", "path": "/custom_nodes/Sleepy", "ours": False, "loaded": False,
+         "reason": reason},
+    ]  # fmt: skip
+    assert told == ["loading the custom node Sleepy", "back starting ComfyUI"]
+
+
 def test_a_custom_node_that_hangs_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert doctor(comfyui(tmp_path, LOADS_A_NODE), "--timeout", "9") == 2
     captured = capsys.readouterr()
     assert "not done after 9 s, while loading the custom node Sleepy" in captured.out
-    assert "rename its folder to end in .disabled" in captured.out
+    assert "give it longer with --timeout, or try without Sleepy: rename" in captured.out
     assert captured.err.splitlines() == ["starting ComfyUI", "loading the custom node Sleepy"]
 
 
@@ -223,8 +327,21 @@ def test_nothing_to_say_of_an_installation_that_is_fine() -> None:
             1,
         ),
         (
-            {"double_ids": [{"id": "CompileModel", "packs": ["Other"], "in_force": "Other"}]},
-            [(PROBLEM, "CompileModel", "ComfyUI-MagCache", "Other")],
+            {"double_ids": [double("CompileModel"), double("MagCache")]},
+            [
+                (PROBLEM, "CompileModel, MagCache: registered by ComfyUI-MagCache (MagCache 0.1.0)"
+                 " and by Other", "rename the folder of one of them in custom_nodes"),
+            ],
+            1,
+        ),
+        (
+            {"double_ids": [double("MagCache", Other="0.0.9")]},
+            [(PROBLEM, " and by Other (MagCache 0.0.9)", "the older one, Other in custom_nodes")],
+            1,
+        ),
+        (
+            {"double_ids": [double("MagCache", Other="0.10.0")]},
+            [(PROBLEM, " and by Other (MagCache 0.10.0)", "the older one, ComfyUI-MagCache in")],
             1,
         ),
         (
@@ -234,19 +351,44 @@ def test_nothing_to_say_of_an_installation_that_is_fine() -> None:
         ),
         (
             {"pack": {"name": "Mag", "version": "0.0.9"}},
-            [(NOTE, "custom_nodes/Mag", "MagCache 0.0.9", "0.1.0", "0.0.9")],
+            [(NOTE, "custom_nodes/Mag", "MagCache 0.0.9", "0.1.0", "0.0.9", "the custom node")],
             0,
+        ),
+        (
+            {"pack": {"name": "Mag", "version": "0.10.0"}},
+            [(NOTE, "MagCache 0.10.0", "0.1.0", "0.10.0", "the command, the older of the two")],
+            0,
+        ),
+        (
+            {
+                "replaced": [{"class": "Flux", "function": "forward", "pack": "Other"}],
+                "families": [
+                    Family("a", "A", FAILS, "is off", suspects=("Other",)),
+                    Family("b", "B", FAILS, "is off"),
+                ],
+            },
+            [
+                (PROBLEM, "a: is off", "try again without Other, whose code runs in these models"),
+                (PROBLEM, "b: is off", "take MagCache off these models"),
+                (NOTE, "Other"),
+            ],
+            1,
         ),
         ({"pack": {"name": "", "version": "0.1.0"}}, [(NOTE, "MagCache", "own was tried")], 0),
         (
-            {"custom_nodes": [{"name": "Other", "path": "", "loaded": False, "reason": "no av"}]},
+            {"custom_nodes": [custom_node("Other", "no av")]},
             [(NOTE, "Other", "no av")],
             0,
         ),
         (
-            {"custom_nodes": [{"name": "MagCache", "path": "", "loaded": False, "reason": "no"}]},
-            [(PROBLEM, "MagCache", "no")],
+            {"custom_nodes": [custom_node("MagCache", "no", ours=True)]},
+            [(PROBLEM, "MagCache", "no", "install it anew")],
             1,
+        ),
+        (
+            {"custom_nodes": [custom_node("magcache-SDXL", "no")]},
+            [(NOTE, "magcache-SDXL", "no", "nothing, as far as MagCache goes")],
+            0,
         ),
         (
             {
@@ -261,8 +403,9 @@ def test_nothing_to_say_of_an_installation_that_is_fine() -> None:
         ),
     ],
     ids=[
-        "fails", "unknown", "uncached", "double id", "replaced", "another version", "not installed",
-        "broken pack", "broken MagCache", "little memory",
+        "fails", "unknown", "uncached", "double ids", "with an older one", "with a newer one",
+        "replaced", "an older pack", "a newer pack", "fails beside another pack", "not installed",
+        "broken pack", "broken MagCache", "another broken MagCache", "little memory",
     ],
 )  # fmt: skip
 def test_what_is_said_of_a_problem(
@@ -271,7 +414,7 @@ def test_what_is_said_of_a_problem(
     findings = found(**changes)
     for said, (kind, *words) in zip(problems(findings), says, strict=True):
         assert said.kind == kind
-        assert re.search(".*".join(map(re.escape, words)), said.what)
+        assert re.search(".*".join(map(re.escape, words)), f"{said.what} -> {said.advice}")
     assert status(problems(findings)) == code
     text = render.text(findings, problems(findings))
     assert all(problem.advice and problem.advice in text for problem in problems(findings))

@@ -1,5 +1,6 @@
 """The package as it is installed: which version it says it is, and what the wheel brings."""
 
+import ast
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ import magcache
 from magcache.emoji import keywords
 
 ROOT = Path(__file__).parents[1]
+SHIPPED = [ROOT / "__init__.py", *sorted((ROOT / "magcache").rglob("*.py"))]
 
 
 @pytest.fixture
@@ -52,6 +54,65 @@ def test_a_model_that_is_not_there_says_where_to_get_it(
     for place in ("magcache/models/emoji-video", "models/emoji-video"):
         assert str(tmp_path / place) in str(caught.value)
     assert "sdist" in str(caught.value) and "repository" in str(caught.value)
+
+
+def decodes(path: Path) -> bool:
+    """Whether it has none of the five bytes that mean nothing in Windows' western code page."""
+    try:
+        return bool(path.read_text(encoding="cp1252"))
+    except UnicodeDecodeError:
+        return False
+
+
+def messages(path: Path) -> str:
+    """All strings of a module but its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    documents = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
+    values = (node for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return "".join(str(node.value) for node in values if node not in documents)
+
+
+def test_a_tool_that_reads_the_pack_with_windows_encoding_gets_through() -> None:
+    """Registries and virus scanners look into each file."""
+    assert not [str(path) for path in SHIPPED if path.stat().st_size and not decodes(path)]
+
+
+def test_what_is_said_can_be_written_with_windows_encoding() -> None:
+    """A log that goes to a file has it, and a character outside would be a traceback there."""
+    for path in SHIPPED:
+        messages(path).encode("cp1252")
+
+
+def imported(path: Path) -> set[str]:
+    """The packages that a file imports, wherever in it."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = [alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names]
+    names += [
+        n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and not n.level
+    ]
+    return {name.partition(".")[0] for name in names}
+
+
+def test_all_that_the_tests_in_comfyui_import_is_installed_for_them() -> None:
+    """By ComfyUI's own requirements, or by the file that the workflow and CONTRIBUTING name."""
+    folder = ROOT / "tests" / "comfyui"
+    needed = set.union(*map(imported, [*folder.glob("*.py"), ROOT / "tests" / "conftest.py"]))
+    ours = {"magcache", "tests", "tools", *(path.stem for path in folder.glob("*.py"))}
+    comfyui = {"app", "comfyui_version", "folder_paths", "nodes"}
+    brought = {"torch", "numpy", "PIL", "aiohttp", "safetensors"}
+    left = needed - ours - comfyui - brought - {*sys.stdlib_module_names}
+    lines = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    asked = {line.partition(">=")[0] for line in lines if not line.startswith("#")}
+    assert {name for name in left if not name.startswith("comfy")} == asked
+    for place in ("CONTRIBUTING.md", ".github/workflows/tests.yml"):
+        assert "tests/comfyui/requirements.txt" in (ROOT / place).read_text(encoding="utf-8")
+
+
+def test_each_python_that_is_named_is_run() -> None:
+    named = re.findall(r":: Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text("utf-8"))
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text("utf-8")
+    (run,) = re.findall(r"python: \[(.*)\]", workflow)
+    assert run == ", ".join(f'"{version}"' for version in named)
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def evenly(items: list[str], count: int) -> list[str]:
 
 def read_log(path: Path) -> dict[int, float]:
     """Mean loss by step; a stretch that was trained again after a stop counts once."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return {line["step"]: line["loss"] for line in sorted(lines, key=lambda line: line["step"])}
 
 

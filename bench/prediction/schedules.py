@@ -44,7 +44,11 @@ def drawn(
 
 def collect(lab: Lab, count: int, path: Path) -> list[dict]:
     """Samples up to `count` schedules; those in the file are taken from it."""
-    known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    known = (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if path.exists()
+        else []
+    )
     calibration, random = lab.calibration(Measured()), np.random.default_rng(len(known))
     for _ in track(range(count - len(known)), lab.name):
         schedule = drawn(calibration, lab.condition, random)
@@ -53,7 +57,7 @@ def collect(lab: Lab, count: int, path: Path) -> list[dict]:
         with patch.object(by_plan, "best_schedule", lambda *_, own=schedule: list(own)):
             psnr, _ = lab.psnr(Variant(sum(schedule)))
         known.append({"schedule": str_of(schedule), "psnr": psnr})
-        with path.open("a") as file:
+        with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(known[-1]) + "\n")
     return known
 

@@ -103,7 +103,9 @@ def machine() -> str:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        named = [x for x in info.read_text().splitlines() if x.startswith("model name")]
+        named = [
+            x for x in info.read_text(encoding="utf-8").splitlines() if x.startswith("model name")
+        ]
         cpu = named[0].split(":", 1)[1].strip() if named else cpu
     return f"{cpu}, one thread, torch {torch.__version__}"
 

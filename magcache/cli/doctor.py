@@ -24,7 +24,10 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser("doctor", help=text, description=_DESCRIPTION)
     text = "the folder with its main.py, or the one around it"
     parser.add_argument("--comfyui", type=Path, required=True, metavar="PATH", help=text)
-    text = "what starts it; default: that of venv, .venv or python_embeded in it or beside it"
+    text = (
+        "what starts it; default: this Python if ComfyUI's packages are in it, else that of venv, "
+        ".venv or python_embeded in it or beside it"
+    )
     parser.add_argument("--python", type=Path, metavar="PATH", help=text)
     text = "as you give it to ComfyUI: where custom_nodes and user are, if not in its own folder"
     parser.add_argument("--base-directory", type=Path, metavar="PATH", help=text)

@@ -15,7 +15,7 @@ import numpy as np
 from .magnitude import MagnitudeCurve
 
 RIDGE = 1e-4  # of each residual's own square
-_NARROWER = 16  # half the distance between points: a smooth curve's bulge squared falls by 2⁴
+_NARROWER = 16  # half the distance between points: a smooth curve's bulge squared falls by 16
 _ORDER = 4  # neighbours that a residual between two points is interpolated from
 _CROWDED = 0.25  # of a cell's width: with points closer together a cubic would swing
 
@@ -131,7 +131,7 @@ class GramCurve:
 def best_weights(gram: np.ndarray, ridge: float = RIDGE) -> tuple[np.ndarray, np.ndarray]:
     """The best linear prediction of a residual from cached ones.
 
-    w = (G_HH + ridge·diag G_HH)⁻¹ g_Hσ and error² = G_σσ - 2·wᵀg_Hσ + wᵀG_HH w.
+    w = inv(G_HH + ridge·diag G_HH) g_Hσ and error² = G_σσ - 2·wᵀg_Hσ + wᵀG_HH w.
 
     Args:
         gram: Gram matrices (..., k+1, k+1) of k cached residuals and, last, the wanted one.

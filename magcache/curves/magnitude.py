@@ -2,7 +2,7 @@
 
 A list of magnitude ratios holds at the σ of one sampling schedule only. Its summed logarithms
 are log‖r‖ at those σ; between them the curve is linear, so the ratio between any two noise
-levels follows: γ = exp(L(σ₂) - L(σ₁)). On the list's own schedule this returns the list.
+levels follows: γ = exp(L(σ_2) - L(σ_1)). On the list's own schedule this returns the list.
 """
 
 import itertools

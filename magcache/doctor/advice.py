@@ -1,13 +1,17 @@
 """What to do about what was found."""
 
 from collections.abc import Iterator
+from typing import Any
 
+from ..hosts.comfyui.neighbours import in_numbers
 from .findings import FAILS, NOTE, PROBLEM, UNCACHED, UNCHECKED, UNKNOWN, Family, Findings, Problem
+from .installation import GUESSED
 
 _GIB = 1024**3
 _LITTLE = 2 * _GIB
 _LITTLE_DISK = _GIB // 10
 _LISTED = 4
+_LOADING = "while loading the custom node "
 _CAUSES = {FAILS: "", UNCACHED: "nothing is skipped: ", UNKNOWN: ""}
 
 
@@ -37,14 +41,19 @@ def _unfinished(findings: Findings) -> Iterator[Problem]:
         return
     if findings.refused:
         advice = ""
+    elif _LOADING in reason:
+        name = reason.rpartition(_LOADING)[2]
+        longer = "give it longer with --timeout, or " if reason.startswith("not done") else ""
+        advice = (
+            f"{longer}try without {name}: rename its folder in custom_nodes to end in .disabled"
+        )
+    elif "No module named" in reason and findings.python_from == GUESSED:
+        advice = "give the Python that you start ComfyUI with: --python PATH"
     elif "No module named" in reason:
         requirements = f"{findings.comfyui}/requirements.txt"
         advice = f"install what ComfyUI needs: {findings.python} -m pip install -r {requirements}"
     elif reason.startswith("not done"):
-        advice = (
-            "give it longer with --timeout; where a custom node hangs, rename its folder to end in "
-            ".disabled"
-        )
+        advice = "give it longer with --timeout"
     elif "CUDA" in reason or "NVIDIA" in reason:
         advice = "where there is no such GPU, or it is busy, add --cpu"
     else:
@@ -55,21 +64,20 @@ def _unfinished(findings: Findings) -> Iterator[Problem]:
 def _families(findings: Findings) -> Iterator[Problem]:
     """Families with one reason are one problem."""
     for result, kind in ((FAILS, PROBLEM), (UNCACHED, PROBLEM), (UNKNOWN, UNCHECKED)):
-        by_reason: dict[str, list[Family]] = {}
+        by_reason: dict[tuple[str, tuple[str, ...]], list[Family]] = {}
         for family in findings.families:
             if family.result == result and not family.known:
-                by_reason.setdefault(family.reason, []).append(family)
-        for reason, families in by_reason.items():
+                by_reason.setdefault((family.reason, tuple(family.suspects)), []).append(family)
+        for (reason, suspects), families in by_reason.items():
             names = ", ".join(family.name for family in families)
             yield Problem(
-                f"{names}: {_CAUSES[result]}{reason}", _for_family(findings, result), kind
+                f"{names}: {_CAUSES[result]}{reason}", _for_family(suspects, result), kind
             )
 
 
-def _for_family(findings: Findings, result: str) -> str:
-    replaced = {each["pack"] for each in findings.replaced}
-    if replaced:
-        return f"try again without {', '.join(sorted(replaced))}, which changes ComfyUI's models"
+def _for_family(suspects: tuple[str, ...], result: str) -> str:
+    if suspects:
+        return f"try again without {', '.join(suspects)}, whose code runs in these models"
     if result == UNKNOWN:
         return (
             "the model fails without MagCache too: try one of its workflows; if that works, this "
@@ -81,15 +89,27 @@ def _for_family(findings: Findings, result: str) -> str:
 
 
 def _double_ids(findings: Findings) -> Iterator[Problem]:
-    own = findings.pack.get("name") or "MagCache"
+    """The ids that the same packs register are one problem."""
+    name, version = findings.pack.get("name") or "MagCache", findings.pack.get("version", "")
+    by_packs: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for each in findings.double_ids:
-        packs = ", ".join(each["packs"])
-        advice = (
-            "keep one of them: rename the other's folder in custom_nodes to end in .disabled. "
-            f"Workflows now get the node of {each['in_force']}"
+        by_packs.setdefault((each["in_force"], *each["packs"]), []).append(each)
+    for (in_force, *packs), found in by_packs.items():
+        versions = {**found[0]["versions"], name: version}
+        newest = max(map(in_numbers, versions.values()))
+        older = [each for each, version in versions.items() if in_numbers(version) < newest]
+        ids = ", ".join(each["id"] for each in found)
+        said = [
+            f"{each} (MagCache {v})" if (v := versions.get(each)) else each
+            for each in (name, *packs)
+        ]
+        yield Problem(
+            f"{ids}: registered by {' and by '.join(said)}",
+            f"rename the folder of {'the older one, ' if older else ''}"
+            f"{', '.join(older) or 'one of them'} in custom_nodes to end in .disabled; "
+            f"workflows now get the nodes of {in_force}",
+            PROBLEM,
         )
-        what = f"the node id {each['id']} is registered by {own} and by {packs}"
-        yield Problem(what, advice, PROBLEM)
 
 
 def _own_pack(findings: Findings) -> Iterator[Problem]:
@@ -102,10 +122,11 @@ def _own_pack(findings: Findings) -> Iterator[Problem]:
             f"put the pack into the folder custom_nodes of {findings.comfyui}",
         )
     elif version != findings.own_version:
+        newer = in_numbers(version) > in_numbers(findings.own_version)
         yield Problem(
             f"custom_nodes/{name} is MagCache {version}, this command is {findings.own_version}: "
             f"{version} was tried",
-            "update the older one",
+            f"update {'the command' if newer else 'the custom node'}, the older of the two",
         )
 
 
@@ -125,9 +146,8 @@ def _replaced(findings: Findings) -> Iterator[Problem]:
 def _other_packs(findings: Findings) -> Iterator[Problem]:
     for each in findings.custom_nodes:
         if not each["loaded"]:
-            ours = "magcache" in each["name"].lower()
             what = f"the custom node {each['name']} cannot be loaded: {each['reason']}"
-            if ours:
+            if each["ours"]:
                 yield Problem(what, "install it anew, and its requirements", PROBLEM)
             else:
                 yield Problem(what, "nothing, as far as MagCache goes")

@@ -2,11 +2,14 @@
 
 import inspect
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+
+from ..hosts.comfyui.neighbours import version_of
 
 _REPLACEABLE = ("forward", "apply_model")
 
@@ -18,11 +21,49 @@ def file_of(node: type) -> Path:
 
 def pack_of(path: Path, packs: Iterable[Mapping[str, Any]]) -> str:
     """Name of the custom node that a file belongs to; the file where it belongs to none."""
-    for pack in packs:
-        folder = Path(pack["path"]).absolute()
-        if path == folder or folder in path.parents:
-            return pack["name"]
-    return str(path)
+    return next((pack["name"] for pack in packs if _holds(pack["path"], path)), str(path))
+
+
+def _holds(place: str, path: Path) -> bool:
+    folder = Path(place).absolute()
+    return path == folder or folder in path.parents
+
+
+def suspects(
+    error: BaseException | None,
+    model: Any,
+    replaced: Iterable[Mapping[str, Any]],
+    packs: Sequence[Mapping[str, Any]],
+) -> tuple[str, ...]:
+    """The custom nodes that may be why a model fails.
+
+    Args:
+        error: What it fails with, if that is an exception.
+        model: The ModelPatcher; None where it could not be built.
+        replaced: What `replaced_forwards` has found.
+        packs: The custom nodes.
+
+    Returns:
+        The one that raised the error, or else those that replace functions of the model.
+    """
+    if error is not None and (raised := _raised_by(error, packs)):
+        return (raised,)
+    modules = () if model is None else model.model.modules()
+    kinds = {kind.__name__ for module in modules for kind in type(module).__mro__}
+    return tuple(sorted({each["pack"] for each in replaced if not kinds or each["class"] in kinds}))
+
+
+def _raised_by(error: BaseException, packs: Sequence[Mapping[str, Any]]) -> str:
+    """The pack whose code ran last; "" where MagCache's did, or ComfyUI's alone."""
+    own = str(Path(__file__).parents[1])
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename).absolute()
+        for pack in packs:
+            if _holds(pack["path"], path):
+                return "" if pack["ours"] else pack["name"]
+        if _holds(own, path):
+            return ""
+    return ""
 
 
 def double_ids(
@@ -36,7 +77,8 @@ def double_ids(
         packs: The custom nodes, with name and path.
 
     Returns:
-        For each such id the packs that register it beside MagCache, and whose is in force.
+        For each such id the packs that register it beside MagCache, whose is in force, and the
+        versions of those that are a MagCache too.
     """
     others: dict[str, list[type]] = {}
     last: dict[str, type] = {}
@@ -50,6 +92,11 @@ def double_ids(
             "id": name,
             "packs": sorted({pack_of(file_of(node), packs) for node in nodes}),
             "in_force": pack_of(file_of(last[name]), packs),
+            "versions": {
+                pack_of(file_of(node), packs): version
+                for node in nodes
+                if (version := version_of(node))
+            },
         }
         for name, nodes in others.items()
     ]

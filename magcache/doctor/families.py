@@ -4,7 +4,7 @@ import importlib
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -81,10 +81,11 @@ def check_all(
     torch.set_num_threads(1)  # so small a model is slower on more; this process is ours
     pack = _find_pack(registrations.all, packs)
     channel.send("found", pack={"name": pack.name, "version": pack.version})
+    replaced = conflicts.replaced_forwards(Path(asked["comfyui"]), packs)
     channel.send(
         "found",
         double_ids=conflicts.double_ids(pack.nodes, registrations.all, packs),
-        replaced=conflicts.replaced_forwards(Path(asked["comfyui"]), packs),
+        replaced=replaced,
         memory=_memory(),
     )
     unknown = [name for name in asked["families"] if name not in EVERY]
@@ -94,22 +95,28 @@ def check_all(
     chosen = [EVERY[name] for name in asked["families"] or EVERY]
     for number, tiny in enumerate(chosen, 1):
         channel.send("step", text=f"trying {tiny.name}", number=number, total=len(chosen))
-        channel.send("family", **asdict(check(tiny, pack)))
+        channel.send("family", **asdict(check(tiny, pack, packs, replaced)))
 
 
-def check(tiny: Tiny, pack: Pack) -> Family:
-    """MagCache on one family."""
-    start = time.perf_counter()
+def check(
+    tiny: Tiny, pack: Pack, packs: Sequence[dict[str, Any]] = (), replaced: Sequence[Any] = ()
+) -> Family:
+    """MagCache on one family, beside the custom nodes and what they replace."""
+    start, model = time.perf_counter(), None
 
-    def result(result: str, reason: str = "", **found: Any) -> Family:
+    def result(
+        result: str, reason: str = "", raised: Exception | None = None, **found: Any
+    ) -> Family:
         seconds = round(time.perf_counter() - start, 2)
+        if result != WORKS:
+            found["suspects"] = conflicts.suspects(raised, model, replaced, packs)
         return Family(tiny.name, tiny.network, result, reason, seconds=seconds, **found)
 
     try:
         model = tiny.build()
         plain = flat(sample(model, tiny, STEPS))
     except Exception as error:
-        return result(UNKNOWN, f"fails without MagCache: {_said(error)}")
+        return result(UNKNOWN, f"fails without MagCache: {_said(error)}", error)
     before = _state(model)
     found: dict[str, Any] = {"known": tiny.network in pack.module(_TABLE).UNFIT}
     try:
@@ -119,7 +126,7 @@ def check(tiny: Tiny, pack: Pack) -> Family:
         same = before == _state(model) and _samples_again(model, tiny, plain)
         _find_fault(ran, found["error"], plain, same)
     except Exception as error:
-        return result(FAILS, _said(error), **found)
+        return result(FAILS, _said(error), error, **found)
     return result(WORKS if ran.skipped else UNCACHED, ran.reason, **found)
 
 
@@ -239,10 +246,12 @@ def _said(error: Exception) -> str:
 
 
 def _find_pack(registered: list[tuple[str, type]], packs: list[dict[str, Any]]) -> Pack:
-    """The MagCache of the installation; the command's own where it has none that loads."""
-    for pack in packs:
-        marker = Path(pack["path"]) / "magcache" / "hosts" / "comfyui" / "nodes"
-        if not (pack["loaded"] and marker.is_dir()):
+    """The MagCache of the installation; the command's own where it has none that loads.
+
+    Of two it is the one that ComfyUI loads last, as its nodes are in force.
+    """
+    for pack in reversed(packs):
+        if not (pack["loaded"] and pack["ours"]):
             continue
         own = {
             name: node

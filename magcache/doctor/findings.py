@@ -24,6 +24,8 @@ class Family:
         error: Relative difference of a skipped evaluation, given the true residual; None where
             nothing was skipped.
         known: Whether MagCache itself knows that it does not fit.
+        suspects: The custom nodes that raised what it fails with, or else those that replace
+            functions of its model.
         seconds: What the check took.
     """
 
@@ -36,6 +38,7 @@ class Family:
     skipped: int = 0
     error: float | None = None
     known: bool = False
+    suspects: tuple[str, ...] = ()
     seconds: float = 0.0
 
 
@@ -66,8 +69,10 @@ class Findings:
         versions: Of Python, torch and ComfyUI.
         pack: MagCache that was checked: "name", its folder among the custom nodes, "" for the
             command's own; and "version".
-        custom_nodes: Each with "name", "path", "loaded" and "reason".
-        double_ids: Node ids of MagCache that others register: "id", "packs", "in_force".
+        custom_nodes: Each with "name", "path", "ours" (whether it is a MagCache), "loaded" and
+            "reason".
+        double_ids: Node ids of MagCache that others register: "id", "packs", "in_force", and
+            "versions" of those packs that are a MagCache.
         replaced: Functions of ComfyUI's models that others replace: "class", "function", "pack".
         memory: "ram", "vram" and "disk": each with "device", "free" and "whole" in bytes.
         families: What became of each.

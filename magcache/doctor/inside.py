@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 _HERE = Path(__file__).resolve().parent
+_STARTING = "starting ComfyUI"
+_NODES = ("magcache", "hosts", "comfyui", "nodes")  # a folder that no other pack has
 
 
 class Channel:
@@ -81,7 +83,7 @@ def main() -> None:
 def _start(channel: Channel, package: Path) -> tuple[Registrations, list[dict[str, Any]]]:
     """Starts ComfyUI; its nodes, and what became of each custom node."""
     channel.send("found", versions={"Python": platform.python_version()})
-    channel.step("starting ComfyUI")
+    channel.step(_STARTING)
     comfyui = importlib.import_module("main")  # loads torch, after the packs' own preparations
     import nodes
     import torch
@@ -103,7 +105,7 @@ def _start(channel: Channel, package: Path) -> tuple[Registrations, list[dict[st
 
 def _watch_loading(nodes: Any, channel: Channel) -> list[dict[str, Any]]:
     """From here on, each custom node that is loaded is told of, and put on the list returned."""
-    load, packs, warnings = nodes.load_custom_node, [], [""]
+    load, packs, warnings = nodes.load_custom_node, [], []
     handler = logging.Handler(logging.WARNING)  # ComfyUI logs why a pack cannot be loaded
     handler.emit = lambda record: warnings.append(record.getMessage().strip())
     logging.getLogger().addHandler(handler)
@@ -111,11 +113,14 @@ def _watch_loading(nodes: Any, channel: Channel) -> list[dict[str, Any]]:
     async def load_custom_node(module_path: str, *args: Any, **kwargs: Any) -> bool:
         if kwargs.get("module_parent", "custom_nodes") != "custom_nodes":
             return await load(module_path, *args, **kwargs)
-        pack = {"name": Path(module_path).name, "path": str(module_path)}
-        channel.step(f"loading the custom node {pack['name']}")
-        warnings[:] = [""]
+        path = Path(module_path)
+        pack = {"name": path.name, "path": str(path), "ours": path.joinpath(*_NODES).is_dir()}
+        channel.step(f"loading the custom node {path.name}")
+        warnings.clear()
         loaded = await load(module_path, *args, **kwargs)
-        reason = "" if loaded else warnings[-1].rpartition("module for custom nodes: ")[2]
+        channel.send("back", text=_STARTING)  # what fails from here on is not this pack's fault
+        own = [warning for warning in warnings if str(module_path) in warning]
+        reason = own[-1].rpartition("module for custom nodes: ")[2] if own and not loaded else ""
         packs.append({**pack, "loaded": loaded, "reason": reason})
         return loaded
 

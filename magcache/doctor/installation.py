@@ -1,11 +1,18 @@
 """Finding somebody's ComfyUI and the Python that runs it."""
 
+import importlib.util
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 _PARTS = ("main.py", "nodes.py", "folder_paths.py", "comfy/sd.py")
 _EMBEDDED = ("python_embeded", "python_embedded")  # the first is how portable installs spell it
+
+
+_PAGE = "comfyui_frontend_package"  # each ComfyUI needs it, and nothing else does
+RUNNING = "it runs this command"
+GUESSED = "it runs this command, and there is no venv, .venv or python_embeded"
 
 
 class CannotCheck(ValueError):
@@ -20,7 +27,7 @@ class Installation:
         folder: Where its main.py is.
         base: Where its custom_nodes, models and user folders are.
         python: What runs it.
-        python_from: Where that was found.
+        python_from: Why that one, in words.
     """
 
     folder: Path
@@ -44,22 +51,24 @@ def find(path: Path, python: Path | None = None, base: Path | None = None) -> In
 
     Args:
         path: The folder with ComfyUI's main.py, or the one around it.
-        python: What runs it, where it is not in a place that is looked at.
+        python: What runs it. By default it is this Python where ComfyUI's packages are installed
+            in it, else that of an environment in the folder or beside it, else this one all the
+            same.
         base: Its base directory, where that is another folder.
 
     Raises:
-        CannotCheck: There is no ComfyUI, or no Python.
+        CannotCheck: There is no ComfyUI, or `python` is no program.
     """
     folder = _comfyui(path.expanduser().absolute())
     base = folder if base is None else base.expanduser().absolute()
     if not base.is_dir():
         raise CannotCheck(f"the base directory {base} is no folder")
     if python is None:
-        return Installation(folder, base, *_own_python(folder, base))
+        return Installation(folder, base, *_default_python(folder, base))
     python = python.expanduser().absolute()
     if not _runs(python):
         raise CannotCheck(f"--python {python} is no program: give ComfyUI's python itself")
-    return Installation(folder, base, python, "--python")
+    return Installation(folder, base, python, "from --python")
 
 
 def _comfyui(path: Path) -> Path:
@@ -74,7 +83,9 @@ def _comfyui(path: Path) -> Path:
     )
 
 
-def _own_python(folder: Path, base: Path) -> tuple[Path, str]:
+def _default_python(folder: Path, base: Path) -> tuple[Path, str]:
+    if importlib.util.find_spec(_PAGE) is not None:
+        return Path(sys.executable), RUNNING
     environments = [
         place / name for place in (folder, base, folder.parent) for name in ("venv", ".venv")
     ]
@@ -82,14 +93,11 @@ def _own_python(folder: Path, base: Path) -> tuple[Path, str]:
     for environment in environments:
         for program in ("bin/python", "Scripts/python.exe"):
             if _runs(environment / program):
-                return environment / program, str(environment)
+                return environment / program, f"found in {environment}"
     for environment in embedded:
         if _runs(environment / "python.exe"):
-            return environment / "python.exe", str(environment)
-    raise CannotCheck(
-        f"no Python of {folder} was found: there is neither venv, .venv nor python_embeded in it "
-        "or beside it. Give the one that you start ComfyUI with: --python PATH"
-    )
+            return environment / "python.exe", f"found in {environment}"
+    return Path(sys.executable), GUESSED
 
 
 def _runs(python: Path) -> bool:

@@ -53,7 +53,7 @@ def _facts(findings: Findings) -> Iterator[str]:
     versions, pack = findings.versions, findings.pack
     yield f"ComfyUI {versions.get('ComfyUI', 'of unknown version')} in {findings.comfyui}"
     python, torch = versions.get("Python", "?"), versions.get("torch", "?")
-    yield f"Python {python} with torch {torch}: {findings.python} (found in {findings.python_from})"
+    yield f"Python {python} with torch {torch}: {findings.python} ({findings.python_from})"
     if pack:
         where = f"custom_nodes/{pack['name']}" if pack["name"] else "this command's own"
         yield f"MagCache {pack['version']}, {where}"

@@ -74,7 +74,7 @@ def test_it_serves_this_computer_only_and_leaves_nothing(tmp_path: Path) -> None
             assert b"FramePack" in page.read()
             assert len(list(tmp_path.glob("magcache-app-*"))) == 1
             if CONNECTIONS.exists():  # Linux
-                lines = CONNECTIONS.read_text().splitlines()[1:]
+                lines = CONNECTIONS.read_text(encoding="utf-8").splitlines()[1:]
                 addresses = [line.split()[1].split(":") for line in lines]
                 own = {host for host, at in addresses if int(at, 16) == port}
                 assert own == {"0100007F"}

@@ -1,5 +1,6 @@
 """What users can get wrong at the nodes, and what they are told."""
 
+import json
 import logging
 from types import SimpleNamespace
 from typing import Any
@@ -77,12 +78,24 @@ def test_a_window_without_a_step_is_a_warning(
     assert f"start_step {start} to end_step {end} leaves none of the 6 steps" in caplog.text
 
 
+@pytest.mark.parametrize("node", [MagCache, MagCacheCalibration])
 @pytest.mark.parametrize("name", [*MODEL_TYPES, *OLD_NAMES, "auto"])
-def test_every_type_that_a_workflow_may_hold_is_valid(name: str) -> None:
-    assert MagCache.VALIDATE_INPUTS(model_type=name) is True
-    assert MagCacheCalibration.VALIDATE_INPUTS(model_type=name) is True
+def test_every_type_that_a_workflow_may_hold_is_valid(node: Any, name: str) -> None:
+    offered = node.INPUT_TYPES()["required"]["model_type"][0]
+    assert name in offered
+    assert (name in json.loads(json.dumps(offered))) is (name not in OLD_NAMES)
 
 
-def test_a_type_that_another_node_gives_is_not_known_beforehand() -> None:
+@pytest.mark.parametrize("ratio", [0.1, 0.2, 0.3])
+def test_a_retention_ratio_in_range_is_valid(ratio: float) -> None:
+    assert MagCache.VALIDATE_INPUTS(ratio) is True
+
+
+def test_a_retention_ratio_that_another_node_gives_is_not_known_beforehand() -> None:
     assert MagCache.VALIDATE_INPUTS() is True
-    assert MagCacheCalibration.VALIDATE_INPUTS() is True
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5, float("nan"), float("inf"), -1.0])
+def test_a_retention_ratio_out_of_range_is_not(ratio: float) -> None:
+    said = MagCache.VALIDATE_INPUTS(ratio)
+    assert said == f"{ratio:g} is outside 0.1 to 0.3: choose a value in between"

@@ -234,7 +234,7 @@ def test_two_samplings_within_a_second_are_two_files(folder: Path) -> None:
 def test_a_full_or_locked_disk_costs_the_file_and_not_the_image(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder.write_text("a file where the folder should be")
+    folder.write_text("a file where the folder should be", encoding="utf-8")
     caplog.set_level(logging.INFO, logger="magcache")
     model = WAN.build()
     assert torch.equal(sample(calibrating(model), WAN, 3), sample(model, WAN, 3))

@@ -157,7 +157,9 @@ def test_the_installed_pack_is_the_one_that_is_tried(crowded: Any) -> None:
     _, told, _ = crowded
     assert told["pack"] == {"name": PACK, "version": "0.0.9"}
     assert rows(told["families"]) == [("flux", "Flux", "works", "published")]
-    assert f"custom_nodes/{PACK} is MagCache 0.0.9" in str(told["problems"])
+    (version,) = [p for p in told["problems"] if p["what"].startswith(f"custom_nodes/{PACK} is")]
+    assert version["what"].endswith(f"this command is {told['own_version']}: 0.0.9 was tried")
+    assert version["advice"] == "update the custom node, the older of the two"
 
 
 def test_an_id_that_another_pack_registers_is_a_problem(crowded: Any) -> None:
@@ -167,7 +169,8 @@ def test_an_id_that_another_pack_registers_is_a_problem(crowded: Any) -> None:
     assert (found["id"], found["packs"]) == ("CompileModel", ["Compiles"])
     assert found["in_force"] in ("Compiles", PACK)
     assert told["problems"][0]["kind"] == "problem"
-    assert f"CompileModel is registered by {PACK} and by Compiles" in told["problems"][0]["what"]
+    registered = f"CompileModel: registered by {PACK} (MagCache 0.0.9) and by Compiles"
+    assert told["problems"][0]["what"] == registered
 
 
 def test_a_replaced_forward_is_told_of(crowded: Any) -> None:
@@ -179,5 +182,7 @@ def test_a_pack_that_cannot_be_loaded_breaks_nothing(crowded: Any) -> None:
     _, told, _ = crowded
     loaded = {each["name"]: each["loaded"] for each in told["custom_nodes"]}
     assert loaded == {PACK: True, "Compiles": True, "Replaces": True, "Broken": False, "Loud": True}
-    assert "No module named 'a_package_that_is_not_there'" in str(told["problems"])
+    (broken,) = [p for p in told["problems"] if "Broken" in p["what"]]
+    assert broken["what"].endswith("No module named 'a_package_that_is_not_there'")
+    assert broken["advice"] == "nothing, as far as MagCache goes"
     assert told["unfinished"] == ""

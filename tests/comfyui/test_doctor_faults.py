@@ -1,10 +1,13 @@
 """`magcache doctor` sees what MagCache could do wrong on a family."""
 
+import runpy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import comfy.utils
 import folder_paths
 import pytest
 import torch
@@ -12,6 +15,7 @@ from tiny_models import TINY
 
 from magcache.blocks.families import Family as Names
 from magcache.blocks.stack import BlockStack, Residual
+from magcache.doctor.conflicts import suspects
 from magcache.doctor.families import Pack, check
 from magcache.doctor.findings import FAILS, UNCACHED, UNKNOWN, WORKS, Family
 from magcache.hosts.comfyui import models
@@ -131,3 +135,65 @@ def test_a_model_that_fails_without_magcache_is_not_checked() -> None:
     found = check(broken, Pack("", NODE_CLASS_MAPPINGS, "magcache"))
     assert found.result == UNKNOWN
     assert found.reason.startswith("fails without MagCache: ")
+
+
+CALLS = """
+def wrapper(function):
+    return function()
+"""
+
+
+def custom_node(folder: Path, name: str, ours: bool = False) -> dict[str, Any]:
+    """One whose code calls a function."""
+    path = folder / name
+    path.mkdir()
+    (path / "__init__.py").write_text(CALLS, encoding="utf-8")
+    return {"name": name, "path": str(path), "ours": ours, "loaded": True, "reason": ""}
+
+
+def failing(*packs: dict[str, Any]) -> Exception:
+    """What is raised where each pack calls the next one, and the last one ComfyUI."""
+
+    def call() -> None:
+        comfy.utils.load_torch_file("there is no such file")
+
+    for pack in reversed(packs):
+        wrapper = runpy.run_path(str(Path(pack["path"]) / "__init__.py"))["wrapper"]
+        call = partial(wrapper, call)
+    with pytest.raises(Exception, match="there is no such file") as caught:
+        call()
+    return caught.value
+
+
+def test_the_pack_whose_code_ran_last_is_to_blame(tmp_path: Path) -> None:
+    one, other = (custom_node(tmp_path, name) for name in ("One", "Other"))
+    ours = custom_node(tmp_path, "ComfyUI-MagCache", ours=True)
+    packs = [one, other, ours]
+    assert suspects(failing(one, other), None, [], packs) == ("Other",)
+    assert suspects(failing(ours, one), None, [], packs) == ("One",)
+    assert suspects(failing(one, ours), None, [], packs) == ()
+    assert suspects(failing(), None, [], packs) == ()
+
+
+def test_a_pack_that_replaces_functions_is_to_blame_for_the_models_that_have_them() -> None:
+    model = FLUX.build()
+    replaced = [
+        {"class": "Flux", "function": "forward", "pack": "Of Flux"},
+        {"class": "BaseModel", "function": "apply_model", "pack": "Of Every Model"},
+        {"class": "WanModel", "function": "forward", "pack": "Of Wan"},
+    ]
+    assert suspects(None, model, replaced, []) == ("Of Every Model", "Of Flux")
+    assert suspects(None, TINY["wan_vace"].build(), replaced, []) == ("Of Every Model", "Of Wan")
+
+
+def test_a_family_that_fails_names_the_pack(tmp_path: Path) -> None:
+    """Its node calls a function of another pack, which raises."""
+    other = custom_node(tmp_path, "Other")
+
+    class Changed(MagCache):
+        def apply(self, model: Any, **widgets: Any) -> tuple[Any]:
+            raise failing(other)
+
+    nodes = {**NODE_CLASS_MAPPINGS, "MagCache": Changed}
+    found = check(FLUX, Pack("", nodes, "magcache"), [other])
+    assert (found.result, found.suspects) == (FAILS, ("Other",))

@@ -318,25 +318,48 @@ def test_two_images_are_compared(server: Server) -> None:
     assert "image_a holds 2 of 64x48 and image_b holds 2 of 72x48" in error["exception_message"]
 
 
-def _refusal(server: Server, **inputs: Any) -> str:
-    answer = server.post(on(wan_graph("refused"), **inputs))
+def _refusals(server: Server, node: str = "MagCache", **inputs: Any) -> list[str]:
+    """What is said of a node that is refused before anything runs, each time that it is said."""
+    answer = server.post(on(wan_graph("refused"), node, **inputs))
     assert answer["error"]["type"] == "prompt_outputs_failed_validation", answer
-    return json.dumps(answer["node_errors"]["magcache"])
+    return [error["details"] for error in answer["node_errors"]["magcache"]["errors"]]
 
 
-def test_an_unknown_model_type_is_refused_by_name(server: Server) -> None:
-    assert "unknown model_type wan9" in _refusal(server, model_type="wan9")
+@pytest.mark.parametrize(
+    ("node", "others"),
+    [
+        ("MagCache", {"calibration": "automatic", "retention_ratio": 0.2}),
+        ("MagCacheCalibration", {}),
+    ],
+)
+def test_an_unknown_model_type_is_refused_once_and_by_name(
+    server: Server, node: str, others: dict[str, Any]
+) -> None:
+    (refusal,) = _refusals(server, node, model_type="wan9", **others)
+    assert refusal.startswith("model_type: 'wan9' not in ['flux', 'flux_kontext', 'chroma'")
 
 
-def test_a_calibration_that_is_not_there_is_refused_before_anything_runs(server: Server) -> None:
-    refusal = _refusal(server, model_type="auto", calibration="none.json")
-    assert "there is no calibration none.json" in refusal
+@pytest.mark.parametrize("name", ["none.json", "../outside.json"])
+def test_a_calibration_that_is_not_in_the_folder_is_refused_once(server: Server, name: str) -> None:
+    (server.base / "user" / "outside.json").write_text("{}", encoding="utf-8")
+    (refusal,) = _refusals(server, model_type="auto", calibration=name)
+    assert refusal.startswith(f"calibration: '{name}' not in ['automatic', 'published'")
 
 
-def test_a_calibration_outside_the_folder_is_refused(server: Server) -> None:
-    (server.base / "user" / "outside.json").write_text("{}")
-    refusal = _refusal(server, model_type="auto", calibration="../outside.json")
-    assert "is not the name of a file" in refusal
+def test_the_workflow_of_another_magcache_node_is_recognised(server: Server) -> None:
+    """It has magcache_K before retention_ratio, and ComfyUI gives values by their order."""
+    swapped = {"retention_ratio": 5.0, "magcache_K": 0.1}
+    (refusal,) = _refusals(server, model_type="flux", **swapped)
+    assert refusal == (
+        "retention_ratio - 5 is outside 0.1 to 0.3: this workflow was made for another MagCache "
+        "node, whose magcache_K comes before retention_ratio. Set magcache_K to 5, and "
+        "retention_ratio to what magcache_K was, 0.1 for instance"
+    )
+
+
+def test_a_retention_ratio_out_of_range_is_refused_once(server: Server) -> None:
+    (refusal,) = _refusals(server, model_type="flux", retention_ratio=0.5)
+    assert refusal == "retention_ratio - 0.5 is outside 0.1 to 0.3: choose a value in between"
 
 
 def test_a_broken_or_foreign_calibration_stops_at_the_node(server: Server) -> None:

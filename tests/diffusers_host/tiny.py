@@ -278,6 +278,11 @@ def _kontext_image(_pipe: DiffusionPipeline, _shared: Inputs, size: Size) -> Inp
     return {"image": _image(1, size), "max_area": size[0] * size[1], "_auto_resize": False}
 
 
+def _processor(name: str) -> Any:
+    """The one that needs no torchvision; before transformers 5 it has the plain name."""
+    return getattr(tfs, f"{name}Pil", None) or getattr(tfs, name)
+
+
 # HunyuanVideo, HunyuanVideo 1.5, FramePack
 
 _HUNYUAN_15_MODEL = {
@@ -333,7 +338,7 @@ def _framepack() -> DiffusionPipeline:
             latent_channels=4, block_out_channels=(4,) * 4, layers_per_block=1, norm_num_groups=1
         ),
         image_encoder=tfs.SiglipVisionModel(tfs.SiglipVisionConfig(**_VISION)),
-        feature_extractor=tfs.SiglipImageProcessorPil(size=_VISION_SIZE),
+        feature_extractor=_processor("SiglipImageProcessor")(size=_VISION_SIZE),
         transformer=dfs.HunyuanVideoFramepackTransformer3DModel(
             **_HUNYUAN_MODEL,
             has_image_proj=True,
@@ -417,7 +422,7 @@ def _wan_i2v() -> DiffusionPipeline:
         dfs.WanTransformer3DModel(**model),
         _wan_vae(),
         image_encoder=tfs.CLIPVisionModel(tfs.CLIPVisionConfig(**_VISION)),
-        image_processor=tfs.CLIPImageProcessorPil(
+        image_processor=_processor("CLIPImageProcessor")(
             size={"shortest_edge": 16}, crop_size=_VISION_SIZE
         ),
     )

@@ -61,20 +61,14 @@ def check_type(model: Any, model_type: str) -> None:
         ValueError: It does not; names both.
     """
     if model_type not in MODEL_TYPES:
-        raise ValueError(str(known_type(model_type)))
+        known = ", ".join(MODEL_TYPES)
+        raise ValueError(f"unknown model_type {model_type}: choose auto or one of {known}")
     fits, followed = MODEL_TYPES[model_type].network, followed_by(model)
     if fits not in {class_name(model), *(MODEL_TYPES[name].network for name in followed)}:
         raise ValueError(
             f"model_type {model_type} is for {fits}, but the model is {class_name(model)}: choose "
             "its own type, or auto"
         )
-
-
-def known_type(model_type: str) -> bool | str:
-    """Whether a workflow may hold a value; else what to choose."""
-    if model_type in (*MODEL_TYPES, *OLD_NAMES, AUTO):
-        return True
-    return f"unknown model_type {model_type}: choose auto or one of {', '.join(MODEL_TYPES)}"
 
 
 def _first_frame_is_given(start: Start) -> bool:

@@ -30,11 +30,6 @@ class MagCacheCalibration:
             "hidden": HIDDEN,
         }
 
-    @classmethod
-    def VALIDATE_INPUTS(cls, model_type: str = AUTO) -> bool | str:
-        """Accepts the values of older workflows, which the list does not hold."""
-        return detect.known_type(model_type)
-
     def apply(self, model: Any, model_type: str, node_id: str | None = None) -> tuple[Any]:
         host.check_model(model)
         if reason := misfit(model):

@@ -14,6 +14,8 @@ from ..wrappers import install
 from . import widgets
 from .widgets import Calibrated
 
+_RETENTION = 0.1, 0.3  # least and most, as published
+
 
 @dataclass(frozen=True)
 class Widgets:
@@ -75,7 +77,7 @@ class MagCache(Calibrated):
                 ),
                 "magcache_thresh": widgets.threshold(0.24, 0.3, 0.001),
                 "retention_ratio": widgets.number(
-                    (0.1, 0.1, 0.3, 0.01),
+                    (0.1, *_RETENTION, 0.01),
                     "Fraction of the trajectory, from its noisy end, in which nothing is skipped.",
                 ),
                 "magcache_K": widgets.most_skipped(5, 6),
@@ -110,10 +112,19 @@ class MagCache(Calibrated):
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, calibration: str | None = None, model_type: str = AUTO) -> bool | str:
-        """Accepts older model types too."""
-        found = super().VALIDATE_INPUTS(calibration)
-        return detect.known_type(model_type) if found is True else found
+    def VALIDATE_INPUTS(cls, retention_ratio: float = _RETENTION[0]) -> bool | str:
+        """Knows the workflows of a node of the same id by its whole numbers; see `Choices`."""
+        low, high = _RETENTION
+        if low <= retention_ratio <= high:
+            return True
+        if retention_ratio < 1 or not retention_ratio.is_integer():
+            return f"{retention_ratio:g} is outside {low:g} to {high:g}: choose a value in between"
+        return (
+            f"{retention_ratio:g} is outside {low:g} to {high:g}: this workflow was made for "
+            "another MagCache node, whose magcache_K comes before retention_ratio. Set magcache_K "
+            f"to {retention_ratio:g}, and retention_ratio to what magcache_K was, {low:g} for "
+            "instance"
+        )
 
     def apply(
         self, model: Any, model_type: str, *values: Any, node_id: str | None = None, **named: Any

@@ -59,6 +59,11 @@ class MagCacheTargetSpeed(Calibrated):
             "hidden": HIDDEN,
         }
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, calibration: str | None = None) -> bool | str:
+        """Says what there is; ComfyUI leaves out an input that another node gives."""
+        return calibration in (None, *cls.WORDS) or calibrations.is_there(calibration)
+
     def apply(
         self,
         model: Any,

@@ -1,11 +1,11 @@
 """What several nodes have: their inputs, each said once, and how they find a calibration."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ....blocks import Store
 from .. import calibrations
-from ..models import AUTO, MODEL_TYPES
+from ..models import AUTO, MODEL_TYPES, OLD_NAMES
 
 Entry = tuple[Any, dict[str, Any]]
 """An input, as ComfyUI's `INPUT_TYPES` hold it."""
@@ -16,9 +16,25 @@ RESIDUALS = "Where residuals are kept between evaluations."
 HIDDEN = {"node_id": "UNIQUE_ID"}
 
 
+class Choices(list[str]):
+    """What an input offers; ComfyUI also accepts what it hides, the values of older workflows.
+
+    ComfyUI repeats what VALIDATE_INPUTS returns for each input that it takes, so a node has room
+    for one message there.
+    """
+
+    def __init__(self, offered: Sequence[str], hidden: Collection[str]) -> None:
+        super().__init__(offered)
+        self._hidden = hidden
+
+    def __contains__(self, value: object) -> bool:
+        return super().__contains__(value) or value in self._hidden
+
+
 def entry(kind: str | Sequence[str], tooltip: str, **more: Any) -> Entry:
     """An input of a type, or one that is one of some values, the first by default."""
-    return kind if isinstance(kind, str) else list(kind), {**more, "tooltip": tooltip}
+    kept = isinstance(kind, str | Choices)
+    return kind if kept else list(kind), {**more, "tooltip": tooltip}
 
 
 def number(values: tuple[float, float, float, float], tooltip: str) -> Entry:
@@ -32,7 +48,7 @@ MODEL = entry("MODEL", "The diffusion model, behind its LoRAs.")
 
 
 def model_type_input(tooltip: str) -> Entry:
-    return entry([AUTO, *MODEL_TYPES], tooltip)
+    return entry(Choices([AUTO, *MODEL_TYPES], OLD_NAMES), tooltip)
 
 
 def threshold(default: float, most: float, step: float) -> Entry:
@@ -61,14 +77,6 @@ class Calibrated:
     @classmethod
     def calibration_input(cls, tooltip: str, **more: Any) -> Entry:
         return entry([*cls.WORDS, *calibrations.names()], tooltip, **more)
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, calibration: str | None = None) -> bool | str:
-        """Accepts files that are newer than the list.
-
-        ComfyUI leaves out an input that another node gives.
-        """
-        return calibration in (None, *cls.WORDS) or calibrations.is_there(calibration)
 
     @classmethod
     def IS_CHANGED(cls, calibration: str | None = None, **_: Any) -> float:
