@@ -102,7 +102,7 @@ def load_published(kind: Kind) -> Any:
         raise Problem(f"{kind.weights} cannot be loaded: {_first_line(error)}") from error
 
 
-def load_folder(name: str) -> Any:
+def load_folder(name: str | Path) -> Any:
     """Loads a pipeline that was saved with `save_pretrained`, or a transformer alone.
 
     Raises:

@@ -63,6 +63,8 @@ def _calibrate(arguments: argparse.Namespace) -> None:
         return _Task(settings, prompts[number], arguments.seed + number)
 
     try:
+        if arguments.ray is None:
+            _prepared(settings)  # a model that cannot be used is told once, not for each prompt
         gpus = 0 if arguments.device == "cpu" else 1
         failed = sweep(len(prompts), task, _measure, measured.__setitem__, arguments.ray, gpus)
     except Ended as ended:
@@ -84,9 +86,13 @@ def _check(arguments: argparse.Namespace) -> None:
     """Makes sure, before a model is loaded, that each option is used and names what there is."""
     import torch
 
-    unused = [name for name in _NOT_OF_EMOJI if getattr(arguments, name) not in (None, False)]
-    if arguments.model == "emoji" and unused:
-        raise ValueError(f"the bundled emoji model takes no --{', --'.join(unused)}")
+    model = Path(arguments.model)
+    if arguments.model == "emoji":
+        unused = [name for name in _NOT_OF_EMOJI if getattr(arguments, name) not in (None, False)]
+        if unused:
+            raise ValueError(f"the bundled emoji model takes no --{', --'.join(unused)}")
+    elif model.exists() and not (model / "model_index.json").is_file():
+        raise ValueError(f"{model} is no saved pipeline: it has no model_index.json")
     if arguments.image is not None:
         check_file(arguments.image)
     try:
@@ -182,9 +188,6 @@ def _pretrained(model: str, dtype: Any) -> Any:
     """A pipeline as diffusers loads it; whatever may be wrong with the files is told in words."""
     from diffusers import DiffusionPipeline
 
-    folder = Path(model)
-    if folder.exists() and not (folder / "model_index.json").is_file():
-        raise ValueError(f"{model} is no saved pipeline: it has no model_index.json")
     try:
         return DiffusionPipeline.from_pretrained(model, torch_dtype=dtype)
     except ModuleNotFoundError:
