@@ -117,10 +117,10 @@ def test_a_wrong_folder_or_name_is_told_before_the_work(capsys, tmp_path, home, 
     file = tmp_path / "file"
     file.touch()
     for place in (file, file / "below"):
-        assert f"cannot write to the folder {place}" in complaint(
+        assert f"cannot write to the folder {place}: a file is in its place" in complaint(
             capsys, "demo", f"--output={place}"
         )
-        assert f"cannot write to the folder {place}" in complaint(
+        assert f"cannot write to the folder {place}: a file is in its place" in complaint(
             capsys, "calibrate", "emoji", f"--home={place}"
         )
     calibration(9).save(home / "mine.json")

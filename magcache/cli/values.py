@@ -97,7 +97,9 @@ def check_folder(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(f"cannot write to the folder {folder}: {error.strerror}") from error
+        in_place = isinstance(error, FileExistsError | NotADirectoryError)
+        why = "a file is in its place" if in_place else error.strerror
+        raise ValueError(f"cannot write to the folder {folder}: {why}") from error
     finally:
         for each in made:
             with suppress(OSError):
