@@ -1,12 +1,15 @@
 """The command line: what it prints, its JSON, and what bad input gets."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
 from magcache import cli
+from magcache.cli import calibrate, demo
+from magcache.cli.values import check_folder, check_new_file
 from magcache.curves import Calibration, Measurement, presets
 from tests.calibrations import calibration
 
@@ -83,18 +86,89 @@ def test_plan_for_a_speedup_is_refused_where_it_cannot_be(capsys, tmp_path):
     ("arguments", "said"),
     [
         (["plan", "--preset", "flx"], "did you mean flux"),
-        (["plan", "--preset", "flux", "--steps", "0"], "steps must be 1 or more"),
-        (["plan", "--preset", "flux", "--shift", "0"], "shift must be above 0"),
-        (["plan", "--preset", "flux", "--threshold", "-1"], "threshold must be 0 or more"),
+        (["plan", "--preset", ""], "--preset: '' names nothing"),
+        (["plan", "--preset=flux", "--steps=1e11"], "--steps: give a whole number from 1 to 1,000"),
+        (["plan", "--preset=flux", "--shift=1e-308"], "--shift: give a number from 0.01 to 100"),
+        (["plan", "--preset=flux", "--threshold=nan"], "--threshold: give a number from 0 to 100"),
+        (["plan", "--preset=flux", "--cfg=3"], "--cfg is for plans: give --speedup or --error"),
+        (["plan"], "one of the arguments --preset --calibration is required"),
+        (["calibrate", "emoji", "--dtype=float16", "--width=8"], "takes no --width, --dtype"),
+        (["calibrate", "emoji", "--dtype=nope"], "--dtype: invalid choice: 'nope'"),
+        (["calibrate", "emoji", "--device=nope"], "the device nope cannot be used here"),
+        (["calibrate", "emoji", "--device=meta"], "the device meta cannot be used here"),
+        (["calibrate", "emoji", "--cfg=inf"], "--cfg: give a number from 0 to 100, not 'inf'"),
+        (["calibrate", "emoji", "--name=../x"], "'../x' is not the name of a calibration"),
+        (["calibrate", ".", "--cfg=1"], ". is no saved pipeline: it has no model_index.json"),
+        (["calibrate", "x", "--image=missing.png"], "there is no file missing.png"),
         (["plan", "--preset", "omnigen2_edit"], "publishes no max_skip, retention: give them"),
         (["plan", "--calibration", "missing.json"], "there is no calibration file missing.json"),
-        (["demo", "--steps", "0"], "steps must be 1 or more"),
+        (["demo", "--steps", "0"], "--steps: give a whole number from 1 to 1,000, not '0'"),
     ],
 )
 def test_bad_input_gets_one_line_that_says_what_to_do(capsys, arguments, said):
     message = complaint(capsys, *arguments)
     assert said in message
     assert message.startswith("magcache: ") and message.count("\n") == 1
+
+
+def test_a_wrong_folder_or_name_is_told_before_the_work(capsys, tmp_path, home, monkeypatch):
+    for module, function in ((demo, "run"), (calibrate, "sweep")):
+        monkeypatch.setattr(module, function, lambda *_: pytest.fail("it has begun to work"))
+    file = tmp_path / "file"
+    file.touch()
+    for place in (file, file / "below"):
+        assert f"cannot write to the folder {place}: a file is in its place" in complaint(
+            capsys, "demo", f"--output={place}"
+        )
+        assert f"cannot write to the folder {place}: a file is in its place" in complaint(
+            capsys, "calibrate", "emoji", f"--home={place}"
+        )
+    calibration(9).save(home / "mine.json")
+    assert "there is a calibration mine already" in complaint(
+        capsys, "calibrate", "emoji", "--name=mine"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "home"]
+
+
+def test_a_folder_that_is_not_there_yet_is_fine_and_not_made_by_looking(tmp_path):
+    check_folder(tmp_path / "some" / "where")
+    check_new_file(tmp_path / "some" / "where" / "a.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_written_only_where_an_ordinary_one_can_be(capsys, tmp_path):
+    export = ["export", "--to=diffusers", "--preset=flux", "--output"]
+    assert f"{tmp_path} is a folder" in complaint(capsys, *export, str(tmp_path))
+    assert "is not an ordinary file" in complaint(capsys, *export, os.devnull)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_in_the_place_of_a_file_is_refused(capsys, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for arguments in (
+        ["calibrate", "x", f"--image={pipe}"],
+        ["calibrate", str(pipe)],
+        ["export", "--to=diffusers", "--preset=flux", f"--output={pipe}"],
+    ):
+        complaint(capsys, *arguments)
+
+
+def test_a_plan_of_too_many_steps_says_how_many_there_may_be(capsys, tmp_path):
+    path = calibration(1200).save(tmp_path / "toy.json")
+    said = complaint(capsys, "plan", "--calibration", str(path), "--speedup=2")
+    assert "has 1,200 steps, too many for a plan: give --steps, up to 1,000" in said
+
+
+def test_what_nobody_thought_of_gets_one_line_too(capsys, monkeypatch):
+    monkeypatch.setattr(presets, "names", lambda: {}["a key"])
+    assert "it failed unexpectedly, KeyError: 'a key'" in complaint(capsys, "presets")
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    command = f"{sys.executable} -m magcache.cli presets --json | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[\n", "")
 
 
 def test_presets_lists_every_preset(capsys):

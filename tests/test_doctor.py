@@ -303,8 +303,9 @@ def test_one_that_is_too_old_says_which_is_needed(
 def test_a_time_limit_of_nothing_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert doctor(comfyui(tmp_path), "--timeout", "0") == 2
-    assert "--timeout has to be above 0" in capsys.readouterr().err
+    for nothing in ("0", "-1", "nan", "inf"):
+        assert doctor(comfyui(tmp_path), f"--timeout={nothing}") == 2
+        assert "--timeout: give a number above 0 and up to 86,400" in capsys.readouterr().err
 
 
 def test_nothing_to_say_of_an_installation_that_is_fine() -> None:

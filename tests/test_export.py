@@ -200,7 +200,7 @@ def test_a_file_is_written_where_asked(tmp_path, capsys) -> None:
         ("--threshold=0", "skip nothing: leave the other program's cache off"),
         ("--max-skip=0", "skip nothing: leave the other program's cache off"),
         ("--threshold=1", "a threshold of 1 cannot be exported"),
-        ("--steps=0", "steps must be 1 or more"),
+        ("--steps=0", "--steps: give a whole number from 1 to 1,000"),
     ],
 )
 def test_settings_that_make_no_export(option: str, why: str, capsys) -> None:

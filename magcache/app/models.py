@@ -78,7 +78,7 @@ class Models:
 
     def _load(self, settings: Settings) -> Any:
         if settings.folder:
-            return load_folder(Path(settings.folder).expanduser())
+            return load_folder(settings.folder)
         return tiny.build() if self.tiny_only else load_published(settings.kind)
 
 
@@ -95,40 +95,51 @@ def load_published(kind: Kind) -> Any:
             f"{kind.name} needs a CUDA GPU, and PyTorch sees none here. "
             "The tiny model (magcache app --tiny) runs on a CPU."
         )
-    return _guarded(_assemble, kind.weights)
+    try:
+        return _assemble(kind.weights)
+    except Exception as error:
+        log.exception("MagCache: %s cannot be loaded", kind.weights)
+        raise Problem(f"{kind.weights} cannot be loaded: {_first_line(error)}") from error
 
 
-def load_folder(folder: Path) -> Any:
+def load_folder(name: str | Path) -> Any:
     """Loads a pipeline that was saved with `save_pretrained`, or a transformer alone.
 
     Raises:
-        Problem: The folder holds neither; the message says what is there.
+        Problem: The folder holds neither. Whoever has the page open must not learn which folders
+            there are, so it is told alike of all; the console says why.
     """
-    return _guarded(_whole if class_in(folder) == PIPELINE else _assemble, str(folder))
+    try:
+        folder = Path(name).expanduser()
+        return (_whole if class_in(folder) == PIPELINE else _assemble)(str(folder))
+    except Exception as error:
+        log.warning("MagCache: no model from the folder %s: %s", name, _first_line(error))
+        raise Problem(
+            f"{name} holds no FramePack model that can be loaded: give a folder with a "
+            "model_index.json (a pipeline saved by diffusers) or a config.json (its transformer). "
+            "The console of the app says more."
+        ) from error
 
 
 def class_in(folder: Path) -> str:
     """The class that a folder holds: FramePack's pipeline or one of its transformers.
 
     Raises:
-        Problem: It holds neither.
+        ValueError: It holds neither.
     """
-    if not folder.is_dir():
-        raise Problem(f"There is no folder {folder}.")
     for name in ("model_index.json", "config.json"):
-        try:
-            held = json.loads((folder / name).read_text(encoding="utf-8"))["_class_name"]
-        except FileNotFoundError:
+        file = folder / name
+        if not file.is_file():
             continue
+        try:
+            held = json.loads(file.read_text(encoding="utf-8"))["_class_name"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise Problem(f"{folder / name} is damaged: {error!r}.") from error
+            raise ValueError(f"{file} is damaged: {error!r}") from error
         if held in (PIPELINE, *TRANSFORMERS):
             return str(held)
-        raise Problem(f"{folder} holds {held}, not a FramePack model.")
-    raise Problem(
-        f"{folder} holds no FramePack model: it has neither a model_index.json (a pipeline saved "
-        "by diffusers) nor a config.json (its transformer)."
-    )
+        raise ValueError(f"it holds {held}, not a FramePack model")
+    there = "it has neither a model_index.json nor a config.json"
+    raise ValueError(there if folder.is_dir() else "there is no such folder")
 
 
 def _assemble(weights: str) -> Any:
@@ -166,13 +177,8 @@ def _whole(folder: str) -> Any:
     )
 
 
-def _guarded(load: Callable[[str], Any], name: str) -> Any:
-    try:
-        return load(name)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
-        log.exception("MagCache: %s cannot be loaded", name)
-        first = str(error).strip().splitlines() or [type(error).__name__]
-        raise Problem(f"{name} cannot be loaded: {first[0]}") from error
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def place(pipe: Any, preserved: float, device: Any = None) -> str:

@@ -2,23 +2,29 @@
 
 import logging
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from . import render
+from .address import own_names
 from .engine import Engine, Result
 from .files import LARGEST_FILE, read_image
 from .form import HIDDEN, Form
+from .known_hosts import KnownHosts
 from .progress import Cancelled, Progress
 from .settings import MODES, Problem, Settings, clock
 
 log = logging.getLogger("magcache")
 _STYLE = Path(__file__).with_name("style.css")
 _FONT = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "sans-serif"]
+USER = "magcache"  # whom visitors sign in as
+_PATIENCE = 5.0  # seconds that a run under way has to end
 _NEWEST = 6  # sections whose frames are shown
 
 Update = dict[Any, Any]
@@ -69,8 +75,15 @@ class Page:
             self.form = Form()
             self._connect(self.form)
 
-    def launch(self, address: str, port: int, *, open_browser: bool = False) -> None:
-        """Serves the page, until `blocks.close()` or the end of the process.
+    def launch(
+        self, address: str, port: int, *, password: str | None = None, open_browser: bool = False
+    ) -> None:
+        """Serves the page, until `close()` or the end of the process.
+
+        Args:
+            address, port: Where; `check_address` has found nothing against it.
+            password: With which visitors sign in as `USER`; None asks for none.
+            open_browser: Show it in a browser here.
 
         Raises:
             OSError: The port is in use.
@@ -82,6 +95,8 @@ class Page:
             server_name=address,
             server_port=port,
             inbrowser=open_browser,
+            auth=(USER, password) if password else None,
+            app_kwargs={"middleware": [Middleware(KnownHosts, names=own_names(address))]},
             prevent_thread_lock=True,
             theme=theme,
             css_paths=_STYLE,
@@ -90,6 +105,15 @@ class Page:
             ssr_mode=False,
             quiet=True,
         )
+
+    def close(self) -> None:
+        """Ends what is under way, after the evaluation it is in, and serves no more."""
+        for job in list(self._jobs.values()):
+            job.cancelled = True
+        latest = time.monotonic() + _PATIENCE
+        while self._jobs and time.monotonic() < latest:
+            time.sleep(0.05)
+        self.blocks.close(verbose=False)
 
     def _connect(self, form: Form) -> None:
         inputs = list(form.inputs.values())

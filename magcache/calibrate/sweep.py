@@ -32,7 +32,7 @@ def sweep(
         gpus: How many GPUs a task takes, where the cluster has any.
 
     Returns:
-        What ended tasks on the cluster before they were done; work that is done here raises.
+        What ended tasks before they were done; the others are done all the same.
 
     Raises:
         ModuleNotFoundError: Ray is not installed.
@@ -40,10 +40,16 @@ def sweep(
     """
     if address is not None:
         return _Cluster(address, gpus).sweep(count, task_of, work, keep)
+    failed: dict[int, Exception] = {}
     for number in range(count):
-        for result in work(task_of(number)):
-            keep(number, result)
-    return {}
+        try:
+            for result in work(task_of(number)):
+                keep(number, result)
+        except ModuleNotFoundError:  # no task can be done
+            raise
+        except Exception as error:
+            failed[number] = error
+    return failed
 
 
 class _Cluster:

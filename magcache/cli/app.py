@@ -3,9 +3,12 @@
 import argparse
 import importlib
 import os
-import signal
-import sys
+import secrets
+import time
 from typing import Any
+
+from ..app.address import check_address, is_local
+from .values import given, whole
 
 PORT = 7860
 
@@ -13,29 +16,34 @@ PORT = 7860
 def add_to(commands: Any) -> None:
     """Adds `app` to the commands of the command line's parser."""
     parser = commands.add_parser("app", help="make videos with FramePack in the browser")
-    text = "serve on this address, 0.0.0.0 if none is named; default 127.0.0.1, this computer only"
-    parser.add_argument(
-        "--listen", nargs="?", const="0.0.0.0", default="127.0.0.1", metavar="ADDRESS", help=text
+    text = (
+        "serve on this address, 0.0.0.0 if none is named, and ask visitors for a password that is "
+        "told at the start; default 127.0.0.1, this computer only, without password"
     )
-    parser.add_argument("--port", type=int, default=PORT, help=f"default {PORT}")
+    parser.add_argument(
+        "--listen",
+        nargs="?",
+        type=given,
+        const="0.0.0.0",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help=text,
+    )
+    parser.add_argument("--port", type=whole(1, 65_535), default=PORT, help=f"default {PORT}")
     text = "a tiny model with random weights, which draws noise, on any computer"
     parser.add_argument("--tiny", action="store_true", help=text)
     text = "a video has about the square of this in pixels; default 640"
-    parser.add_argument("--resolution", type=int, metavar="PIXELS", help=text)
+    parser.add_argument("--resolution", type=whole(32, 2048), metavar="PIXELS", help=text)
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.set_defaults(run=_app, extra="app")
 
 
 def _app(arguments: argparse.Namespace) -> None:
-    if not 0 < arguments.port < 65536:
-        raise ValueError(f"there is no port {arguments.port}: choose one from 1 to 65535")
-    if arguments.resolution is not None and not 32 <= arguments.resolution <= 2048:
-        raise ValueError(f"--resolution is from 32 to 2048, got {arguments.resolution}")
+    check_address(arguments.listen, arguments.port)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of a missing torchvision
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     from ..app.files import workspace
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder is removed
     with workspace() as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")  # read when gradio is imported
         _serve(arguments, folder)
@@ -48,7 +56,7 @@ def _serve(arguments: argparse.Namespace, folder: Any) -> None:
 
     from ..app.engine import Engine
     from ..app.models import Models
-    from ..app.ui import Page
+    from ..app.ui import USER, Page
 
     subtitle = "An image and a sentence become a video; what can be predicted is not computed."
     if arguments.tiny:
@@ -56,12 +64,13 @@ def _serve(arguments: argparse.Namespace, folder: Any) -> None:
         subtitle = "A tiny model with random weights: it shows how the app works, and draws noise."
     page = Page(Engine(Models(arguments.tiny, arguments.resolution)), folder, subtitle)
     address, port = arguments.listen, arguments.port
+    password = None if is_local(address) else secrets.token_urlsafe(12)
     try:
-        page.launch(address, port, open_browser=arguments.open)
-    except OSError as error:
-        raise OSError(
-            f"cannot serve on {address}, port {port}: it is in use or not allowed; "
-            "choose another with --port"
-        ) from error
-    print(f"MagCache: serving on http://{address}:{port} (Ctrl+C ends it)", flush=True)
-    page.blocks.block_thread()
+        page.launch(address, port, password=password, open_browser=arguments.open)
+        print(f"MagCache: serving on http://{address}:{port} (Ctrl+C ends it)", flush=True)
+        if password:
+            print(f"MagCache: visitors sign in as {USER}, password {password}", flush=True)
+        while True:
+            time.sleep(1)  # unlike a wait without end, Ctrl+C ends it on Windows too
+    finally:
+        page.close()

@@ -3,7 +3,7 @@
 import argparse
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,8 +11,14 @@ from typing import Any
 
 from ..calibrate import merge, sweep
 from ..curves import Calibration, Store, described
-from .calibrations import add_home
+from .calibrations import add_home, check_new
+from .plan import add_shift
+from .signals import Ended
+from .values import a_path, check_file, given, number, whole
 
+_MOST_STEPS = 5_000  # what is kept grows with their square
+_NOT_OF_EMOJI = ("image", "height", "width", "frames", "dtype", "offload")
+_DTYPES = ("bfloat16", "float16", "float32")
 _PROMPT = "a lighthouse on a cliff at sunset, waves below"
 Generate = Callable[[str, int], Any]
 
@@ -20,33 +26,33 @@ Generate = Callable[[str, int], Any]
 def add_to(commands: Any) -> None:
     """Adds `calibrate` to the commands of the command line's parser."""
     parser = commands.add_parser("calibrate", help="measure a model with an ordinary generation")
-    parser.add_argument(
-        "model", help="a diffusers pipeline: its folder, its name on the Hub; or emoji"
-    )
+    text = "a diffusers pipeline: its folder, its name on the Hub; or emoji"
+    parser.add_argument("model", type=given, help=text)
     text = "may be given several times: they are merged"
     parser.add_argument("--prompt", action="append", help=text)
-    parser.add_argument("--steps", type=int, default=50, help="default 50: finer serves all others")
-    parser.add_argument(
-        "--cfg", type=float, help="classifier-free guidance; default the pipeline's"
-    )
-    parser.add_argument("--shift", type=float, help="flow-matching shift; default the model's")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--image", type=Path, help="for pipelines that start from one")
+    text = "default 50: finer serves all others"
+    parser.add_argument("--steps", type=whole(2, _MOST_STEPS), default=50, help=text)
+    text = "classifier-free guidance; default the pipeline's"
+    parser.add_argument("--cfg", type=number(0, 100), help=text)
+    add_shift(parser, "default the model's")
+    parser.add_argument("--seed", type=whole(0, 2**63 - 1), default=0)
+    parser.add_argument("--image", type=a_path, help="for pipelines that start from one")
     for side in ("height", "width", "frames"):
-        parser.add_argument(f"--{side}", type=int)
-    parser.add_argument("--dtype", default="bfloat16", help="of the weights; default bfloat16")
-    parser.add_argument("--device", help="default: a GPU where there is one")
+        parser.add_argument(f"--{side}", type=whole(1, 16_384))
+    parser.add_argument("--dtype", choices=_DTYPES, help="of the weights; default bfloat16")
+    parser.add_argument("--device", type=given, help="default: a GPU where there is one")
     parser.add_argument("--offload", action="store_true", help="offload parts that are not in use")
     parser.add_argument("--name", help="default: made from model and settings")
     add_home(parser)
     text = "measure prompts at once on a Ray cluster: HOST:PORT, auto, or local to start one here"
-    parser.add_argument("--ray", metavar="ADDRESS", help=text)
+    parser.add_argument("--ray", type=given, metavar="ADDRESS", help=text)
     parser.set_defaults(run=_calibrate, extra="diffusers")
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:
-    if arguments.steps < 2:
-        raise ValueError(f"two steps are the least that can be compared, got {arguments.steps}")
+    store = Store(arguments.home)
+    check_new(store, arguments.name)
+    _check(arguments)
     left = ("run", "ray", "home", "prompt")  # of no use to a worker
     settings = tuple((k, v) for k, v in vars(arguments).items() if k not in left)
     prompts = arguments.prompt or _default_prompts(arguments.model)
@@ -57,18 +63,50 @@ def _calibrate(arguments: argparse.Namespace) -> None:
         return _Task(settings, prompts[number], arguments.seed + number)
 
     try:
+        if arguments.ray is None:
+            _prepared(settings)  # a model that cannot be used is told once, not for each prompt
         gpus = 0 if arguments.device == "cpu" else 1
         failed = sweep(len(prompts), task, _measure, measured.__setitem__, arguments.ray, gpus)
+    except Ended as ended:
+        if measured:
+            path = _stored(store, arguments.name, measured)
+            ended.kept = f"{len(measured)} of {len(prompts)} prompts are kept in {path}"
+        raise
     finally:
         _prepared.cache_clear()
-    for number, error in failed.items():
-        print(f"left out, {prompts[number]!r} has failed: {error}", file=sys.stderr)
     if not measured:
-        raise ValueError("no prompt could be measured")
+        raise next(iter(failed.values()))
+    for left_out, error in failed.items():
+        print(f"left out, {prompts[left_out]!r} has failed: {error}", file=sys.stderr)
+    path = _stored(store, arguments.name, measured)
+    print(f"{path.stem}: {described(Calibration.load(path))}\nwrote {path}")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Makes sure, before a model is loaded, that each option is used and names what there is."""
+    import torch
+
+    model = Path(arguments.model)
+    if arguments.model == "emoji":
+        unused = [name for name in _NOT_OF_EMOJI if getattr(arguments, name) not in (None, False)]
+        if unused:
+            raise ValueError(f"the bundled emoji model takes no --{', --'.join(unused)}")
+    elif model.exists() and not (model / "model_index.json").is_file():
+        raise ValueError(f"{model} is no saved pipeline: it has no model_index.json")
+    if arguments.image is not None:
+        check_file(arguments.image)
+    try:
+        if arguments.device is not None and arguments.ray is None:
+            torch.empty(1, device=arguments.device).cpu()
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"the device {arguments.device} cannot be used here: {why}") from error
+
+
+def _stored(store: Store, name: str | None, measured: Mapping[int, Calibration]) -> Path:
+    """Stores what was measured of each prompt as one calibration; its file."""
     found = [measured[number] for number in sorted(measured)]
-    calibration = merge(found) if len(found) > 1 else found[0]
-    path = Store(arguments.home).save(calibration, arguments.name)
-    print(f"{path.stem}: {described(calibration)}\nwrote {path}")
+    return store.save(merge(found) if len(found) > 1 else found[0], name)
 
 
 @dataclass(frozen=True)
@@ -121,12 +159,9 @@ def _emoji(arguments: argparse.Namespace) -> tuple[Any, Generate]:
 
 def _loaded(arguments: argparse.Namespace) -> tuple[Any, Generate]:
     import torch
-    from diffusers import DiffusionPipeline
 
-    dtype = getattr(torch, arguments.dtype, None)
-    if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"{arguments.dtype!r} is no dtype: bfloat16, float16 or float32")
-    pipe: Any = DiffusionPipeline.from_pretrained(arguments.model, torch_dtype=dtype)
+    dtype = getattr(torch, arguments.dtype or _DTYPES[0])
+    pipe = _pretrained(arguments.model, dtype)
     if arguments.shift is not None:
         pipe.scheduler = type(pipe.scheduler).from_config(
             pipe.scheduler.config, shift=arguments.shift, flow_shift=arguments.shift
@@ -147,6 +182,20 @@ def _loaded(arguments: argparse.Namespace) -> tuple[Any, Generate]:
         return pipe(prompt=prompt, num_inference_steps=steps, generator=generator, **given)
 
     return pipe, generate
+
+
+def _pretrained(model: str, dtype: Any) -> Any:
+    """A pipeline as diffusers loads it; whatever may be wrong with the files is told in words."""
+    from diffusers import DiffusionPipeline
+
+    try:
+        return DiffusionPipeline.from_pretrained(model, torch_dtype=dtype)
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:
+        why = (str(error).strip().splitlines() or [""])[0]
+        why = why or type(error).__name__
+        raise ValueError(f"the model {model} cannot be loaded: {why}") from error
 
 
 def _given(arguments: argparse.Namespace, guidance: str) -> dict[str, Any]:

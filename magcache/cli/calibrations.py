@@ -7,6 +7,7 @@ from typing import Any
 
 from ..calibrate import merge
 from ..curves import Calibration, CalibrationError, Store, described
+from .values import a_path, check_folder, check_new_file, given
 
 
 def add_to(commands: Any) -> None:
@@ -23,30 +24,48 @@ def add_to(commands: Any) -> None:
     listed.set_defaults(run=_list)
 
     shown = actions.add_parser("show", parents=[shared], help="what one holds")
-    shown.add_argument("name", help="a stored calibration, or a file")
-    shown.add_argument("--picture", type=Path, metavar="FILE", help="draw its curves to this file")
+    shown.add_argument("name", type=given, help="a stored calibration, or a file")
+    shown.add_argument(
+        "--picture", type=a_path, metavar="FILE", help="draw its curves to this file"
+    )
     shown.set_defaults(run=_show)
 
     merged = actions.add_parser(
         "merge", parents=[shared], help="average several of one model, made on several prompts"
     )
-    merged.add_argument("names", nargs="+", metavar="NAME", help="stored ones, or files")
+    text = "stored ones, or files"
+    merged.add_argument("names", nargs="+", type=given, metavar="NAME", help=text)
     merged.add_argument("-o", "--output", required=True, metavar="NAME", help="name of the new one")
     merged.set_defaults(run=_merge)
 
     removed = actions.add_parser("remove", parents=[shared], help="delete one")
-    removed.add_argument("name")
+    removed.add_argument("name", type=given)
     removed.set_defaults(run=_remove)
 
     imported = actions.add_parser("import", parents=[shared], help="check a file and copy it in")
-    imported.add_argument("file", type=Path)
+    imported.add_argument("file", type=a_path)
     imported.set_defaults(run=_import)
 
 
 def add_home(parser: argparse.ArgumentParser) -> None:
     """Adds the option that names the folder of the stored calibrations."""
     text = "default: $MAGCACHE_HOME, else the platform's data folder"
-    parser.add_argument("--home", type=Path, metavar="FOLDER", help=text)
+    parser.add_argument("--home", type=a_path, metavar="FOLDER", help=text)
+
+
+def check_new(store: Store, name: str | None) -> None:
+    """Makes sure, before long work, that a calibration can be stored under a name.
+
+    Args:
+        store: Where it is to go.
+        name: None for one that the store chooses.
+
+    Raises:
+        ValueError: The name cannot be had, or the folder not be written to.
+    """
+    if name is not None and store.path(name).exists():
+        raise CalibrationError(f"there is a calibration {name} already in {store.folder}")
+    check_folder(store.folder)
 
 
 def stored_or_file(name: str, home: Path | None = None) -> Calibration:
@@ -86,6 +105,7 @@ def _row(store: Store, name: str) -> dict[str, Any]:
 def _show(arguments: argparse.Namespace) -> None:
     calibration = stored_or_file(arguments.name, arguments.home)
     if arguments.picture:
+        check_new_file(arguments.picture)
         _save_picture(calibration, arguments.picture)
     if arguments.json:
         _print_json(_figures(calibration))
@@ -96,8 +116,10 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _merge(arguments: argparse.Namespace) -> None:
+    store = Store(arguments.home)
+    check_new(store, arguments.output)
     merged = merge([stored_or_file(name, arguments.home) for name in arguments.names])
-    _wrote(Store(arguments.home).save(merged, arguments.output), arguments)
+    _wrote(store.save(merged, arguments.output), arguments)
 
 
 def _import(arguments: argparse.Namespace) -> None:

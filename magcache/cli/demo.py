@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import progress
+from .values import MOST_STEPS, a_path, check_folder, whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,8 +34,8 @@ def add_to(commands: Any) -> None:
     """Adds `demo` to the commands of the command line's parser."""
     parser = commands.add_parser("demo", help="sample the emoji model with and without MagCache")
     text = "folder to write to"
-    parser.add_argument("--output", type=Path, default=Path("demo-output"), help=text)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--output", type=a_path, default=Path("demo-output"), help=text)
+    parser.add_argument("--steps", type=whole(1, MOST_STEPS), default=STEPS)
     text = "print the figures as JSON instead"
     parser.add_argument("--json", action="store_true", help=text)
     parser.set_defaults(run=_demo)
@@ -45,6 +46,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     import torch
     from rich.console import Console
 
+    check_folder(arguments.output)
     torch.set_num_threads(1)  # so small a model is slower on more
     with progress.shown() as on_step:
         demo = run(on_step, arguments.steps)
@@ -56,8 +58,8 @@ def _demo(arguments: argparse.Namespace) -> None:
         console.print(demo.table())
         for report in demo.reports.values():
             console.print(f"{report.headline()}\n  {report.schedule}", highlight=False)
-    for path in written:
-        Console(stderr=True).print(f"wrote {path}", highlight=False)
+    for file in written:
+        Console(stderr=True).print(f"wrote {file}", highlight=False)
 
 
 @dataclass

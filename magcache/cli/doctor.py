@@ -3,7 +3,6 @@
 import argparse
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 from .. import __version__
@@ -11,7 +10,9 @@ from ..doctor import installation, render, session
 from ..doctor.advice import problems, status
 from ..doctor.findings import Findings
 from . import progress
+from .values import a_path, given, number
 
+_DAY = 86_400  # seconds
 _DESCRIPTION = """Starts a ComfyUI in its own Python, with its custom nodes but with temporary
 folders in place of its models, output and user data, tries MagCache on a tiny random model of every
 family that this version has, and says what works, what does not and what to do. Exit status: 0 all
@@ -23,19 +24,22 @@ def add_to(commands: Any) -> None:
     text = "check a ComfyUI installation"
     parser = commands.add_parser("doctor", help=text, description=_DESCRIPTION)
     text = "the folder with its main.py, or the one around it"
-    parser.add_argument("--comfyui", type=Path, required=True, metavar="PATH", help=text)
+    parser.add_argument("--comfyui", type=a_path, required=True, metavar="PATH", help=text)
     text = (
         "what starts it; default: this Python if ComfyUI's packages are in it, else that of venv, "
         ".venv or python_embeded in it or beside it"
     )
-    parser.add_argument("--python", type=Path, metavar="PATH", help=text)
+    parser.add_argument("--python", type=a_path, metavar="PATH", help=text)
     text = "as you give it to ComfyUI: where custom_nodes and user are, if not in its own folder"
-    parser.add_argument("--base-directory", type=Path, metavar="PATH", help=text)
+    parser.add_argument("--base-directory", type=a_path, metavar="PATH", help=text)
     parser.add_argument("--cpu", action="store_true", help="compute on the CPU")
     text = "only this one; may be given several times"
-    parser.add_argument("--family", action="append", default=[], metavar="NAME", help=text)
+    parser.add_argument(
+        "--family", action="append", type=given, default=[], metavar="NAME", help=text
+    )
     text = "seconds after which it is ended; default 600"
-    parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help=text)
+    seconds = number(0, _DAY, above=True)
+    parser.add_argument("--timeout", type=seconds, default=600.0, metavar="SECONDS", help=text)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print what was found as JSON")
     text = "print the table as Markdown, without what is particular to this machine"
@@ -44,8 +48,6 @@ def add_to(commands: Any) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    if not arguments.timeout > 0:
-        raise ValueError(f"--timeout has to be above 0, got {arguments.timeout:g}")
     found = installation.find(arguments.comfyui, arguments.python, arguments.base_directory)
     findings = Findings(str(found.folder), str(found.python), found.python_from, __version__)
     start = time.monotonic()

@@ -3,12 +3,12 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from ..export import ENGINES, compose, export
 from ..hosts import families_of
 from .plan import add_curve_and_rule, chosen_rule, curve_of
+from .values import a_path, check_new_file
 
 
 def add_to(commands: Any) -> None:
@@ -17,11 +17,13 @@ def add_to(commands: Any) -> None:
     text = "which program; docs/engines.md says what each is for"
     parser.add_argument("--to", required=True, choices=ENGINES, help=text)
     add_curve_and_rule(parser)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="default: print it")
+    parser.add_argument("--output", type=a_path, metavar="FILE", help="default: print it")
     parser.set_defaults(run=_export)
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    if arguments.output is not None:
+        check_new_file(arguments.output)
     source = curve_of(arguments)
     trajectory = source.trajectory(arguments.steps, arguments.shift)
     composed = compose(source, chosen_rule(arguments, source), trajectory, arguments.shift)

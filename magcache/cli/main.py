@@ -1,29 +1,75 @@
 """The command line: `magcache demo | plan | export | presets | calibrate | ...`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from .. import __doc__ as description
 from .. import __version__
 from . import app, calibrate, calibrations, demo, doctor, export, plan, presets
+from .signals import Ended, raised_as_ended
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells mistakes as the commands do."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _Mistake(f"{message.removeprefix('argument ')} (`{self.prog} --help` says more)")
+
+
+class _Mistake(ValueError):
+    """The arguments cannot be understood."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status. Mistakes in the arguments end with 2."""
-    parser = argparse.ArgumentParser(prog="magcache", description=description)
+    """Runs one command; returns the exit status.
+
+    It is 2 after a mistake in the arguments or what they name, 128 and the signal's number where
+    one has ended the command. Each is told in one line on standard error.
+    """
+    parser = _Parser(prog="magcache", description=description)
     parser.add_argument("--version", action="version", version=__version__)
     parser.set_defaults(extra="demo")  # what installs a package that is missing
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (demo, plan, export, presets, calibrate, calibrations, app, doctor):
         command.add_to(commands)
-    parsed = parser.parse_args(arguments)
+    status = 2
     try:
-        return parsed.run(parsed) or 0
-    except (ValueError, OSError) as error:
-        said = str(error)
+        with raised_as_ended():
+            said, status = _run(parser, arguments)
+    except Ended as ended:
+        said, status = f"{ended}{ended.kept and f'; {ended.kept}'}", ended.status
+    if said:
+        print(f"magcache: {said}", file=sys.stderr)
+    return status
+
+
+def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> tuple[str, int]:
+    """What went wrong, "" if nothing, and the exit status."""
+    parsed = argparse.Namespace(extra="demo")
+    try:
+        parsed = parser.parse_args(arguments)
+        status = parsed.run(parsed) or 0
+        sys.stdout.flush()
+        return "", status
+    except BrokenPipeError:  # the reader, `head` for instance, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return "", 141
     except ModuleNotFoundError as error:
         extra = "ray" if error.name == "ray" else parsed.extra
         said = f"{error.name} is missing, install it with: pip install 'magcache[{extra}]'"
-    print(f"magcache: {said}", file=sys.stderr)
-    return 2
+    except OSError as error:
+        known = error.strerror and error.filename is not None
+        said = f"{error.filename}: {error.strerror}" if known else str(error)
+    except ValueError as error:
+        said = str(error)
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        said = (
+            f"it failed unexpectedly, {type(error).__name__}: {error}; run it as "
+            "`python -X dev -m magcache.cli ...` to see where"
+        )
+    return " ".join(said.split()), 2

@@ -7,6 +7,7 @@ from typing import Any
 from ..curves import Calibration, CalibrationError, Trajectory, presets
 from ..decide import Course, Decider, Rule, Target, Window, decider_for, rule_of
 from .calibrations import stored_or_file
+from .values import MOST_STEPS, given, number, whole
 
 _OF_THE_RULE = ("threshold", "max_skip", "retention")
 _TITLES = {"max_skip": "K", "speedup": "speed-up", "error": "expected error up to", "cfg": "CFG"}
@@ -17,10 +18,11 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser("plan", help="print a schedule without running anything")
     add_curve_and_rule(parser)
     text = "plan for this factor instead, 2 for instance; needs a calibration"
-    parser.add_argument("--speedup", type=float, help=text)
+    parser.add_argument("--speedup", type=number(1, 10), help=text)
     text = "skip while the expected error stays within this, 0.05 for instance"
-    parser.add_argument("--error", type=float, help=text)
-    parser.add_argument("--cfg", type=float, help="guidance scale; default the calibration's")
+    parser.add_argument("--error", type=number(0, 1), help=text)
+    text = "guidance scale to plan for; default the calibration's"
+    parser.add_argument("--cfg", type=number(0, 100), help=text)
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(run=_plan)
 
@@ -28,20 +30,28 @@ def add_to(commands: Any) -> None:
 def add_curve_and_rule(parser: argparse.ArgumentParser) -> None:
     """Adds the options that name a curve, a run's noise levels and the rule's settings."""
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--preset", help="see `magcache presets`")
-    source.add_argument("--calibration", help="a stored calibration, or a file")
-    parser.add_argument("--steps", type=int, help="steps of the run; default the curve's own")
-    parser.add_argument("--shift", type=float, help="flow-matching shift; default the curve's own")
-    parser.add_argument("--threshold", type=float, help="default: the recommended one")
-    parser.add_argument("--max-skip", type=int, metavar="K", help="default: the recommended one")
-    parser.add_argument("--retention", type=float, help="default: the recommended one")
-    parser.add_argument("--start-step", type=int, default=0)
-    parser.add_argument("--end-step", type=int, default=-1)
+    source.add_argument("--preset", type=given, help="see `magcache presets`")
+    source.add_argument("--calibration", type=given, help="a stored calibration, or a file")
+    steps, step = whole(1, MOST_STEPS), whole(-MOST_STEPS, MOST_STEPS)
+    parser.add_argument("--steps", type=steps, help="steps of the run; default the curve's own")
+    add_shift(parser, "default the curve's own")
+    own = "default: the recommended one"
+    parser.add_argument("--threshold", type=number(0, 100), help=own)
+    parser.add_argument("--max-skip", type=whole(0, MOST_STEPS), metavar="K", help=own)
+    parser.add_argument("--retention", type=number(0, 1), help=own)
+    parser.add_argument("--start-step", type=step, default=0)
+    parser.add_argument("--end-step", type=step, default=-1)
+
+
+def add_shift(parser: argparse.ArgumentParser, default: str) -> None:
+    """Adds the option for the noise levels' shift."""
+    text = f"flow-matching shift; {default}"
+    parser.add_argument("--shift", type=number(0.01, 100), help=text)
 
 
 def curve_of(arguments: argparse.Namespace) -> Calibration:
     """The curve that the options name."""
-    if arguments.preset:
+    if arguments.preset is not None:
         return presets.load(arguments.preset)
     return stored_or_file(arguments.calibration)
 
@@ -60,7 +70,14 @@ def chosen_rule(arguments: argparse.Namespace, source: Calibration) -> Rule:
 def _plan(arguments: argparse.Namespace) -> None:
     source = curve_of(arguments)
     trajectory = source.trajectory(arguments.steps, arguments.shift)
+    if trajectory.steps > MOST_STEPS:
+        raise ValueError(
+            f"{source.name} has {trajectory.steps:,} steps, too many for a plan: "
+            f"give --steps, up to {MOST_STEPS:,}"
+        )
     by_rule = arguments.speedup is None and arguments.error is None
+    if by_rule and arguments.cfg is not None:
+        raise ValueError("--cfg is for plans: give --speedup or --error with it")
     settings, decider = (_rule if by_rule else _target)(arguments, source, trajectory)
     schedule = decider.schedule()
     notes = [note for note in (source.note, *schedule.notes) if note]

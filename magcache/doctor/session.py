@@ -64,12 +64,15 @@ def examine(
         asked = _asked(installation, folder, families, cpu)
         isolated = ["-s"] if installation.embedded else []
         command = [str(installation.python), "-B", *isolated, str(_INSIDE), str(asked)]
-        log = folder / "log"
+        log, scratch = folder / "log", folder / "tmp"
+        scratch.mkdir()
+        # What a process that is ended leaves in its temporary folder goes with this one.
+        temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
                 cwd=installation.folder,
-                env={**os.environ, **_ENVIRONMENT},
+                env={**os.environ, **_ENVIRONMENT, **temporary},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

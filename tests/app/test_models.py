@@ -52,8 +52,8 @@ def test_the_prompt_reaches_the_tiny_model() -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (None, "There is no folder"),
-        ({}, "holds no FramePack model: it has neither a model_index.json"),
+        (None, "there is no such folder"),
+        ({}, "it has neither a model_index.json nor a config.json"),
         ({"model_index.json": "{"}, "model_index.json is damaged"),
         ({"model_index.json": "[]"}, "model_index.json is damaged"),
         ({"model_index.json": '{"a": 1}'}, "model_index.json is damaged"),
@@ -67,27 +67,43 @@ def test_the_prompt_reaches_the_tiny_model() -> None:
         ),
         (
             {"model_index.json": '{"_class_name": "HunyuanVideoFramepackPipeline"}'},
-            "cannot be loaded",
+            "no model from the folder",
         ),
     ],
 )
-def test_a_folder_without_the_model_says_what_it_holds(
-    files: dict[str, str] | None, message: str, tmp_path: Path
+def test_of_every_folder_without_the_model_the_page_says_the_same_and_the_console_why(
+    files: dict[str, str] | None,
+    message: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """Visitors of the page do not learn which folders there are."""
     folder = tmp_path / "models"
     if files is not None:
         folder.mkdir()
     for name, text in (files or {}).items():
         (folder / name).write_text(text)
-    with pytest.raises(Problem, match=message):
+    with pytest.raises(Problem) as raised:
         Models(tiny_only=True).get(Settings(folder=str(folder)), lambda _: None)
+    assert message in caplog.text
+    assert str(raised.value) == (
+        f"{folder} holds no FramePack model that can be loaded: give a folder with a "
+        "model_index.json (a pipeline saved by diffusers) or a config.json (its transformer). "
+        "The console of the app says more."
+    )
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/x", "\0", "x" * 5000])
+def test_what_is_no_folder_is_told_like_one_without_the_model(name: str) -> None:
+    with pytest.raises(Problem, match="holds no FramePack model that can be loaded"):
+        load_folder(name)
 
 
 def test_a_damaged_weight_file_is_an_error_of_one_line(saved: Path, tmp_path: Path) -> None:
     shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     weights = next((tmp_path / "transformer").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(Problem, match="cannot be loaded") as raised:
+    with pytest.raises(Problem, match="can be loaded") as raised:
         load_folder(tmp_path)
     assert "\n" not in str(raised.value)
 
@@ -98,7 +114,7 @@ def test_weights_that_could_run_code_are_not_loaded(saved: Path, tmp_path: Path)
     weights = next((tmp_path / "vae").glob("*.safetensors"))
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
-    with pytest.raises(Problem, match="cannot be loaded"):
+    with pytest.raises(Problem, match="can be loaded"):
         load_folder(tmp_path)
 
 

@@ -70,8 +70,8 @@ def test_the_bundled_model_at_another_shift(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["emoji", "--steps=1"], "two steps are the least"),
-        (["no/such/folder", "--dtype=nonsense"], "'nonsense' is no dtype"),
+        (["emoji", "--steps=1"], "give a whole number from 2 to 5,000"),
+        (["no/such/folder"], "the model no/such/folder cannot be loaded"),
         (["emoji", "--prompt=zzz"], "does not know the word 'zzz'"),
     ],
 )
@@ -81,6 +81,18 @@ def test_mistakes(
     assert cli.main(["calibrate", *arguments, f"--home={tmp_path}"]) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_folder_that_diffusers_cannot_read_is_told_in_words(
+    saved_wan: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "model").mkdir()
+    for text in ("[]", "{", '{"_class_name": 7}', '{"_class_name": "WanPipeline", "vae": 1}'):
+        (tmp_path / "model" / "model_index.json").write_text(text)
+        assert cli.main(["calibrate", str(tmp_path / "model"), f"--home={tmp_path}"]) == 2
+        said = capsys.readouterr().err
+        assert f"magcache: the model {tmp_path / 'model'} cannot be loaded: " in said
+        assert "Traceback" not in said
 
 
 def test_an_argument_that_the_pipeline_does_not_take(
