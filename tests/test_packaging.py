@@ -65,9 +65,12 @@ def decodes(path: Path) -> bool:
 
 
 def messages(path: Path) -> str:
-    """All strings of a module but its docstrings."""
+    """All strings of a module but its docstrings, and the words that only a search sees."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     documents = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SEARCH_ALIASES":
+            documents += [*ast.walk(node.value)]
     values = (node for node in ast.walk(tree) if isinstance(node, ast.Constant))
     return "".join(str(node.value) for node in values if node not in documents)
 
