@@ -29,7 +29,8 @@ class MagCacheTargetSpeed(Calibrated):
     SEARCH_ALIASES = (
         "speed up", "faster", "accelerate", "acceleration", "optimize", "cache", "teacache",
         "easycache",
-        "\u52a0\u901f", "\u63d0\u901f", "\u66f4\u5feb", "\u7f13\u5b58", "\u4f18\u5316",  # the same in Chinese
+        # The same in Chinese:
+        "\u52a0\u901f", "\u63d0\u901f", "\u66f4\u5feb", "\u7f13\u5b58", "\u4f18\u5316",
     )  # fmt: skip
 
     @classmethod
