@@ -47,6 +47,8 @@ def add_to(commands: Any) -> None:
 def _calibrate(arguments: argparse.Namespace) -> None:
     if arguments.steps < 2:
         raise ValueError(f"two steps are the least that can be compared, got {arguments.steps}")
+    store = Store(arguments.home)
+    store.prepare(arguments.name)  # tells a bad name or folder before the work
     left = ("run", "ray", "home", "prompt")  # of no use to a worker
     settings = tuple((k, v) for k, v in vars(arguments).items() if k not in left)
     prompts = arguments.prompt or _default_prompts(arguments.model)
@@ -67,7 +69,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
         raise ValueError("no prompt could be measured")
     found = [measured[number] for number in sorted(measured)]
     calibration = merge(found) if len(found) > 1 else found[0]
-    path = Store(arguments.home).save(calibration, arguments.name)
+    path = store.save(calibration, arguments.name)
     print(f"{path.stem}: {described(calibration)}\nwrote {path}")
 
 

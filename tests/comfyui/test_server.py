@@ -336,7 +336,7 @@ def test_a_calibration_that_is_not_there_is_refused_before_anything_runs(server:
 def test_a_calibration_outside_the_folder_is_refused(server: Server) -> None:
     (server.base / "user" / "outside.json").write_text("{}")
     refusal = _refusal(server, model_type="auto", calibration="../outside.json")
-    assert "is not the name of a file" in refusal
+    assert "cannot be the name of a calibration" in refusal
 
 
 def test_a_broken_or_foreign_calibration_stops_at_the_node(server: Server) -> None:
@@ -345,7 +345,7 @@ def test_a_broken_or_foreign_calibration_stops_at_the_node(server: Server) -> No
     (folder / "broken.json").write_text('{"format": 1, "branches": {')
     error = server.fail(on(wan_graph("broken"), model_type="auto", calibration="broken.json"))
     assert error["node_id"] == "magcache"
-    assert "broken.json is no calibration file" in error["exception_message"]
+    assert "broken.json is not a calibration file" in error["exception_message"]
 
     measured = {"sigmas": [1.0, 0.5], "ratios": [1.0, 0.9], "spreads": [0, 0],
                 "cosine_distances": [0, 0]}  # fmt: skip

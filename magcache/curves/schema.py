@@ -1,0 +1,147 @@
+"""What each field of our files may hold, checked before anything is computed from it.
+
+Imported only where a file is read or written: pydantic takes a while to load.
+"""
+
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
+
+from .gram import RIDGE
+from .learned import CELLS, MEMORY, MOST
+from .measurement import Measurement
+
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
+_PLAIN = {
+    "missing": "is missing",
+    "extra_forbidden": "is not a field that this MagCache knows",
+    "model_type": "must be an object",
+    "dict_type": "must be an object",
+}
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Limited = Annotated[float, Field(ge=-1e6, le=1e6)]
+_Level = Annotated[float, Field(ge=0, le=1e6)]
+_Size = Annotated[float, Field(ge=1e-30, le=1e30)]
+_Correlation = Annotated[float, Field(ge=-1 - 1e-6, le=1 + 1e-6)]
+_Count = Annotated[int, Field(ge=1, le=10**6)]
+_Weight = Annotated[float, Field(ge=0, le=MEMORY)]
+_Log = Annotated[float, Field(ge=-MOST, le=MOST)]
+
+
+class _Strict(BaseModel):
+    model_config = _STRICT
+
+
+class _Branch(_Strict):
+    sigmas: Annotated[list[_Level], Field(min_length=1)]
+    ratios: list[_Size]
+    spreads: list[float]
+    cosine_distances: list[float]
+    norms: list[_Size] = []
+    correlations: list[list[_Correlation]] = []
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        count = len(self.sigmas)
+        if bool(self.norms) != bool(self.correlations):
+            raise ValueError("norms and correlations belong together: one is missing")
+        measured = ["norms", "correlations"] if self.norms else []
+        for name in ("ratios", "spreads", "cosine_distances", *measured):
+            _check_count(name, getattr(self, name), count)
+        for place, row in enumerate(self.correlations):
+            _check_count(f"correlations.{place}", row, place)
+        if count > 1 and self.correlations:
+            self._check_correlations()
+        return self
+
+    def _check_correlations(self) -> None:
+        matrix = Measurement(sigmas=self.sigmas, correlations=self.correlations).matrix()
+        if not np.tril(matrix, -1).any():
+            raise ValueError("correlations are all 0")
+        if np.linalg.eigvalsh(matrix).min() < -RIDGE / 2:  # what predicting can bear
+            raise ValueError("correlations contradict each other (the matrix is not semidefinite)")
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="allow")
+    steps: _Count | None = None
+    shift: _Limited | None = None
+    sampler: str | None = None
+    scheduler: str | None = None
+    cfg: _Limited | None = None
+    prompts: _Count | None = None
+    latent: Annotated[list[_Count], Field(max_length=16)] | None = None
+
+
+class _Identity(_Strict):
+    model: str
+    parameters: Annotated[int, Field(ge=0)]
+    shapes: str
+    weights: str | None = None
+    patches: str = ""
+
+
+class CalibrationFile(_Strict):
+    """The fields of a calibration file, but for its format and checksum."""
+
+    model: str
+    branches: Annotated[dict[str, _Branch], Field(min_length=1)]
+    settings: _Settings = _Settings()
+    threshold: Annotated[float, Field(ge=0)] = 0.0
+    retention: _Share = 0.0
+    max_skip: Annotated[int, Field(ge=0)] = 0
+    name: str = ""
+    switch_at: float | None = None
+    identity: _Identity | None = None
+    family: str = ""
+    refresh: _Share | None = None
+    source: str = ""
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _switches_inside(self) -> Self:
+        for branch, measured in self.branches.items():
+            high, low = measured.sigmas[0], min(measured.sigmas)
+            if self.switch_at is not None and not low < self.switch_at <= high:
+                raise ValueError(
+                    f"switch_at must lie within the noise levels of {branch}, {high:g} to {low:g}"
+                )
+        return self
+
+
+class LearnedFile(_Strict):
+    """The fields of a file of what runs have taught, but for its format and checksum."""
+
+    model: _Identity
+    weights: Annotated[list[_Weight], Field(min_length=CELLS, max_length=CELLS)]
+    logs: Annotated[list[_Log], Field(min_length=CELLS, max_length=CELLS)]
+    runs: Annotated[int, Field(ge=0)]
+
+
+def check(kind: type[BaseModel], held: Any) -> None:
+    """Makes sure that a file's content is of a kind.
+
+    Raises:
+        ValueError: It is not; begins with the field's name.
+    """
+    try:
+        kind.model_validate(held)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field, said = ".".join(map(str, first["loc"])), first["msg"]
+        if first["type"] == "value_error":  # our own, which begins with a field's name
+            own = said.removeprefix("Value error, ")
+            raise ValueError(f"{field}.{own}" if field else own) from None
+        said = said.replace("Input should be", "must be").replace(
+            "a valid integer", "a whole number"
+        )
+        said = said.replace("a valid ", "a ")
+        raise ValueError(f"{field or 'it'} {_PLAIN.get(first['type'], said)}") from None
+
+
+def _check_count(name: str, values: list[Any], count: int) -> None:
+    if len(values) != count:
+        raise ValueError(f"{name} must hold {count} values, not {len(values)}")
