@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .files import read_json, unsealed, write_json
+from .files import check_seal, read_json, write_json
 from .gram import GramCurve
 from .identity import Identity
 from .magnitude import MagnitudeCurve, Trajectory, resampled_trajectory, shifted_sigmas
@@ -145,9 +145,9 @@ class Calibration:
                 f"{FORMAT}: update MagCache, or calibrate again"
             )
         try:
-            sealed = {n: value for n, value in held.items() if n not in ("format", "checksum")}
-            calibration = _calibration(sealed)
-            unsealed(held)
+            fields = {n: value for n, value in held.items() if n not in ("format", "checksum")}
+            calibration = _calibration(fields)
+            check_seal(held)
         except ValueError as error:
             raise CalibrationError(f"calibration {path}: {error}") from error
         return calibration

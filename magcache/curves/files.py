@@ -67,24 +67,24 @@ def write_json(path: Path, held: dict[str, Any]) -> None:
     _write_whole(path, text.encode())
 
 
-def unsealed(held: dict[str, Any]) -> dict[str, Any]:
-    """What a file holds beside its checksum. Older files, and some edited by hand, have none.
+def check_seal(held: dict[str, Any]) -> None:
+    """Makes sure that a file holds what was written. Older ones, and some edited ones, have no
+    checksum.
 
     Raises:
         ValueError: The checksum is of something else.
     """
-    rest = {name: value for name, value in held.items() if name != _SEAL}
-    if _SEAL in held and held[_SEAL] != _seal(rest):
+    if _SEAL in held and held[_SEAL] != _seal(held):
         raise ValueError(
             f"{_SEAL} does not match, so the file is damaged or was edited: get it anew, or, if "
             f'it was edited on purpose, delete "{_SEAL}" from it'
         )
-    return rest
 
 
 def _seal(held: dict[str, Any]) -> str:
     """A hash of the content, however it is spaced and ordered."""
-    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:16]
+    rest = {name: value for name, value in held.items() if name != _SEAL}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _write_whole(path: Path, data: bytes) -> None:

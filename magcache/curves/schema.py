@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from typing_extensions import Self
 
 from .gram import RIDGE
 from .learned import CELLS, MEMORY, MOST
@@ -44,7 +43,7 @@ class _Branch(_Strict):
     correlations: list[list[_Correlation]] = []
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _fits_together(self) -> "_Branch":
         count = len(self.sigmas)
         if bool(self.norms) != bool(self.correlations):
             raise ValueError("norms and correlations belong together: one is missing")
@@ -102,7 +101,7 @@ class CalibrationFile(_Strict):
     note: str = ""
 
     @model_validator(mode="after")
-    def _switches_inside(self) -> Self:
+    def _switches_inside(self) -> "CalibrationFile":
         for branch, measured in self.branches.items():
             high, low = measured.sigmas[0], min(measured.sigmas)
             if self.switch_at is not None and not low < self.switch_at <= high:
