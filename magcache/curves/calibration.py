@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .files import check_seal, read_json, write_json
+from .files import read_json, write_json
 from .gram import GramCurve
 from .identity import Identity
 from .magnitude import MagnitudeCurve, Trajectory, resampled_trajectory, shifted_sigmas
@@ -116,7 +116,8 @@ class Calibration:
         path = Path(path)
         held = {n: value for n, value in asdict(self).items() if value or n not in _OF_PRESETS}
         try:
-            _calibration(json.loads(json.dumps(held)))
+            held = json.loads(json.dumps(held))
+            _calibration(held)
         except (TypeError, ValueError) as error:
             raise CalibrationError(f"calibration {self.name} is not written: {error}") from error
         write_json(path, {"format": FORMAT, **held})
@@ -135,22 +136,19 @@ class Calibration:
         except FileNotFoundError:
             raise CalibrationError(f"there is no calibration file {path}") from None
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
+            reason = getattr(error, "strerror", None) or error
             raise CalibrationError(f"{path} is not a calibration file: {reason}") from error
         if not (isinstance(held, dict) and "format" in held):
             raise CalibrationError(f"{path} is not a calibration file: it has no format")
         if held["format"] not in _READS:
             raise CalibrationError(
-                f"{path} has calibration format {held['format']}, this MagCache reads up to "
+                f"{path} has calibration format {held['format']!s:.20}, this MagCache reads up to "
                 f"{FORMAT}: update MagCache, or calibrate again"
             )
         try:
-            fields = {n: value for n, value in held.items() if n not in ("format", "checksum")}
-            calibration = _calibration(fields)
-            check_seal(held)
+            return _calibration(held)
         except ValueError as error:
             raise CalibrationError(f"calibration {path}: {error}") from error
-        return calibration
 
     def known_as(self) -> Identity | None:
         """The model's identity, None in older files."""
@@ -165,6 +163,6 @@ def _calibration(held: dict[str, Any]) -> Calibration:
     """
     from . import schema
 
-    schema.check(schema.CalibrationFile, held)
-    branches = {b: Measurement(**measured) for b, measured in held["branches"].items()}
-    return Calibration(**{**held, "branches": branches})
+    told = schema.check(schema.CalibrationFile, held)
+    branches = {b: Measurement(**measured) for b, measured in told["branches"].items()}
+    return Calibration(**{**told, "branches": branches})

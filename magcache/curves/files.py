@@ -7,7 +7,8 @@ import logging
 import os
 import stat
 import uuid
-from functools import cache
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,24 +36,12 @@ def read_json(path: Path) -> Any:
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
         raise OSError(errno.EFBIG, f"it is larger than {LARGEST >> 20} MiB")
-    return _parsed(data.removeprefix(b"\xef\xbb\xbf"))  # which editors on Windows put in front
-
-
-def _parsed(data: bytes) -> Any:
-    import pydantic  # whose parser is safe against deep nesting
+    from pydantic_core import from_json  # which is safe against deep nesting
 
     try:
-        return _anything().validate_json(data)
-    except pydantic.ValidationError as error:
-        reason = error.errors(include_url=False)[0]["msg"].removeprefix("Invalid JSON: ")
-        raise ValueError(f"it is not JSON ({reason})") from None
-
-
-@cache
-def _anything() -> Any:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Any)
+        return from_json(data.removeprefix(b"\xef\xbb\xbf"))  # editors on Windows put it in front
+    except ValueError as error:
+        raise ValueError(f"it is not JSON ({error})") from None
 
 
 def write_json(path: Path, held: dict[str, Any]) -> None:
@@ -67,9 +56,8 @@ def write_json(path: Path, held: dict[str, Any]) -> None:
     _write_whole(path, text.encode())
 
 
-def check_seal(held: dict[str, Any]) -> None:
-    """Makes sure that a file holds what was written. Older ones, and some edited ones, have no
-    checksum.
+def check_seal(held: Mapping[str, Any]) -> None:
+    """Makes sure that a file holds what was written; older and some edited ones have no checksum.
 
     Raises:
         ValueError: The checksum is of something else.
@@ -81,7 +69,7 @@ def check_seal(held: dict[str, Any]) -> None:
         )
 
 
-def _seal(held: dict[str, Any]) -> str:
+def _seal(held: Mapping[str, Any]) -> str:
     """A hash of the content, however it is spaced and ordered."""
     rest = {name: value for name, value in held.items() if name != _SEAL}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
@@ -109,28 +97,28 @@ def _write_whole(path: Path, data: bytes) -> None:
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
-    if hasattr(os, "O_DIRECTORY"):  # Windows has no such thing
-        _sync_folder(path.parent)
+    if hasattr(os, "O_DIRECTORY"):  # Windows has no such thing, nor has every file system
+        with suppress(OSError):
+            _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
-    except OSError:  # not every file system can
-        pass
     finally:
         os.close(handle)
 
 
 def state_of(found: os.stat_result) -> State:
+    """A file's state."""
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def warn_once(path: Path, message: str) -> None:
     """Warns of a file that cannot be used, once as long as it is unchanged."""
     try:
-        state = state_of(path.lstat())
+        state = state_of(path.stat())
     except (OSError, ValueError):
         state = 0, 0, 0
     if _warned.get(path) != state:

@@ -3,16 +3,17 @@
 Imported only where a file is read or written: pydantic takes a while to load.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from .files import check_seal
 from .gram import RIDGE
 from .learned import CELLS, MEMORY, MOST
 from .measurement import Measurement
 
-_STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 _PLAIN = {
     "missing": "is missing",
     "extra_forbidden": "is not a field that this MagCache knows",
@@ -26,12 +27,10 @@ _Level = Annotated[float, Field(ge=0, le=1e6)]
 _Size = Annotated[float, Field(ge=1e-30, le=1e30)]
 _Correlation = Annotated[float, Field(ge=-1 - 1e-6, le=1 + 1e-6)]
 _Count = Annotated[int, Field(ge=1, le=10**6)]
-_Weight = Annotated[float, Field(ge=0, le=MEMORY)]
-_Log = Annotated[float, Field(ge=-MOST, le=MOST)]
 
 
 class _Strict(BaseModel):
-    model_config = _STRICT
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 
 
 class _Branch(_Strict):
@@ -64,8 +63,8 @@ class _Branch(_Strict):
             raise ValueError("correlations contradict each other (the matrix is not semidefinite)")
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="allow")
+class _Settings(_Strict):
+    model_config = ConfigDict(extra="allow")
     steps: _Count | None = None
     shift: _Limited | None = None
     sampler: str | None = None
@@ -111,34 +110,40 @@ class CalibrationFile(_Strict):
         return self
 
 
+_Cells = Field(min_length=CELLS, max_length=CELLS)
+
+
 class LearnedFile(_Strict):
     """The fields of a file of what runs have taught, but for its format and checksum."""
 
     model: _Identity
-    weights: Annotated[list[_Weight], Field(min_length=CELLS, max_length=CELLS)]
-    logs: Annotated[list[_Log], Field(min_length=CELLS, max_length=CELLS)]
+    weights: Annotated[list[Annotated[float, Field(ge=0, le=MEMORY)]], _Cells]
+    logs: Annotated[list[Annotated[float, Field(ge=-MOST, le=MOST)]], _Cells]
     runs: Annotated[int, Field(ge=0)]
 
 
-def check(kind: type[BaseModel], held: Any) -> None:
-    """Makes sure that a file's content is of a kind.
+def check(kind: type[BaseModel], held: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a file of a kind, without its format and checksum.
 
     Raises:
-        ValueError: It is not; begins with the field's name.
+        ValueError: One of them cannot be used; begins with its name.
     """
+    fields = {name: value for name, value in held.items() if name not in ("format", "checksum")}
     try:
-        kind.model_validate(held)
+        kind.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field, said = ".".join(map(str, first["loc"])), first["msg"]
-        if first["type"] == "value_error":  # our own, which begins with a field's name
-            own = said.removeprefix("Value error, ")
-            raise ValueError(f"{field}.{own}" if field else own) from None
-        said = said.replace("Input should be", "must be").replace(
-            "a valid integer", "a whole number"
-        )
-        said = said.replace("a valid ", "a ")
-        raise ValueError(f"{field or 'it'} {_PLAIN.get(first['type'], said)}") from None
+        raise ValueError(_said(error)) from None
+    check_seal(held)
+    return fields
+
+
+def _said(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    field, said = ".".join(map(str, first["loc"])), first["msg"]
+    if first["type"] == "value_error":  # our own, which begins with a field's name
+        return f"{field}.{said}".replace("Value error, ", "").removeprefix(".")
+    said = said.replace("a valid integer", "a whole number").replace("a valid ", "a ")
+    return f"{field} {_PLAIN.get(first['type'], said.replace('Input should be', 'must be'))}"
 
 
 def _check_count(name: str, values: list[Any], count: int) -> None:
