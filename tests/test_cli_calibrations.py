@@ -223,13 +223,13 @@ def test_plan_takes_a_stored_calibration_by_its_name(capsys, store):
     [
         (["show", "none"], "no calibration none in"),
         (["show", "none.json"], "there is no calibration file none.json"),
-        (["show", "../none", "--home", "."], "is not the name of a calibration"),
+        (["show", "../none", "--home", "."], "cannot be the name of a calibration"),
         (["remove", "none"], "no calibration none in"),
-        (["remove", "../outside"], "'../outside' is not the name of a calibration in"),
-        (["merge", "a.json", "-o", "../b"], "'../b' is not the name of a calibration in"),
+        (["remove", "../outside"], "'../outside' cannot be the name of a calibration"),
+        (["merge", "a.json", "-o", "../b"], "'../b' cannot be the name of a calibration"),
         (["import", "none.json"], "there is no calibration file none.json"),
-        (["import", "broken.json"], "broken.json is no calibration file"),
-        (["import", "."], "is no calibration file"),
+        (["import", "broken.json"], "broken.json is not a calibration file"),
+        (["import", "."], "is not a calibration file"),
     ],
 )
 def test_bad_input_gets_one_line_that_says_what_is_wrong(capsys, tmp_path, arguments, said):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +158,7 @@ def test_a_full_disk_costs_a_warning(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     Notebook(tmp_path, IDENTITY).add([(0.5, 2.0)])
     assert "No space left on device" in caplog.text
 

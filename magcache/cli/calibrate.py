@@ -11,7 +11,7 @@ from typing import Any
 
 from ..calibrate import merge, sweep
 from ..curves import Calibration, Store, described
-from .calibrations import add_home, check_new
+from .calibrations import add_home
 from .plan import add_shift
 from .signals import Ended
 from .values import a_path, check_file, given, number, whole
@@ -51,7 +51,7 @@ def add_to(commands: Any) -> None:
 
 def _calibrate(arguments: argparse.Namespace) -> None:
     store = Store(arguments.home)
-    check_new(store, arguments.name)
+    store.prepare(arguments.name)
     _check(arguments)
     left = ("run", "ray", "home", "prompt")  # of no use to a worker
     settings = tuple((k, v) for k, v in vars(arguments).items() if k not in left)

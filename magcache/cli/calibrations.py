@@ -7,7 +7,7 @@ from typing import Any
 
 from ..calibrate import merge
 from ..curves import Calibration, CalibrationError, Store, described
-from .values import a_path, check_folder, check_new_file, given
+from .values import a_path, check_new_file, given
 
 
 def add_to(commands: Any) -> None:
@@ -51,21 +51,6 @@ def add_home(parser: argparse.ArgumentParser) -> None:
     """Adds the option that names the folder of the stored calibrations."""
     text = "default: $MAGCACHE_HOME, else the platform's data folder"
     parser.add_argument("--home", type=a_path, metavar="FOLDER", help=text)
-
-
-def check_new(store: Store, name: str | None) -> None:
-    """Makes sure, before long work, that a calibration can be stored under a name.
-
-    Args:
-        store: Where it is to go.
-        name: None for one that the store chooses.
-
-    Raises:
-        ValueError: The name cannot be had, or the folder not be written to.
-    """
-    if name is not None and store.path(name).exists():
-        raise CalibrationError(f"there is a calibration {name} already in {store.folder}")
-    check_folder(store.folder)
 
 
 def stored_or_file(name: str, home: Path | None = None) -> Calibration:
@@ -117,7 +102,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
 def _merge(arguments: argparse.Namespace) -> None:
     store = Store(arguments.home)
-    check_new(store, arguments.output)
+    store.prepare(arguments.output)
     merged = merge([stored_or_file(name, arguments.home) for name in arguments.names])
     _wrote(store.save(merged, arguments.output), arguments)
 

@@ -4,13 +4,14 @@ Magnitude curves and Gram curves; calibrations, which are measured or published 
 store, which finds the calibration that is nearest to a run. Knows no model, no tensor, no host.
 """
 
-from .calibration import Calibration, CalibrationError, check_rule
+from .calibration import Calibration, CalibrationError
 from .gram import GramCurve, GuidedGrams, best_weights, guidance_shares
 from .identity import Identity
 from .learned import Comparison, Learned, Lesson, Notebook
 from .magnitude import CLOSE, MagnitudeCurve, Trajectory, same_levels, shifted_sigmas
 from .measurement import Measurement, falling_places, join
-from .store import Found, Store, described, home
+from .names import described
+from .store import Found, Store, home
 
 __all__ = [
     "CLOSE",
@@ -29,7 +30,6 @@ __all__ = [
     "Store",
     "Trajectory",
     "best_weights",
-    "check_rule",
     "described",
     "falling_places",
     "guidance_shares",

@@ -1,20 +1,19 @@
 """Calibrations: what is known of a model's residuals, published or measured, and their files."""
 
 import json
-import math
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .files import write_whole
+from .files import read_json, write_json
 from .gram import GramCurve
 from .identity import Identity
 from .magnitude import MagnitudeCurve, Trajectory, resampled_trajectory, shifted_sigmas
 from .measurement import Measurement
 
-FORMAT = 2
-_READS = (1, 2)  # 1 has no correlations
+FORMAT = 3
+_READS = (1, 2, 3)  # 1 has no correlations, 2 no checksum
 _OF_PRESETS = ("family", "refresh", "source", "note")  # files of runs go without
 
 
@@ -108,11 +107,20 @@ class Calibration:
         return resampled_trajectory(own, steps, shift)
 
     def save(self, path: str | Path) -> Path:
-        """Writes the file in one move: a crash or a full disk leaves an older one as it was."""
+        """Writes the file in one move: a crash or a full disk leaves an older one as it was.
+
+        Raises:
+            CalibrationError: What it holds could not be read again.
+            OSError: The file cannot be written.
+        """
         path = Path(path)
         held = {n: value for n, value in asdict(self).items() if value or n not in _OF_PRESETS}
-        text = json.dumps({"format": FORMAT, **held}, indent=1)
-        write_whole(path, text)
+        try:
+            held = json.loads(json.dumps(held))
+            _calibration(held)
+        except (TypeError, ValueError) as error:
+            raise CalibrationError(f"calibration {self.name} is not written: {error}") from error
+        write_json(path, {"format": FORMAT, **held})
         return path
 
     @classmethod
@@ -124,67 +132,37 @@ class Calibration:
         """
         path = Path(path)
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            version = data["format"]
+            held = read_json(path)
         except FileNotFoundError:
             raise CalibrationError(f"there is no calibration file {path}") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CalibrationError(f"{path} is no calibration file: {error!r}") from error
-        if version not in _READS:
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise CalibrationError(f"{path} is not a calibration file: {reason}") from error
+        if not (isinstance(held, dict) and "format" in held):
+            raise CalibrationError(f"{path} is not a calibration file: it has no format")
+        if held["format"] not in _READS:
             raise CalibrationError(
-                f"{path} has calibration format {version}, this MagCache reads up to {FORMAT}: "
-                "update MagCache, or calibrate again"
+                f"{path} has calibration format {held['format']!s:.20}, this MagCache reads up to "
+                f"{FORMAT}: update MagCache, or calibrate again"
             )
         try:
-            del data["format"]
-            branches = {b: Measurement(**measured) for b, measured in data.pop("branches").items()}
-            calibration = cls(branches=branches, **data)
-            calibration.check()
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise CalibrationError(f"{path} is broken: {error}") from error
-        return calibration
-
-    def check(self) -> None:
-        """Makes sure that all that a run has measured can be used.
-
-        Raises:
-            ValueError, TypeError, AttributeError: Something cannot, and what.
-        """
-        for name in ("model", "name", "family", "source", "note", "settings"):
-            kind = dict if name == "settings" else str
-            if not isinstance(getattr(self, name), kind):
-                raise ValueError(f"its {name} is {getattr(self, name)!r}")
-        for name in ("steps", "shift", "cfg", "prompts"):
-            if not isinstance(self.settings.get(name), int | float | None):
-                raise ValueError(f"its {name} is {self.settings[name]!r}")
-        if not self.branches:
-            raise ValueError("it holds no branch")
-        for measured in self.branches.values():
-            measured.check()
-        self.known_as()
-        if self.threshold is None or self.max_skip is None or self.retention is None:
-            raise ValueError("its threshold, max_skip or retention is missing")
-        check_rule(self.threshold, self.max_skip, self.retention, self.refresh)
-        _ = self.curves, self.grams
+            return _calibration(held)
+        except ValueError as error:
+            raise CalibrationError(f"calibration {path}: {error}") from error
 
     def known_as(self) -> Identity | None:
         """The model's identity, None in older files."""
         return None if self.identity is None else Identity(**self.identity)
 
 
-def check_rule(
-    threshold: float, max_skip: int, retention: float, refresh: float | None = None
-) -> None:
-    """Makes sure that these can be settings of the published rule.
+def _calibration(held: dict[str, Any]) -> Calibration:
+    """What a file's fields mean.
 
     Raises:
-        ValueError: One is out of its range.
+        ValueError: They cannot be used; names the field.
     """
-    if not (math.isfinite(threshold) and threshold >= 0):
-        raise ValueError(f"threshold must be 0 or more, got {threshold}")
-    if not (max_skip >= 0 and max_skip % 1 == 0):
-        raise ValueError(f"max_skip must be a whole number, 0 or more, got {max_skip}")
-    if not 0 <= retention <= 1:
-        raise ValueError(f"retention is a fraction from 0 to 1, got {retention}")
-    if refresh is not None and not 0 <= refresh <= 1:
-        raise ValueError(f"refresh is a fraction from 0 to 1, got {refresh}")
+    from . import schema
+
+    told = schema.check(schema.CalibrationFile, held)
+    branches = {b: Measurement(**measured) for b, measured in told["branches"].items()}
+    return Calibration(**{**told, "branches": branches})

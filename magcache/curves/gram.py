@@ -12,11 +12,12 @@ from functools import cached_property
 
 import numpy as np
 
-from .magnitude import MagnitudeCurve
+from .magnitude import STEEPEST, MagnitudeCurve
 
 RIDGE = 1e-4  # of each residual's own square
 _NARROWER = 16  # half the distance between points: a smooth curve's bulge squared falls by 16
 _ORDER = 4  # neighbours that a residual between two points is interpolated from
+_LEAST = 1e-9  # of a residual's square; residuals that point opposite ways leave 0 between them
 _CROWDED = 0.25  # of a cell's width: with points closer together a cubic would swing
 
 
@@ -64,8 +65,9 @@ class GramCurve:
         """
         curves, bulges = self._weights(sigmas)
         matrix = curves @ self._rising @ curves.T + bulges
-        scale = np.exp([self.norms.log_norm(sigma) for sigma in sigmas])
-        scale /= np.sqrt(np.diag(matrix))
+        logs = [self.norms.log_norm(sigma) for sigma in sigmas]
+        scale = np.exp(np.clip(logs, -STEEPEST, STEEPEST))
+        scale /= np.sqrt(np.maximum(np.diag(matrix), _LEAST))
         return matrix * scale * scale[:, None]
 
     @cached_property

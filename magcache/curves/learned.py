@@ -6,8 +6,6 @@ prior for this model. A run teaches only of the levels that it has sampled, what
 to, and nothing where it held no number.
 """
 
-import json
-import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,18 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import write_whole
+from .files import read_json, warn_once, write_json
 from .identity import Identity
+from .names import plain
 
-log = logging.getLogger("magcache")
-_FORMAT = 1
-_CELLS = 32  # over the flow level
+_FORMAT = 2
+_READS = (1, 2)  # 1 has no checksum
+CELLS = 32  # over the flow level
 _WIDTH = 0.08  # of the flow level, over which ratios are averaged
 _DOUBT = 0.3  # comparisons' worth of the prior's own word
-_MEMORY = 30.0  # comparisons a cell; older ones fade
-_MOST = 2 * math.log(10)  # of a squared error's ratio; beyond, something else went wrong
-
-_UNUSABLE = (ArithmeticError, LookupError, OSError, RecursionError, TypeError, ValueError)
+MEMORY = 30.0  # comparisons a cell; older ones fade
+MOST = 2 * math.log(10)  # of a squared error's ratio; beyond, something else went wrong
 
 Lesson = tuple[float, float]
 """A flow level, and the ratio of the squared error found there to the expected one."""
@@ -61,21 +58,13 @@ class Learned:
         runs: How many runs have taught it.
     """
 
-    weights: tuple[float, ...] = (0.0,) * _CELLS
-    logs: tuple[float, ...] = (0.0,) * _CELLS
+    weights: tuple[float, ...] = (0.0,) * CELLS
+    logs: tuple[float, ...] = (0.0,) * CELLS
     runs: int = 0
-
-    def __post_init__(self) -> None:
-        sizes = {len(self.weights), len(self.logs)}
-        good = all(0 <= w <= _MEMORY for w in self.weights) and all(
-            abs(each) <= _MOST for each in self.logs
-        )
-        if sizes != {_CELLS} or not good or self.runs < 0:
-            raise ValueError("not what runs teach: numbers are out of range, or some are missing")
 
     def ratios(self, levels: Sequence[float]) -> np.ndarray:
         """By how much the squared errors at these levels exceed the expected ones, (n,)."""
-        centres = (np.arange(_CELLS) + 0.5) / _CELLS
+        centres = (np.arange(CELLS) + 0.5) / CELLS
         far = (np.asarray(levels, float)[:, None] - centres) / _WIDTH
         near = np.exp(-0.5 * far**2) * np.array(self.weights)
         return np.exp(near @ np.array(self.logs) / (near.sum(1) + _DOUBT))
@@ -86,10 +75,10 @@ class Learned:
         for level, ratio in lessons:
             if not (0 <= level <= 1 and ratio > 0 and math.isfinite(ratio)):
                 continue
-            cell = min(int(level * _CELLS), _CELLS - 1)
-            held = min(weights[cell], _MEMORY - 1)
-            told = min(max(math.log(ratio), -_MOST), _MOST)
-            logs[cell] = np.clip((held * logs[cell] + told) / (held + 1), -_MOST, _MOST)
+            cell = min(int(level * CELLS), CELLS - 1)
+            held = min(weights[cell], MEMORY - 1)
+            told = min(max(math.log(ratio), -MOST), MOST)
+            logs[cell] = np.clip((held * logs[cell] + told) / (held + 1), -MOST, MOST)
             weights[cell] = held + 1
         return Learned((*weights.tolist(),), (*logs.tolist(),), self.runs + 1)
 
@@ -111,21 +100,27 @@ class Notebook:
         known = self.identity
         weights = known.weights or known.shapes
         patches = f"-{known.patches.split()[0]}patches" if known.patches else ""
-        return self.folder / f"{known.model}-{weights}{patches}.json"
+        return self.folder / f"{plain(f'{known.model}-{weights}{patches}')}.json"
 
     def read(self) -> Learned:
         """What is known; nothing where there is no file, or one that cannot be used."""
-        if not self.path.is_file():
-            return Learned()
         try:
-            held = json.loads(self.path.read_text(encoding="utf-8"))
-            if held["format"] != _FORMAT:
-                raise ValueError(f"format {held['format']} is not known here")
-            numbers = [(*map(float, held[name]),) for name in ("weights", "logs")]
-            return Learned(*numbers, runs=int(held["runs"]))
-        except _UNUSABLE as error:
-            log.warning("MagCache: %s is passed over: %s", self.path, error)
+            return self._read()
+        except FileNotFoundError:
             return Learned()
+        except (OSError, ValueError) as error:
+            warn_once(self.path, f"{self.path} is passed over: {error}")
+            return Learned()
+
+    def _read(self) -> Learned:
+        held = read_json(self.path)
+        version = held.get("format") if isinstance(held, dict) else None
+        if version not in _READS:
+            raise ValueError(f"format {version} is not known here")
+        from . import schema
+
+        told = schema.check(schema.LearnedFile, held)
+        return Learned((*told["weights"],), (*told["logs"],), told["runs"])
 
     def add(self, lessons: Sequence[Lesson]) -> None:
         """Writes what a run has taught. A file that cannot be written costs a warning only."""
@@ -134,6 +129,6 @@ class Notebook:
         learned = self.read().taught(lessons)
         made = {"format": _FORMAT, "model": asdict(self.identity), **asdict(learned)}
         try:
-            write_whole(self.path, json.dumps(made))
+            write_json(self.path, made)
         except OSError as error:
-            log.warning("MagCache: what the run has taught was not written: %s", error)
+            warn_once(self.path, f"what the run has taught was not written: {error}")

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 CLOSE = 1e-3  # two σ are one within this share: hosts round them
+STEEPEST = 100.0  # logarithm of a ratio; beyond the measured range a slope may lead anywhere
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,8 @@ class MagnitudeCurve:
         """‖r(after)‖ / ‖r(before)‖, or None where the two lie in different parts."""
         if self.part_at(before) != self.part_at(after):
             return None
-        return math.exp(self.log_norm(after) - self.log_norm(before))
+        log = self.log_norm(after) - self.log_norm(before)
+        return math.exp(min(max(log, -STEEPEST), STEEPEST))
 
     def ratios(self, positions: Sequence[float]) -> list[float | None]:
         """The list for another schedule: 1.0, then the ratio of each pair of neighbours."""

@@ -33,26 +33,6 @@ class Measurement:
     norms: list[float] = field(default_factory=list)
     correlations: list[list[float]] = field(default_factory=list)
 
-    def check(self) -> None:
-        """Makes sure that a run's lists belong together and hold numbers.
-
-        Raises:
-            ValueError, TypeError: They do not.
-        """
-        lists = [f.name for f in fields(self) if f.name != "correlations"]
-        if bool(self.norms) != bool(self.correlations):
-            raise ValueError("its norms and its correlations belong together: one is missing")
-        for name in lists:
-            values = getattr(self, name)
-            if len(values) != len(self.sigmas) and (values or name != "norms"):
-                raise ValueError(f"{len(self.sigmas)} sigmas do not match {len(values)} {name}")
-            if not all(math.isfinite(value) for value in values):
-                raise ValueError(f"its {name} hold NaN or Inf")
-        if not all(math.isfinite(value) for row in self.correlations for value in row):
-            raise ValueError("its correlations hold NaN or Inf")
-        if self.norms and min(self.norms) <= 0:
-            raise ValueError("its norms must be above 0")
-
     def matrix(self) -> np.ndarray:
         """The correlations of all pairs of evaluations, shape (T, T)."""
         rows = [[*row, 1.0] for row in self.correlations]

@@ -87,4 +87,4 @@ def _octaves(one: Any, other: Any) -> float:
 
 
 def _size(latent: Any) -> float | None:
-    return float(np.prod(latent)) if isinstance(latent, list | tuple) and latent else None
+    return float(math.prod(latent)) if isinstance(latent, list | tuple) and latent else None

@@ -1,8 +1,6 @@
 """Where calibrations live, and how the right one is found again."""
 
-import logging
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,14 +10,18 @@ from typing import Any
 from filelock import FileLock
 
 from .calibration import Calibration, CalibrationError
+from .files import State, state_of, warn_once
 from .identity import Identity
 from .magnitude import shifted_sigmas
+from .names import described, folded, named_after, numbered, plain, stem_of
 from .nearness import at_least_as_good, distance, order
 
-log = logging.getLogger("magcache")
 _FARTHEST = 1.0  # steps; a calibration farther from a run is not taken by itself
 _PATIENCE = 30  # seconds to wait for another process that is writing
-_warned: set[tuple[Path, int]] = set()
+_ROOM = 1 << 26  # bytes of files that are kept in memory, which takes about twice that
+_kept: dict[Path, dict[str, tuple[Path, State, Calibration | str]]] = {}
+"""What the files of the latest folder hold, or why they cannot be used, for as long as they are
+unchanged."""
 
 
 def home() -> Path:
@@ -75,16 +77,16 @@ class Store:
         """The file of a calibration, whether or not it is there.
 
         Raises:
-            CalibrationError: The name would lead out of the folder, or is no file name.
+            CalibrationError: No file can have that name, see `names.stem_of`.
         """
-        stem = name.removesuffix(".json")
-        if not stem or stem.startswith(".") or re.search(r'[\0-\x1f/\\:<>"|?*]', stem):
-            raise CalibrationError(f"{name!r} is not the name of a calibration in {self.folder}")
-        return self.folder / f"{stem}.json"
+        try:
+            return self.folder / f"{stem_of(name)}.json"
+        except ValueError as error:
+            raise CalibrationError(str(error)) from None
 
     def names(self) -> list[str]:
         """Names of all calibrations, broken ones too, the newest first."""
-        return [path.stem for path in self._paths()]
+        return [file.removesuffix(".json") for file in self._files()]
 
     def load(self, name: str) -> Calibration:
         """Reads a calibration.
@@ -93,19 +95,27 @@ class Store:
             CalibrationError: There is none of that name, or it cannot be used.
         """
         path = self.path(name)
-        if not path.is_file():
+        if not os.path.lexists(path):
             there = ", ".join(self.names()) or "none yet"
             raise CalibrationError(f"no calibration {name} in {self.folder}; there is {there}")
         return Calibration.load(path)
 
     def calibrations(self) -> dict[Path, Calibration]:
         """All calibrations that can be used, the newest first; of each other one a warning."""
+        known, kept, room = _kept.get(self.folder, {}), {}, _ROOM
         found = {}
-        for path in self._paths():
-            try:
-                found[path] = Calibration.load(path)
-            except CalibrationError as error:
-                _warn_once(path, f"{error}; it is left out")
+        for file, state in self._files().items():
+            path, before, held = known.get(file) or (self.folder / file, None, "")
+            held = held if before == state else _attempt(path)
+            room -= state[1] if isinstance(held, Calibration) else 0
+            if room >= 0:
+                kept[file] = path, state, held
+            if isinstance(held, Calibration):
+                found[path] = held
+            elif os.path.lexists(path):  # else another process has just removed it
+                warn_once(path, f"{held}; it is left out")
+        _kept.clear()
+        _kept[self.folder] = kept
         return found
 
     def find(
@@ -154,6 +164,17 @@ class Store:
                 return found
         return None
 
+    def prepare(self, name: str | None = None) -> None:
+        """Makes sure, before a measurement, that it can be saved, by this name if one is given.
+
+        Raises:
+            CalibrationError: `name` is taken, or is no name.
+            OSError: The folder cannot be written.
+        """
+        with self._locked():
+            if name is not None:
+                self._new(name)
+
     def save(self, calibration: Calibration, name: str | None = None) -> Path:
         """Writes a calibration in one move; the path that it then has.
 
@@ -162,37 +183,40 @@ class Store:
         it is put beside it under a number.
 
         Raises:
-            CalibrationError: `name` is taken, or is no name.
+            CalibrationError: `name` is taken or is no name, or the calibration cannot be used.
             OSError: The file cannot be written; older ones are as they were.
         """
-        try:
-            with self._locked():
-                path = self._free(calibration) if name is None else self.path(name)
-                if name is not None and path.exists():
-                    raise CalibrationError(f"there is a calibration {path.stem} already: {path}")
-                return replace(calibration, name=path.stem).save(path)
-        except OSError as error:
-            raise OSError(f"no calibration was written to {self.folder}: {error}") from error
+        with self._locked():
+            path = self._free(calibration) if name is None else self._new(name)
+            return replace(calibration, name=path.stem).save(path)
+
+    def add(self, calibration: Calibration, text: str) -> Path:
+        """Writes a calibration under a name made of `text`; the path that it then has.
+
+        The name gets a number where another calibration has it.
+
+        Raises:
+            CalibrationError: The calibration cannot be used.
+            OSError: The file cannot be written.
+        """
+        with self._locked():
+            taken = self._taken()
+            for name in numbered(plain(text)):
+                there, named = taken.get(folded(name)), replace(calibration, name=name)
+                if there is None:
+                    return named.save(self.path(name))
+                if _attempt(there) == named:
+                    return there
+        raise AssertionError("numbers do not end")
 
     def import_file(self, path: str | Path) -> Path:
         """Copies a calibration from elsewhere, in today's format; the path that it then has.
 
-        It keeps its name, with a number behind it where another calibration has it.
-
         Raises:
-            CalibrationError: It cannot be used.
-            OSError: The file cannot be written.
+            CalibrationError, OSError: See `add`.
         """
         path = Path(path)
-        calibration = Calibration.load(path)
-        taken = self.names()
-        for name in _numbered(_plain(path.stem)):
-            named = replace(calibration, name=name)
-            if name not in taken:
-                return self.save(named, name)
-            if _loaded(self.path(name)) == named:
-                return self.path(name)
-        raise AssertionError("numbers do not end")
+        return self.add(Calibration.load(path), path.stem)
 
     def remove(self, name: str) -> Path:
         """Deletes a calibration, also a broken one.
@@ -207,48 +231,62 @@ class Store:
             raise CalibrationError(f"no calibration {name} in {self.folder}") from None
         return path
 
-    def _paths(self) -> list[Path]:
-        times = {}
-        for path in self.folder.glob("[!.]*.json") if self.folder.is_dir() else []:
-            try:
-                times[path] = path.stat().st_mtime_ns
-            except FileNotFoundError:  # another process has just removed it
-                continue
-        return sorted(times, key=lambda path: (-times[path], path.name))
+    def _files(self) -> dict[str, State]:
+        """The names of all files and their states, the newest first, whatever they hold."""
+        found: dict[str, State] = {}
+        try:
+            with os.scandir(self.folder) as entries:
+                for entry in entries:
+                    if entry.name.endswith(".json") and entry.name[0] != ".":
+                        found[entry.name] = _state(entry)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            warn_once(self.folder, f"calibrations are left out: {error}")
+        newest = sorted(found, key=lambda file: (-found[file][0], file))
+        return {file: found[file] for file in newest if self._is_named(file)}
+
+    def _is_named(self, file: str) -> bool:
+        try:
+            return bool(stem_of(file))
+        except ValueError as error:
+            path = self.folder / file
+            warn_once(path, f"{str(path)!a} is left out, rename it: {error}")
+            return False
+
+    def _taken(self) -> dict[str, Path]:
+        return {folded(name): self.path(name) for name in self.names()}
+
+    def _new(self, name: str) -> Path:
+        path = self.path(name)
+        if there := self._taken().get(folded(path.stem)):
+            alike = "" if there == path else f", which some systems do not tell from {path.stem}"
+            raise CalibrationError(f"there is a calibration {there.stem} already{alike}: {there}")
+        return path
 
     def _free(self, calibration: Calibration) -> Path:
         """A path that is not taken, or is by one that this calibration may replace."""
-        for name in _numbered(_named_after(calibration)):
-            path = self.path(name)
-            if not path.exists():
-                return path
-            older = _loaded(path)
-            if older and _same_kind(calibration, older) and at_least_as_good(calibration, older):
+        taken = self._taken()
+        for name in numbered(named_after(calibration)):
+            path = taken.get(folded(name))
+            if path is None:
+                return self.path(name)
+            older = _attempt(path)
+            if isinstance(older, str):
+                continue
+            if _same_kind(calibration, older) and at_least_as_good(calibration, older):
                 return path
         raise AssertionError("numbers do not end")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock")
-        with lock.acquire(timeout=_PATIENCE, poll_interval=0.01):
-            yield
-
-
-def described(calibration: Calibration) -> str:
-    """What it was made with, in a few words: "50 steps, shift 3, euler, CFG 3, 2 prompts"."""
-    made = calibration.settings
-    texts = [("{} steps", "steps"), ("shift {}", "shift"), ("{}", "sampler"), ("CFG {}", "cfg")]
-    parts = _told(made, texts)
-    if made.get("steps") is None:
-        parts.insert(0, f"{len(next(iter(calibration.curves.values())).positions)} noise levels")
-    if calibration.prompts > 1:
-        parts.append(f"{calibration.prompts} prompts")
-    if calibration.switch_at is not None:
-        parts.append("two experts")
-    if len(calibration.grams) < len(calibration.branches):
-        parts.append("no Gram curve")
-    return ", ".join(parts)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / ".lock")
+            with lock.acquire(timeout=_PATIENCE, poll_interval=0.01):
+                yield
+        except OSError as error:
+            raise OSError(f"no calibration was written to {self.folder}: {error}") from error
 
 
 _KIND = ("steps", "shift", "sampler", "scheduler", "cfg", "latent")
@@ -260,45 +298,16 @@ def _same_kind(one: Calibration, other: Calibration) -> bool:
     return one.model == other.model and one.identity == other.identity and made[0] == made[1]
 
 
-def _named_after(calibration: Calibration) -> str:
-    known, made = calibration.known_as(), calibration.settings
-    hashed = (known.weights or known.shapes)[:8] if known else "unknown"
-    texts = [("{}steps", "steps"), ("shift{}", "shift"), ("{}", "sampler"), ("cfg{}", "cfg")]
-    parts = _told(made, texts)
-    if calibration.prompts > 1:
-        parts.append(f"{calibration.prompts}prompts")
-    return _plain("-".join([calibration.model, hashed, *parts]))
+def _state(entry: os.DirEntry[str]) -> State:
+    try:
+        return state_of(entry.stat())
+    except OSError:  # a link that leads nowhere
+        return 0, 0, 0
 
 
-def _told(made: Mapping[str, Any], texts: Sequence[tuple[str, str]]) -> list[str]:
-    """The texts of the settings that are known."""
-    known = [(text, made[name]) for text, name in texts if made.get(name) is not None]
-    return [text.format(f"{v:g}" if isinstance(v, float) else v) for text, v in known]
-
-
-def _plain(name: str) -> str:
-    """The name with nothing that a file system or a command line minds."""
-    return re.sub(r"[^\w.+-]+", "_", name).lstrip(".") or "calibration"
-
-
-def _numbered(name: str) -> Iterator[str]:
-    yield name
-    for number in range(2, 10**9):
-        yield f"{name}-{number}"
-
-
-def _loaded(path: Path) -> Calibration | None:
+def _attempt(path: Path) -> Calibration | str:
+    """The file's calibration, or why it cannot be used."""
     try:
         return Calibration.load(path)
-    except CalibrationError:
-        return None
-
-
-def _warn_once(path: Path, message: str) -> None:
-    try:
-        state = path, path.stat().st_mtime_ns
-    except FileNotFoundError:  # removed since it was listed
-        return
-    if state not in _warned:
-        _warned.add(state)
-        log.warning("MagCache: %s", message)
+    except CalibrationError as error:
+        return str(error)

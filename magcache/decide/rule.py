@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..curves import Calibration, check_rule
+from ..curves import Calibration
 from .schedule import Reason
 from .window import EVERY_STEP, Window
 
@@ -42,7 +42,14 @@ class Rule:
     in_short_runs: bool = True
 
     def __post_init__(self) -> None:
-        check_rule(self.threshold, self.max_skip, self.retention, self.refresh)
+        if not (math.isfinite(self.threshold) and self.threshold >= 0):
+            raise ValueError(f"threshold must be 0 or more, got {self.threshold}")
+        if not (self.max_skip >= 0 and self.max_skip % 1 == 0):
+            raise ValueError(f"max_skip must be a whole number, 0 or more, got {self.max_skip}")
+        if not 0 <= self.retention <= 1:
+            raise ValueError(f"retention is a fraction from 0 to 1, got {self.retention}")
+        if self.refresh is not None and not 0 <= self.refresh <= 1:
+            raise ValueError(f"refresh is a fraction from 0 to 1, got {self.refresh}")
 
     @property
     def skips_nothing(self) -> bool:

@@ -23,6 +23,7 @@ from magcache.hosts.comfyui import calibrations, host
 from magcache.hosts.comfyui.models import FAMILIES
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache
+from magcache.hosts.comfyui.nodes.target_speed import MagCacheTargetSpeed
 
 WAN = TINY["wan_t2v"]
 OTHER_NAMES = {"ddim": "euler", "uni_pc": "unipc", "uni_pc_bh2": "unipc_bh2"}
@@ -214,6 +215,7 @@ def test_a_file_without_or_with_other_settings_is_read(folder: Path) -> None:
     sample(calibrating(WAN.build()), WAN, 4)
     path = next(folder.glob("*.json"))
     data = json.loads(path.read_text())
+    del data["checksum"]
     for settings in (None, {}, {"sampler": "a newer one", "more": [1, {"deep": None}]}):
         changed = {**data, "settings": settings}
         if settings is None:
@@ -226,9 +228,54 @@ def test_a_file_without_or_with_other_settings_is_read(folder: Path) -> None:
 
 def test_two_samplings_within_a_second_are_two_files(folder: Path) -> None:
     model = calibrating(WAN.build())
-    for _ in range(3):
-        sample(model, WAN, 2)
+    for cfg in (2.0, 3.0, 4.0):
+        sample(model, WAN, 2, cfg=cfg)
     assert len(list(folder.glob("*.json"))) == 3
+
+
+BAD = {
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a pipe": os.mkfifo,
+    "an endless device": lambda path: path.symlink_to("/dev/zero"),
+    "a folder": Path.mkdir,
+    "a deep nest": lambda path: path.write_text("[" * 200_000),
+    "no text for a name": lambda path: path.with_name(os.fsdecode(b"\xff.json")).touch(),
+}
+"""What may lie in the folder, by what makes it."""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_file_costs_a_warning_and_neither_a_sampling_nor_a_list(
+    kind: str, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sample(calibrating(WAN.build()), WAN, 10)
+    good = next(folder.glob("*.json")).name
+    BAD[kind](folder / "bad.json")
+    for node in (MagCache, MagCacheTargetSpeed):
+        groups = node.INPUT_TYPES().values()
+        (listed,) = [group["calibration"][0] for group in groups if "calibration" in group]
+        assert good in listed and json.dumps(listed).isascii()
+    for _ in range(2):
+        (cached,) = MagCacheTargetSpeed().apply(WAN.build(), 2.0, "automatic")
+        with count_blocks(cached, WAN) as counts:
+            sample(cached, WAN, 10)
+        assert "." in str(counts)
+    assert sum("is left out" in message for message in caplog.messages) == 1
+
+
+def test_a_chosen_pipe_is_an_error_at_the_node(folder: Path) -> None:
+    folder.mkdir()
+    os.mkfifo(folder / "bad.json")
+    assert MagCache.VALIDATE_INPUTS(calibration="bad.json") is True
+    with pytest.raises(CalibrationError, match=r"bad\.json .*it is not a regular file"):
+        MagCache().apply(WAN.build(), "auto", 0.1, 0.1, 2, 0, -1, calibration="bad.json")
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "a\ud800", "../x.json", "CON.json", 5, ""])
+def test_a_workflow_may_hold_any_name(name: Any, folder: Path) -> None:
+    assert "cannot be the name" in str(MagCache.VALIDATE_INPUTS(calibration=name))
+    assert MagCache.IS_CHANGED(calibration=name) == 0
 
 
 def test_a_full_or_locked_disk_costs_the_file_and_not_the_image(

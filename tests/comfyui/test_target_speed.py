@@ -174,6 +174,7 @@ def test_a_file_without_gram_curves_is_refused_by_name(folder: Path) -> None:
     measure(model)
     (path,) = folder.glob("*.json")
     data = json.loads(path.read_text())
+    del data["checksum"]
     for measured in data["branches"].values():
         del measured["norms"], measured["correlations"]
     path.write_text(json.dumps({**data, "format": 1}))

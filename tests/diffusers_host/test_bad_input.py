@@ -109,9 +109,9 @@ def test_a_calibration_of_another_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "file.json is no calibration file"),
-        ('{"format": 1, "model": "X"}', "file.json is broken"),
-        ('{"format": 99}', "calibration format 99, this MagCache reads up to 2: update MagCache"),
+        ("{", "file.json is not a calibration file"),
+        ('{"format": 1, "model": "X"}', "file.json: branches is missing"),
+        ('{"format": 99}', "calibration format 99, this MagCache reads up to 3: update MagCache"),
     ],
     ids=["cut off", "broken", "newer"],
 )

@@ -1,7 +1,7 @@
 """Calibration files in ComfyUI's user folder."""
 
 import logging
-import re
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -42,12 +42,10 @@ def find(name: str) -> Path:
     """The file of a calibration.
 
     Raises:
-        CalibrationError: The name leads out of the folder, or there is no such file.
+        CalibrationError: It is no name of a calibration, or there is no such file.
     """
-    path = folder() / name
-    if Path(name).name != name or "\\" in name:
-        raise CalibrationError(f"{name!r} is not the name of a file in {folder()}")
-    if not path.is_file():
+    path = Store(folder()).path(name)
+    if not os.path.lexists(path):
         there = ", ".join(names()) or "no calibration yet; MagCache Calibration makes one"
         raise CalibrationError(f"there is no calibration {name} in {folder()}: there is {there}")
     return path
@@ -145,28 +143,17 @@ def _saved(sampling: Ended, model_type: str) -> str:
         identity=asdict(_identity(sampling.patcher)),
     )
     try:
+        store, now = Store(folder()), time.strftime("%Y%m%d-%H%M%S")
         if model_type:
-            path = _new_path(model_type, sampling.steps)
-            replace(calibration, name=path.stem).save(path)
+            path = store.add(calibration, f"{model_type}-{sampling.steps}steps-{now}")
         else:  # one made alike is replaced
-            path = Store(folder()).save(calibration)
+            path = store.save(calibration)
         result = f"written to {path}"
-    except OSError as error:
+    except (CalibrationError, OSError) as error:
         result = f"NOT written: {error}"
     lines = [f"MagCache Calibration: {sampling.steps} steps, {result}"]
     lines += [_summary(branch, measured) for branch, measured in branches.items()]
     return "\n".join(lines)
-
-
-def _new_path(model_type: str, steps: int) -> Path:
-    """A file that is not there yet: two samplings may end within a second."""
-    name = re.sub(r"[^\w.+-]+", "_", model_type)
-    name = f"{name}-{steps}steps-{time.strftime('%Y%m%d-%H%M%S')}"
-    path, number = folder() / f"{name}.json", 1
-    while path.exists():
-        number += 1
-        path = folder() / f"{name}-{number}.json"
-    return path
 
 
 def _summary(branch: str, measured: Measurement) -> str:
