@@ -97,7 +97,7 @@ def test_plan_for_a_speedup_is_refused_where_it_cannot_be(capsys, tmp_path):
         (["calibrate", "emoji", "--device=nope"], "the device nope cannot be used here"),
         (["calibrate", "emoji", "--device=meta"], "the device meta cannot be used here"),
         (["calibrate", "emoji", "--cfg=inf"], "--cfg: give a number from 0 to 100, not 'inf'"),
-        (["calibrate", "emoji", "--name=../x"], "'../x' is not the name of a calibration"),
+        (["calibrate", "emoji", "--name=../x"], "'../x' cannot be the name of a calibration"),
         (["calibrate", ".", "--cfg=1"], ". is no saved pipeline: it has no model_index.json"),
         (["calibrate", "x", "--image=missing.png"], "there is no file missing.png"),
         (["plan", "--preset", "omnigen2_edit"], "publishes no max_skip, retention: give them"),
@@ -155,9 +155,9 @@ def test_a_pipe_in_the_place_of_a_file_is_refused(capsys, tmp_path):
 
 
 def test_a_plan_of_too_many_steps_says_how_many_there_may_be(capsys, tmp_path):
-    path = calibration(1200).save(tmp_path / "toy.json")
+    path = calibration(1001).save(tmp_path / "toy.json")
     said = complaint(capsys, "plan", "--calibration", str(path), "--speedup=2")
-    assert "has 1,200 steps, too many for a plan: give --steps, up to 1,000" in said
+    assert "has 1,001 steps, too many for a plan: give --steps, up to 1,000" in said
 
 
 def test_what_nobody_thought_of_gets_one_line_too(capsys, monkeypatch):

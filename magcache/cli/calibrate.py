@@ -14,7 +14,7 @@ from ..curves import Calibration, Store, described
 from .calibrations import add_home
 from .plan import add_shift
 from .signals import Ended
-from .values import a_path, check_file, given, number, whole
+from .values import a_path, check_file, check_folder, given, number, whole
 
 _MOST_STEPS = 5_000  # what is kept grows with their square
 _NOT_OF_EMOJI = ("image", "height", "width", "frames", "dtype", "offload")
@@ -51,6 +51,7 @@ def add_to(commands: Any) -> None:
 
 def _calibrate(arguments: argparse.Namespace) -> None:
     store = Store(arguments.home)
+    check_folder(store.folder)
     store.prepare(arguments.name)
     _check(arguments)
     left = ("run", "ray", "home", "prompt")  # of no use to a worker

@@ -37,7 +37,7 @@ def _fault(stem: str) -> str | None:
         return "ends with .json twice"
     if _RESERVED.fullmatch(stem):
         return "is the name of a device on Windows"
-    if any("\ud800" <= letter <= "\udfff" for letter in stem):
+    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in stem):  # half of a character
         return "is not valid Unicode"
     if len(stem.encode()) > _MOST:
         return f"is longer than {_MOST} bytes"
