@@ -139,6 +139,9 @@ class Session:
         model = expert.transformer if controls else module
         strength = kwargs.get("conditioning_scale") if controls else None
         self._called |= not controls
+        if expert.outputs is None and (compiled := whole_compile(module)):
+            self._problem(f"runs uncached: {compiled}")
+            return forward()
         run = self._run_of_call(expert, model, expert.timestep(args, kwargs), strength)
         if run is None:
             return expert.stack.plain(forward)
