@@ -4,7 +4,7 @@ What a run computes is measured on a small sample of entries, on the side.
 """
 
 from .calibrator import SAMPLED, Calibrator
-from .identity import identity_of
+from .identity import identity_of, sampled_hash
 from .merge import merge
 from .observer import Observer
 from .sweep import sweep
@@ -15,5 +15,6 @@ __all__ = [
     "Observer",
     "identity_of",
     "merge",
+    "sampled_hash",
     "sweep",
 ]
