@@ -65,9 +65,9 @@ def sampled_hash(values: Iterable[Tensor | str]) -> str | None:
             return None
         tensors += plain
     if not tensors:
-        return _hash("\n".join(texts).encode()) if texts else None
+        return _hash("\n".join(texts).encode(), 16) if texts else None
     read = _transferred([_few(tensor) for tensor in tensors])
-    return _hash(read.view(torch.int16).numpy().tobytes() + "\n".join(texts).encode())
+    return _hash(read.view(torch.int16).numpy().tobytes() + "\n".join(texts).encode(), 16)
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
@@ -151,5 +151,5 @@ def _transferred(parts: Sequence[Tensor]) -> Tensor:
     return values.masked_fill_(values.abs() < _LEAST, 0)
 
 
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:12]
+def _hash(data: bytes, digits: int = 12) -> str:
+    return hashlib.sha256(data).hexdigest()[:digits]

@@ -32,7 +32,8 @@ def sweep(
         gpus: How many GPUs a task takes, where the cluster has any.
 
     Returns:
-        What ended tasks on the cluster before they were done; work that is done here raises.
+        What ended tasks before they were done. An error here is raised as long as nothing was
+        kept: it is most likely one of all tasks.
 
     Raises:
         ModuleNotFoundError: Ray is not installed.
@@ -40,10 +41,18 @@ def sweep(
     """
     if address is not None:
         return _Cluster(address, gpus).sweep(count, task_of, work, keep)
+    failed: dict[int, Exception] = {}
+    kept = 0
     for number in range(count):
-        for result in work(task_of(number)):
-            keep(number, result)
-    return {}
+        try:
+            for result in work(task_of(number)):
+                keep(number, result)
+                kept += 1
+        except Exception as error:
+            if not kept:
+                raise
+            failed[number] = error
+    return failed
 
 
 class _Cluster:
