@@ -87,7 +87,7 @@ def test_a_broken_branch_teaches_nothing(home: Path) -> None:
 def test_an_output_of_nothing_teaches_nothing(home: Path) -> None:
     pipe = FLUX.build()
     with spoiling(pipe, 1, 0.0):
-        report = forecast(pipe)
+        report = forecast(pipe, cfg=False)
     assert not stored(home)
     assert "nothing is learned from this run: the model returned 0 everywhere" in report.warnings
 
