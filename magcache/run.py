@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .blocks import Call, Mend, Place, Residual, ResidualCache, StackMismatch, Store, combine
+from .blocks import Call, Mend, Place, ResidualCache, StackMismatch, Store, combine
 from .calibrate import OVERFLOWS, Calibrator, Observer, size_of
 from .curves import Lesson
 from .decide import Decider, Decision, Held, Holding, Mender, Reason, Schedule, nothing_held

@@ -109,12 +109,12 @@ def test_a_broken_branch_makes_a_measurement_useless():
     calibrator = Calibrator()
     batch = torch.cat([alike(math.nan, 1), alike(1, 2)])
     calibrator.add("both", ("uncond", "cond"), 1.0, (batch,))
-    with pytest.raises(CalibrationError, match="added to uncond at evaluation 1 .* NaN"):
+    with pytest.raises(CalibrationError, match=r"added to uncond at evaluation 1 .* NaN"):
         calibrator.finish()
 
 
 def test_a_residual_of_nothing_makes_a_measurement_useless():
-    with pytest.raises(CalibrationError, match="at evaluation 2 .* was 0 everywhere"):
+    with pytest.raises(CalibrationError, match=r"at evaluation 2 .* was 0 everywhere"):
         measured(alike(1, 2), alike(0, 0))
 
 

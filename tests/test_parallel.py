@@ -226,7 +226,7 @@ def test_a_residual_with_nan_in_one_part_is_told_on_all() -> None:
     parts = residuals()
     parts[2][0, 0, 0] = torch.nan
     split = [tensor.chunk(2, 1) for tensor in parts]
-    with pytest.raises(CalibrationError, match="cond at evaluation 3 .* held NaN or Inf"):
+    with pytest.raises(CalibrationError, match=r"cond at evaluation 3 .* held NaN or Inf"):
         pooled([[tokens[place] for tokens in split] for place in range(2)])
 
 

@@ -181,7 +181,9 @@ def test_a_model_is_the_same_one_while_patches_of_a_clone_lie_on_its_weights() -
 
 
 def test_a_model_with_a_lora_finds_its_own_measurement_again(folder: Path) -> None:
-    key = next(k for k in NEW.build().model.state_dict() if k.endswith("layers.0.attention.qkv.weight"))
+    key = next(
+        k for k in NEW.build().model.state_dict() if k.endswith("layers.0.attention.qkv.weight")
+    )
     sample(alone(NEW.build()), NEW, STEPS)
     for measured in (True, False, False):
         found = watching(alone(lora(NEW.build(), key)))

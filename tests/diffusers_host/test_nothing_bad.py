@@ -120,7 +120,10 @@ def test_a_measurement_that_holds_no_number_is_refused_as_it_is_made(value: floa
 
 def test_blocks_that_add_nothing_are_not_measured() -> None:
     pipe = FLUX.build()
-    for block in (*pipe.transformer.transformer_blocks, *pipe.transformer.single_transformer_blocks):
+    for block in (
+        *pipe.transformer.transformer_blocks,
+        *pipe.transformer.single_transformer_blocks,
+    ):
         block.register_forward_hook(
             lambda _m, _a, kw, _o: (kw["encoder_hidden_states"], kw["hidden_states"]),
             with_kwargs=True,

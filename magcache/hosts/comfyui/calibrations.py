@@ -96,8 +96,10 @@ def _identity(patcher: Any) -> Identity:
     network = plain_module(patcher.model.diffusion_model)
     originals = {name: held[0] for name, held in getattr(patcher, "hook_backup", {}).items()}
     originals |= {name: held.weight for name, held in patcher.backup.items()}
-    named = {f"{_NETWORK}.{name}": p for name, p in network.named_parameters()}
-    kept = {p: originals[name] for name, p in named.items() if name in originals}
+    kept: dict[torch.Tensor, torch.Tensor] = {}
+    for name, parameter in network.named_parameters():
+        if (original := originals.get(f"{_NETWORK}.{name}")) is not None:
+            kept[parameter] = original
     return identity_of(network, patches=_patches(patcher.patches), kept=kept)
 
 

@@ -98,7 +98,7 @@ def known_as(models: Sequence[nn.Module]) -> Identity:
     """The identity of models, also where accelerate has their weights on the CPU."""
     kept: dict[torch.Tensor, torch.Tensor] = {}
     for module in (module for model in models for module in model.modules()):
-        weights = getattr(vars(module).get("_hf_hook"), "weights_map", None)
+        weights: Any = getattr(vars(module).get("_hf_hook"), "weights_map", None)
         if isinstance(getattr(weights, "dataset", weights), dict):  # else it would read a disk
             own = module.named_parameters(recurse=False)
             kept |= {p: weights[name] for name, p in own if p.device.type == "meta"}
