@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,12 +10,13 @@ from typing import Any
 
 import torch
 
-from .blocks import Call, Mend, Place, Residual, ResidualCache, StackMismatch, Store, combine
-from .calibrate import Calibrator, Observer
+from .blocks import Call, Mend, Place, ResidualCache, StackMismatch, Store, combine
+from .calibrate import OVERFLOWS, Calibrator, Observer, size_of
 from .curves import Lesson
 from .decide import Decider, Decision, Held, Holding, Mender, Reason, Schedule, nothing_held
 
 log = logging.getLogger("magcache")
+_BROKEN = f"a residual held NaN or Inf, and is neither reused nor learned from: {OVERFLOWS}"
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,9 @@ class Run:
         self.evaluations: list[Evaluation] = []
         self.warnings: list[str] = []
         self.cache = self.storage.cache(decider.keep)
-        self._finite: dict[Hashable, torch.Tensor | bool] = {}
+        self._unread: dict[Hashable, torch.Tensor] = {}  # sizes of what was computed
+        self._sizes: list[torch.Tensor] = []  # of each computed call
+        self._spoilt = ""
         self._observer: Observer | None = None
         if decider.observes and together is None:
             self._observer = Observer(decider)
@@ -276,14 +280,34 @@ class Run:
         for part in parts:
             self.cache.drop(part)
 
+    def spoil(self, reason: str) -> None:
+        """Has nothing measured or learned of this run, whatever comes."""
+        self._spoilt = reason
+        if self.calibrator:
+            self.calibrator.spoil(reason)
+
     def lessons(self) -> list[Lesson]:
-        """What the run has taught of its model; waits for the device."""
-        return self.decider.lessons(self._observer.comparisons()) if self._observer else []
+        """What the run has taught of its model; waits for the device.
+
+        Nothing where it was spoilt, by an output of NaN, Inf or nothing for instance.
+        """
+        if self._observer is None:
+            return []
+        sizes = [float(size) for size in self._sizes]
+        if not all(map(math.isfinite, sizes)):
+            self._warn(_BROKEN)
+            return []
+        spoilt = self._spoilt or ("" if all(sizes) else "the model returned 0 everywhere")
+        if spoilt:
+            self._warn(f"nothing is learned from this run: {spoilt}")
+            return []
+        return self.decider.lessons(self._observer.comparisons())
 
     def close(self) -> None:
         """Frees every residual."""
         self.cache.clear()
-        self._finite.clear()
+        self._unread.clear()
+        self._sizes.clear()
         self._observer = None
         if self.calibrator:
             self.calibrator.release()
@@ -324,15 +348,22 @@ class Run:
             self._warn(f"runs uncached from here on: {self.stack.problem}")
             return output
         size = len(residual) // len(parts)
+        sizes = []
         for number, (part, curves) in enumerate(parts.items()):
             own = residual[number * size : (number + 1) * size]
             if self.calibrator:
                 self.calibrator.add(part, curves, sigma, own)
-            elif not self._last:
+                continue
+            if self._together is None:
+                sizes.append(size_of(own))
+            if not self._last:
                 self.cache.put(part, sigma, own)
-                self._finite[part] = self._together is not None or _is_finite(own)
+                if sizes:
+                    self._unread[part] = sizes[-1]
                 if self._observer:
                     self._observer.see(part, sigma, own, cached[part], curves)
+        if self._observer and sizes:
+            self._sizes.append(torch.stack(sizes).sum())
         return output
 
     def _mending(
@@ -384,11 +415,11 @@ class Run:
         """
         if self._observer:
             self._observer.tell()
-        self._finite = {branch: bool(finite) for branch, finite in self._finite.items()}
-        broken = [b for b, finite in self._finite.items() if not finite and b in self.cache]
+        unread, self._unread = self._unread, {}
+        broken = [b for b, size in unread.items() if not size.isfinite() and b in self.cache]
         for branch in broken:
             self.cache.drop(branch)
-            self._warn("a residual held NaN or Inf: dropped, and computed anew")
+            self._warn(_BROKEN)
         return bool(broken)
 
     def _drop_vanished(self) -> None:
@@ -409,9 +440,3 @@ class Run:
         if message not in self.warnings:
             self.warnings.append(message)
             log.warning("MagCache%s: %s", f" ({self.label})" if self.label else "", message)
-
-
-def _is_finite(residual: Residual) -> torch.Tensor:
-    """A flag on the device; summing in float32 keeps NaN and Inf and makes no copy."""
-    total = torch.stack([tensor.sum(dtype=torch.float32) for tensor in residual])
-    return total.isfinite().all()

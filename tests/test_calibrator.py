@@ -9,7 +9,7 @@ from torch import Tensor
 
 from magcache.calibrate.calibrator import Calibrator
 from magcache.calibrate.entries import places
-from magcache.curves import Calibration, Measurement
+from magcache.curves import Calibration, CalibrationError, Measurement
 
 
 def alike(*channels: float, count: int = 5) -> Tensor:
@@ -95,17 +95,35 @@ def test_places_are_the_same_in_every_run():
         assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_residual_that_is_no_number_leaves_no_gram_curve(bad):
-    broken = alike(1, 2)
-    broken[:] = bad
-    found = measured(alike(1, 2), broken, alike(1, 2))
-    assert found.norms == [] and found.correlations == []
-    assert len(found.ratios) == 3
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_entry_that_is_no_number_makes_a_measurement_useless(bad):
+    """Also where no sampled entry shows it."""
+    broken = torch.ones(2, 5000, 4)
+    broken[1, 4321, 2] = bad
+    said = r"cond at evaluation 2 \(noise level 0.9\) held NaN or Inf: .* try bfloat16"
+    with pytest.raises(CalibrationError, match=said):
+        measured(torch.ones(2, 5000, 4), broken, torch.ones(2, 5000, 4), sampled=8)
 
 
-def test_a_residual_of_nothing_leaves_no_gram_curve():
-    assert measured(alike(1, 2), alike(0, 0)).correlations == []
+def test_a_broken_branch_makes_a_measurement_useless():
+    calibrator = Calibrator()
+    batch = torch.cat([alike(math.nan, 1), alike(1, 2)])
+    calibrator.add("both", ("uncond", "cond"), 1.0, (batch,))
+    with pytest.raises(CalibrationError, match=r"added to uncond at evaluation 1 .* NaN"):
+        calibrator.finish()
+
+
+def test_a_residual_of_nothing_makes_a_measurement_useless():
+    with pytest.raises(CalibrationError, match=r"at evaluation 2 .* was 0 everywhere"):
+        measured(alike(1, 2), alike(0, 0))
+
+
+def test_a_spoilt_measurement_says_why():
+    calibrator = Calibrator()
+    calibrator.add("x", ("cond",), 1.0, (alike(1, 2),))
+    calibrator.spoil("another cache is on")
+    with pytest.raises(CalibrationError, match="another cache is on"):
+        calibrator.finish()
 
 
 def test_of_a_batch_each_branch_has_its_own_figures():

@@ -102,16 +102,48 @@ def test_another_size_or_class_is_another_architecture(other: nn.Module):
     assert not identity_of(Net()).same_architecture(identity_of(other))
 
 
-def test_each_of_a_dozen_tensors_counts():
-    """A fine-tune that leaves some layers alone is seen by others."""
-    net = Net()
-    seen = set()
-    for parameter in net.parameters():
-        before = parameter.detach().clone()
-        parameter.data += 1
+def test_a_lora_fused_into_any_one_matrix_is_seen():
+    """Of FLUX's 1,160 weights twelve were read once, nine of them norms and biases."""
+    net = nn.ModuleList([Net(seed=place) for place in range(50)])
+    matrices = [p for p in net.parameters() if p.ndim > 1]
+    seen = {identity_of(net).weights}
+    for matrix in matrices:
+        before = matrix.detach().clone()
+        fused = torch.outer(torch.randn(matrix.shape[0]), torch.randn(matrix[0].numel()))
+        matrix.data += 0.1 * fused.view_as(matrix)
         seen.add(identity_of(net).weights)
-        parameter.data = before
-    assert len(seen | {identity_of(net).weights}) == 9
+        matrix.data = before
+    assert len(matrices) == 200 and len(seen) == 201
+
+
+@pytest.mark.parametrize("part", range(7))
+def test_a_lora_fused_into_one_part_of_a_fused_matrix_is_seen(part: int):
+    """Queries, keys, values and the four parts of an MLP are rows of one matrix."""
+    net = nn.Sequential(nn.Linear(24, 7 * 24))
+    before = identity_of(net)
+    net[0].weight.data[part * 24 : (part + 1) * 24] += torch.randn(24, 24)
+    assert not identity_of(net).same_weights(before)
+
+
+def test_small_weights_are_the_same_model_in_float16():
+    """float16 rounds them; a large model has some at every place that is read."""
+    net = nn.Sequential(nn.Linear(64, 64))
+    net[0].weight.data = (torch.randn(64, 64) * 2.0**-18).bfloat16().float()
+    net[0].weight.data[::2] *= 2**14
+    assert identity_of(net.half()) == identity_of(net.float())
+
+
+def test_what_the_host_will_put_back_is_read_in_its_place():
+    net = Net()
+    before = identity_of(net)
+    kept = {}
+    for layer in net.blocks:
+        emptied = nn.Parameter(torch.empty(layer.weight.shape, device="meta"))
+        kept[emptied], layer.weight = layer.weight, emptied
+    net.patch.weight.data += 1
+    kept[net.patch.weight] = net.patch.weight - 1
+    assert identity_of(net).weights is None
+    assert identity_of(net, kept=kept) == before
 
 
 def test_two_experts_are_one_model_unlike_either():
@@ -135,6 +167,21 @@ def test_a_lora_beside_the_weights_changes_the_weights_only():
     loaded = identity_of(net)
     assert loaded.same_architecture(plain) and loaded.weights != plain.weights
     assert loaded.parameters == plain.parameters
+
+
+def test_a_lora_of_peft_counts_by_its_scale_while_it_is_active():
+    net = Net()
+    plain, layer = identity_of(net), net.blocks[0]
+    layer.lora_B = nn.ModuleDict({"style": nn.Linear(8, 2, bias=False)})
+    layer.scaling, layer.active_adapters, layer.disable_adapters = {"style": 1.0}, ["style"], False
+    loaded = identity_of(net)
+    layer.scaling["style"] = 0.5
+    halved = identity_of(net)
+    assert len({plain.weights, loaded.weights, halved.weights}) == 3
+    layer.disable_adapters = True
+    assert identity_of(net) == plain
+    layer.disable_adapters, layer.active_adapters = False, []
+    assert identity_of(net) == plain
 
 
 def test_a_layer_that_peft_has_wrapped_keeps_its_name():
@@ -165,18 +212,52 @@ class PackedTensor(torch.Tensor):
     """As quantised weights are, of GGUF for instance."""
 
 
+class Outer(torch.Tensor):
+    """As torchao's and ComfyUI's quantised weights are: without numbers of its own."""
+
+    inner: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> "Outer":
+        made = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=torch.float32)
+        made.inner = inner
+        return made
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["inner"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.detach.default:
+            return cls(args[0].inner)
+        raise NotImplementedError(func)
+
+
+def wrapped(net: Net) -> Net:
+    inner = net.blocks[0].weight.detach().to(torch.float8_e4m3fn)
+    net.blocks[0].weight = nn.Parameter(Outer(inner), requires_grad=False)
+    return net
+
+
 def packed(net: Net) -> Net:
     layer = net.blocks[0]
     layer.weight = nn.Parameter(layer.weight.detach().as_subclass(PackedTensor), False)
     return net
 
 
-@pytest.mark.parametrize("change", [offloaded, in_float8, packed, lambda net: net.to("meta")])
+@pytest.mark.parametrize("change", [offloaded, lambda net: net.to("meta")])
 def test_where_weights_cannot_be_read_the_architecture_is_known(change: Any):
     found = identity_of(change(Net()))
     assert found.weights is None
     assert found.same_architecture(identity_of(Net()))
     assert not found.same_weights(found)
+
+
+@pytest.mark.parametrize("change", [in_float8, packed, wrapped])
+def test_quantised_weights_tell_one_fine_tune_from_another(change: Any):
+    one, again, other = (identity_of(change(Net(seed=seed))) for seed in (0, 0, 1))
+    assert one.same_weights(again) and not one.same_weights(other)
+    assert one.same_architecture(identity_of(Net()))
 
 
 def test_a_model_without_parameters_has_no_weights():
@@ -195,11 +276,12 @@ def test_no_tensor_is_read_whole(monkeypatch: pytest.MonkeyPatch):
     to_cpu = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda t: sizes.append(t.numel()) or to_cpu(t))
     identity_of(Net(width=512))
-    assert len(sizes) == 1 and sizes[0] < 200
+    assert len(sizes) == 1
+    assert sizes[0] == 3 * (8 * 4 + 8) + 8 * 4 + 8
 
 
 def test_a_model_of_12_billion_parameters_takes_no_time():
-    """780 tensors as FLUX has, never written: no memory is touched but what is read."""
+    """1,560 tensors, more than FLUX has, never written: nothing is touched but what is read."""
     with torch.device("meta"):
         net = nn.ModuleList(
             [nn.ModuleList([nn.Linear(4000, 4000) for _ in range(10)]) for _ in range(78)]
@@ -213,10 +295,10 @@ def test_a_model_of_12_billion_parameters_takes_no_time():
     best = min(seconds_of(net) for _ in range(3))
     assert identity_of(net).parameters > 12e9
     assert identity_of(net).weights is not None
-    assert best < 0.05
+    assert best < 0.1
 
 
 def seconds_of(net: nn.Module) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     identity_of(net)
-    return time.perf_counter() - start
+    return time.process_time() - start

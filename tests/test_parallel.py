@@ -15,7 +15,7 @@ from torch import Tensor
 
 from magcache.calibrate import entries
 from magcache.calibrate.calibrator import Calibrator
-from magcache.curves import Measurement
+from magcache.curves import CalibrationError, Measurement
 from magcache.curves.magnitude import MagnitudeCurve, Trajectory
 from magcache.decide import Course, Rule, Target, decider_for
 from magcache.parallel import peers as parallel
@@ -222,12 +222,12 @@ def test_padding_is_not_measured_by_one_process_either() -> None:
     same(calibrator.finish()["cond"], whole(real))
 
 
-def test_a_residual_with_nan_in_one_part_leaves_no_inner_products() -> None:
+def test_a_residual_with_nan_in_one_part_is_told_on_all() -> None:
     parts = residuals()
     parts[2][0, 0, 0] = torch.nan
     split = [tensor.chunk(2, 1) for tensor in parts]
-    found = pooled([[tokens[place] for tokens in split] for place in range(2)])
-    assert found[0]["cond"].norms == [] == found[0]["cond"].correlations
+    with pytest.raises(CalibrationError, match=r"cond at evaluation 3 .* held NaN or Inf"):
+        pooled([[tokens[place] for tokens in split] for place in range(2)])
 
 
 def test_branches_of_several_processes_are_put_together() -> None:

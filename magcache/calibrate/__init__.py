@@ -3,17 +3,21 @@
 What a run computes is measured on a small sample of entries, on the side.
 """
 
-from .calibrator import SAMPLED, Calibrator
-from .identity import identity_of
+from .calibrator import OVERFLOWS, SAMPLED, Calibrator
+from .entries import size_of
+from .identity import identity_of, sampled_hash
 from .merge import merge
 from .observer import Observer
 from .sweep import sweep
 
 __all__ = [
+    "OVERFLOWS",
     "SAMPLED",
     "Calibrator",
     "Observer",
     "identity_of",
     "merge",
+    "sampled_hash",
+    "size_of",
     "sweep",
 ]

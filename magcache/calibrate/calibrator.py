@@ -11,10 +11,12 @@ from collections.abc import Hashable
 import torch
 
 from ..blocks import Residual
-from ..curves import Measurement
-from .entries import Entries
+from ..curves import CalibrationError, Measurement
+from .entries import Entries, size_of
 
 SAMPLED = 1 << 16  # entries of a residual
+
+OVERFLOWS = "some models overflow in float16, so try bfloat16 or float32"
 
 
 class Calibrator:
@@ -31,6 +33,12 @@ class Calibrator:
         self._sigmas: dict[Hashable, list[float]] = {}
         self._figures: dict[Hashable, list[torch.Tensor]] = {}
         self._curve: dict[Hashable, str] = {}
+        self._sizes: dict[Hashable, list[torch.Tensor]] = {}
+        self._spoilt = ""
+
+    def spoil(self, reason: str) -> None:
+        """Has nothing come of what is measured."""
+        self._spoilt = reason
 
     def add(
         self, branch: Hashable, curves: tuple[str, ...], sigma: float, residual: Residual
@@ -52,6 +60,7 @@ class Calibrator:
         self._sigmas.setdefault(key, []).append(sigma)
         self._figures.setdefault(key, []).append(figures)
         self._samples.setdefault(key, []).append(self._entries.of(key, residual))
+        self._sizes.setdefault(key, []).append(size_of(residual))
 
     def release(self) -> None:
         """Frees the residuals kept for comparing; what was measured stays."""
@@ -64,8 +73,33 @@ class Calibrator:
             found.setdefault(self._curve[branch], torch.stack(figures)[:, 0].tolist())
         return found
 
+    def problem(self) -> str:
+        """Why what was measured is of no use; "" where it is."""
+        if self._spoilt:
+            return self._spoilt
+        for key, sizes in self._sizes.items():
+            found = torch.stack(sizes).cpu()
+            bad = ~found.isfinite() | (found == 0)
+            if bad.any():
+                first = int(bad.nonzero()[0])
+                where = f"evaluation {first + 1} (noise level {self._sigmas[key][first]:.4g})"
+                what = f"what the model's blocks added to {self._curve[key]} at {where}"
+                if found[first] == 0:
+                    return f"{what} was 0 everywhere: something stands in for the blocks"
+                return f"{what} held NaN or Inf: {OVERFLOWS}"
+        return ""
+
     def finish(self) -> dict[str, Measurement]:
-        """The measurement of each curve; of several branches of one curve, the first."""
+        """The measurement of each curve; of several branches of one curve, the first.
+
+        Raises:
+            CalibrationError: It is of no use, and why.
+        """
+        if problem := self.problem():
+            raise CalibrationError(problem)
+        return self._measured()
+
+    def _measured(self) -> dict[str, Measurement]:
         self.release()
         measured: dict[str, Measurement] = {}
         for branch, figures in self._figures.items():

@@ -26,6 +26,16 @@ class Entries:
         return torch.cat([tensor.flatten()[drawn] for tensor, drawn in streams])
 
 
+def size_of(residual: Residual) -> torch.Tensor:
+    """Sum of its entries' magnitudes, on its device: NaN or Inf where any entry is, 0 if all are.
+
+    Summed in float32, which makes no copy.
+    """
+    return torch.stack(
+        [torch.linalg.vector_norm(tensor, 1, dtype=torch.float32) for tensor in residual]
+    ).sum()
+
+
 def places(residual: Residual, count: int) -> tuple[torch.Tensor, ...]:
     """Fixed random entries of each stream, by its size; every channel equally often.
 

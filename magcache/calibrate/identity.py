@@ -1,7 +1,9 @@
 """Reading what a model is known by."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,44 +11,70 @@ from torch import Tensor, nn
 from ..blocks import plain_module
 from ..curves import Identity
 
-_READ = 12  # parameters of which a few entries are read
-_FEW = 4  # entries read along each of its dimensions
-_PLAIN = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_ROWS = 8  # of a matrix, at which entries are read; evenly spread, so each of fused parts has some
+_COLUMNS = 4  # entries read at each of them: neighbours, in one page of a file that is mapped
+_LEAST = 2.0**-16  # smaller ones count as 0: float16 rounds them
 
 
-def identity_of(module: nn.Module, *experts: nn.Module, patches: str = "") -> Identity:
-    """The identity of a model. Reads names, shapes and a hundred or so of its weights.
+def identity_of(
+    module: nn.Module,
+    *experts: nn.Module,
+    patches: str = "",
+    kept: Mapping[Tensor, Tensor] | None = None,
+) -> Identity:
+    """The identity of a model. Reads names, shapes, and a few entries of each weight.
 
-    One model gets one identity in float32, bfloat16 and (but for tiny weights) float16, compiled
-    or not, on every device. Quantised, sharded or on "meta", its `weights` are None; scales that
-    quantising adds as scalars do not count. A LoRA that is loaded beside the weights (PEFT)
-    changes `weights` only.
+    One model gets one identity in float32, bfloat16 and, where bfloat16 holds its weights exactly,
+    in float16; compiled or not, on every device. In another format, float8 or GGUF for instance,
+    it has other weights. Sharded or on "meta", its `weights` are None; scales that quantising adds
+    as scalars do not count. A LoRA that is loaded beside the weights (PEFT) and active changes
+    `weights` only.
 
     Args:
         module: The transformer, which may be wrapped.
         experts: Further ones of the same pipeline: together they are one model.
         patches: See `Identity.patches`.
+        kept: Of parameters that the host has changed or emptied, the tensors it will put back.
     """
     modules = [_unwrapped(m) for m in (module, *experts)]
     named = [_parameters(m) for m in modules]
-    base = [{name: p for name, p in own.items() if ".lora_" not in name} for own in named]
-    added = [{name: p for name, p in own.items() if ".lora_" in name} for own in named]
-    lines = (f"{name} {tuple(p.shape)}" for own in base for name, p in own.items())
-    read = [p for own in (*base, *added) for p in _spread(list(own.values()))]
+    lines = (f"{name} {tuple(p.shape)}" for own in named for name, p in own.items())
+    read = [(kept or {}).get(p, p) for own in named for p in own.values()]
     return Identity(
         model=type(modules[0]).__name__,
-        parameters=sum(p.numel() for own in base for p in own.values()),
+        parameters=sum(p.numel() for own in named for p in own.values()),
         shapes=_hash("\n".join(lines).encode()),
-        weights=_weights_hash(read),
+        weights=sampled_hash([*read, *(each for m in modules for each in _adapters(m))]),
         patches=patches,
     )
+
+
+def sampled_hash(values: Iterable[Tensor | str]) -> str | None:
+    """A hash over texts and a few entries of each tensor; None where one cannot be read.
+
+    Waits once for each device and dtype, however many tensors there are.
+    """
+    texts: list[str] = []
+    tensors: list[Tensor] = []
+    for value in values:
+        if isinstance(value, str):
+            texts.append(value)
+            continue
+        plain = _plain(value)
+        if plain is None:
+            return None
+        tensors += plain
+    if not tensors:
+        return _hash("\n".join(texts).encode(), 16) if texts else None
+    read = _transferred([_few(tensor) for tensor in tensors])
+    return _hash(read.view(torch.int16).numpy().tobytes() + "\n".join(texts).encode(), 16)
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
     """The module inside those of torch.compile and of DDP and its like."""
     while True:
         inner = plain_module(module)
-        children = dict(inner.named_children())
+        children = dict(islice(inner.named_children(), 2))
         if list(children) == ["module"]:
             inner = children["module"]
         if inner is module:
@@ -58,39 +86,70 @@ def _parameters(module: nn.Module) -> dict[str, Tensor]:
     """Parameters by name, sorted, under the names they have with nothing wrapped or added."""
     found = {}
     for name, parameter in module.named_parameters():
-        if parameter.numel() > 1:
+        if parameter.numel() > 1 and ".lora_" not in name:
             found[name.replace("_orig_mod.", "").replace("base_layer.", "")] = parameter
     return dict(sorted(found.items()))
 
 
-def _spread(parameters: Sequence[Tensor]) -> list[Tensor]:
-    count = min(len(parameters), _READ)
-    return [parameters[place * len(parameters) // count] for place in range(count)]
+def _adapters(module: nn.Module) -> Iterable[Tensor | str]:
+    """What PEFT has put beside the weights, as far as it is active, and how much it counts."""
+    for name, parameter in sorted(module.named_parameters(), key=lambda item: item[0]):
+        place, found, inside = name.partition(".lora_")
+        if not found:
+            continue
+        layer, names = module.get_submodule(place), inside.split(".")
+        active = getattr(layer, "active_adapters", names)
+        if not getattr(layer, "disable_adapters", False) and not set(names).isdisjoint(active):
+            scales = getattr(layer, "scaling", {})
+            yield f"{name} {[scales.get(adapter) for adapter in names]}"
+            yield parameter
 
 
-def _weights_hash(parameters: Sequence[Tensor]) -> str | None:
-    if not parameters or not all(_readable(p) for p in parameters):
+def _plain(tensor: Any) -> list[Tensor] | None:
+    """The tensors that hold a parameter's numbers, None where they are not all here."""
+    if tensor.device.type == "meta" or hasattr(tensor, "placements"):
         return None
-    entries = [_few(p.detach()) for p in parameters]
-    if len({entry.device for entry in entries}) == 1:
-        values = torch.cat(entries).cpu()  # one transfer
-    else:
-        values = torch.cat([entry.cpu() for entry in entries])
-    return _hash(values.view(torch.int16).numpy().tobytes())
-
-
-def _readable(parameter: Tensor) -> bool:
-    plain = type(parameter) in (nn.Parameter, Tensor) and parameter.dtype in _PLAIN
-    return plain and parameter.device.type != "meta"
+    if type(tensor) not in (nn.Parameter, Tensor) and hasattr(tensor, "__tensor_flatten__"):
+        names, _ = tensor.__tensor_flatten__()
+        inner = [_plain(getattr(tensor, name)) for name in names]
+        return None if None in inner else [each for found in inner for each in found or ()]
+    tensor = tensor.detach().as_subclass(Tensor)
+    here = tensor.layout == torch.strided and tensor.untyped_storage().nbytes() > 0
+    return [tensor] if here and not tensor.is_complex() else None
 
 
 def _few(tensor: Tensor) -> Tensor:
-    """Some entries along each dimension, as bfloat16; a view until then, whatever the strides."""
-    for dimension, size in enumerate(tensor.shape):
-        few = _FEW if tensor.ndim <= 2 else 2
-        tensor = tensor[(slice(None),) * dimension + (slice(None, None, -(-size // few)),)]
-    return tensor.to(torch.bfloat16).flatten()
+    """Some entries, one dimension."""
+    if tensor.dtype.itemsize == 1:
+        tensor = tensor.view(torch.uint8)  # there is no arithmetic with some of these types
+    while tensor.ndim > 2:
+        tensor = tensor.select(-1, tensor.shape[-1] // 2)
+    if tensor.ndim < 2:
+        tensor = tensor.reshape(-1, 1)
+    (rows, columns), (down, right) = tensor.shape, tensor.stride()
+    count, width = min(rows, _ROWS), min(columns, _COLUMNS)
+    if not count * width:
+        return tensor.flatten()
+    apart, aside = rows // count, (columns - width) // count
+    first = tensor.storage_offset() + apart // 2 * down
+    strides = (apart * down + aside * right, right)
+    return torch.as_strided(tensor, (count, width), strides, first).reshape(-1)
 
 
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:12]
+def _transferred(parts: Sequence[Tensor]) -> Tensor:
+    """All of them on the CPU as bfloat16, in their order."""
+    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for place, part in enumerate(parts):
+        groups.setdefault((part.device, part.dtype), []).append(place)
+    found = list(parts)
+    for places in groups.values():
+        own = [parts[place] for place in places]
+        values = torch.cat(own).to(torch.bfloat16).cpu()
+        for place, part in zip(places, values.split([len(each) for each in own]), strict=True):
+            found[place] = part
+    values = torch.cat(found)
+    return values.masked_fill_(values.abs() < _LEAST, 0)
+
+
+def _hash(data: bytes, digits: int = 12) -> str:
+    return hashlib.sha256(data).hexdigest()[:digits]

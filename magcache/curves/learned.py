@@ -3,7 +3,7 @@
 An accelerated run computes evaluations that it could have predicted, so it sees how far off it
 would have been. The ratio of that error to the expected one, over the flow level, corrects the
 prior for this model. A run teaches only of the levels that it has sampled, whatever it was cut
-to, and nothing where it held no number.
+to, and nothing at all where it was spoilt (see `magcache.run.Run.lessons`).
 """
 
 import math
@@ -99,7 +99,7 @@ class Notebook:
     def path(self) -> Path:
         known = self.identity
         weights = known.weights or known.shapes
-        patches = f"-{known.patches.split()[0]}patches" if known.patches else ""
+        patches = f"-{known.patches.lower()}" if known.patches else ""
         return self.folder / f"{plain(f'{known.model}-{weights}{patches}')}.json"
 
     def read(self) -> Learned:

@@ -156,11 +156,15 @@ class Store:
     ) -> Found | None:
         """The first one found that can be planned with and is near enough to be taken by itself.
 
+        One that is known to be of other weights is not.
+
         Args:
             identity, sigmas, settings: See `find`.
         """
         for found in self.find(identity, sigmas, settings):
-            if found.calibration.grams and found.distance <= _FARTHEST:
+            known = found.calibration.known_as()
+            own = known is not None and identity.may_be(known)
+            if own and found.calibration.grams and found.distance <= _FARTHEST:
                 return found
         return None
 

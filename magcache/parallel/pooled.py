@@ -9,7 +9,7 @@ import numpy as np
 
 from ..blocks import Residual
 from ..calibrate import Calibrator
-from ..curves import Measurement
+from ..curves import CalibrationError, Measurement
 from .peers import ParallelError, Peers
 
 
@@ -59,19 +59,24 @@ class PooledCalibrator(Calibrator):
         super().release()
         if self._peers and not self._given:
             self._given = True
-            own = {
+            problem = self.problem()
+            shares = {
                 name: {"measured": asdict(found), "weights": self._weights[name]}
-                for name, found in super().finish().items()
+                for name, found in ({} if problem else self._measured()).items()
             }
+            own = {"problem": problem, "shares": shares}
             with suppress(RuntimeError):  # after an error the store may be gone
                 self._peers.give(self._name, own)
 
     def finish(self) -> dict[str, Measurement]:
-        """The measurement of each curve, pooled."""
+        """The measurement of each curve, pooled; see `Calibrator`."""
         if self._peers is None:
             return super().finish()
         self.release()
-        found = self._peers.take(self._name)
+        notes = self._peers.take(self._name)
+        if problem := next(filter(None, (note["problem"] for note in notes)), ""):
+            raise CalibrationError(problem)
+        found = [note["shares"] for note in notes]
         names = dict.fromkeys(name for shares in found for name in shares)
         return {name: _pooled([s[name] for s in found if name in s]) for name in names}
 

@@ -64,6 +64,7 @@ def apply(pipe: DiffusionPipeline, tiny: Tiny, **settings: Any) -> Any:
 @pytest.mark.parametrize("tiny", FAMILIES)
 def test_nothing_is_left_after_a_run(tiny: Tiny, kept: list[weakref.ref]) -> None:
     pipe = tiny.build()
+    run(pipe, **tiny.inputs(pipe, steps=1))  # diffusers leaves hook registries of its own
     before = state(pipe)
     with apply(pipe, tiny) as applied:
         run(pipe, **tiny.inputs(pipe, steps=STEPS))
@@ -142,7 +143,7 @@ def test_wrapped_by_another_library_after_apply() -> None:
     assert torch.equal(run(pipe, **tiny.inputs(pipe, steps=STEPS)), accelerated)
     applied.remove()
     assert torch.equal(run(pipe, **tiny.inputs(pipe, steps=STEPS)), plain)
-    assert theirs.calls == 2 * 2 * STEPS
+    assert theirs.calls == 2 * 2 * STEPS + 1  # one is the run's dry call
     with apply(pipe, tiny):
         assert torch.equal(run(pipe, **tiny.inputs(pipe, steps=STEPS)), accelerated)
     remove_hook_from_module(pipe.transformer)

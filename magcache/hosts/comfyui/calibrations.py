@@ -3,13 +3,15 @@
 import logging
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ...blocks import plain_module
-from ...calibrate import identity_of
+from ...calibrate import identity_of, sampled_hash
 from ...curves import (
     Calibration,
     CalibrationError,
@@ -24,6 +26,7 @@ from .models import class_name
 from .settings import Ended, Settings
 
 log = logging.getLogger("magcache")
+_NETWORK = "diffusion_model"  # in the names of a model's weights
 
 
 def folder() -> Path:
@@ -83,11 +86,41 @@ def notebook(patcher: Any) -> Notebook:
 
 
 def _identity(patcher: Any) -> Identity:
-    """ComfyUI patches weights as it loads them, so those of a patched model are not looked at."""
-    identity = identity_of(plain_module(patcher.model.diffusion_model))
-    if not patcher.patches:
-        return identity
-    return replace(identity, weights=None, patches=f"{len(patcher.patches)} patched weights")
+    """The model without patches, and what the patches are.
+
+    ComfyUI patches weights in place as it loads them, perhaps for another clone of the model, and
+    keeps the originals.
+    """
+    network = plain_module(patcher.model.diffusion_model)
+    originals = {name: held[0] for name, held in getattr(patcher, "hook_backup", {}).items()}
+    originals |= {name: held.weight for name, held in patcher.backup.items()}
+    kept: dict[torch.Tensor, torch.Tensor] = {}
+    for name, parameter in network.named_parameters():
+        if (original := originals.get(f"{_NETWORK}.{name}")) is not None:
+            kept[parameter] = original
+    return identity_of(network, patches=_patches(patcher.patches), kept=kept)
+
+
+def _patches(patches: Mapping[str, Sequence[Any]]) -> str:
+    """A LoRA is the same one in the next run, and after a restart; ComfyUI's own id is not."""
+    if not patches:
+        return ""
+    contents = [value for key in sorted(patches) for value in (key, *_contents(patches[key]))]
+    return f"{len(patches)} patched weights {sampled_hash(contents) or ''}".rstrip()
+
+
+def _contents(value: Any) -> Iterator[torch.Tensor | str]:
+    """The tensors of a patch, and the rest in words: strength, part, kind, function."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _contents(each)
+    elif value is None or isinstance(value, int | float | str):
+        yield repr(value)
+    else:
+        yield getattr(value, "__qualname__", type(value).__qualname__)
+        yield from _contents(getattr(value, "weights", None))  # of an adapter
 
 
 def load(name: str, model: str) -> Calibration:
@@ -113,8 +146,8 @@ def measuring(node_id: str | None, model_type: str = "") -> Settings:
 
     Args:
         node_id: The node that shows the summary.
-        model_type: What the file is called after; "" stores it so that the next sampling of its
-            model is accelerated.
+        model_type: What the file is called after; "" stores it where the next sampling of its
+            model finds it.
     """
 
     def finished(sampling: Ended) -> None:
@@ -122,8 +155,8 @@ def measuring(node_id: str | None, model_type: str = "") -> Settings:
         log.info("%s", summary)
         host.show(summary, node_id)
 
-    label = "measuring, the next sampling is accelerated"
-    return Settings(label=f"{model_type} calibration" if model_type else label, finished=finished)
+    label = f"{model_type} calibration" if model_type else "measuring"
+    return Settings(label=label, finished=finished)
 
 
 def _saved(sampling: Ended, model_type: str) -> str:
@@ -131,7 +164,10 @@ def _saved(sampling: Ended, model_type: str) -> str:
 
     A file that cannot be written is part of the summary: the image is ready by then.
     """
-    branches = sampling.measured()
+    try:
+        branches = sampling.measured()
+    except CalibrationError as error:
+        return f"MagCache Calibration: nothing was stored: {error}"
     if not branches:
         reasons = sampling.report().warnings
         return "MagCache Calibration: nothing was measured" + "".join(f": {r}" for r in reasons)
@@ -149,6 +185,7 @@ def _saved(sampling: Ended, model_type: str) -> str:
         else:  # one made alike is replaced
             path = store.save(calibration)
         result = f"written to {path}"
+        result += "" if model_type else "; from the next sampling on the model is accelerated"
     except (CalibrationError, OSError) as error:
         result = f"NOT written: {error}"
     lines = [f"MagCache Calibration: {sampling.steps} steps, {result}"]

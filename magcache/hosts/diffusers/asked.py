@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 
 from ...blocks import BlockStack
-from ...calibrate import identity_of
 from ...curves import Calibration, Learned, Notebook, Trajectory, home
 from ...decide import Course, Decider, Mender, Rule, Target, decider_for
 from ...run import Run, Storage
 from .clock import SchedulerClock, Tick
-from .experts import Expert
+from .experts import Expert, known_as, other_cache
 from .outputs import level_of
 from .parallel import Company
 from .session import Session
@@ -55,15 +54,15 @@ class Asked:
         calibrator = None if self.aim else self.company.calibrator(expert.transformer)
         mends = clock.allows_mending and not session.bare
         mender = Mender(clock.levels(first)) if mends else None  # σ is the flow's level there
-        return Run(decider, expert.stack, self.storage, calibrator, label, together, mender)
+        run = Run(decider, expert.stack, self.storage, calibrator, label, together, mender)
+        if other := other_cache(expert.models):
+            run.spoil(f"{other} skips parts of the model too; take it off (disable_cache)")
+        return run
 
     def learn(self, expert: Expert, run: Run) -> None:
         """Keeps what a run has taught."""
-        if lessons := run.lessons():
-            self._notebook(expert).add(lessons)
-
-    def _notebook(self, expert: Expert) -> Notebook:
-        return Notebook(home() / "learned", identity_of(*expert.models))
+        if expert.notebook and (lessons := run.lessons()):
+            expert.notebook.add(lessons)
 
     def _forecasting(
         self, session: Session, clock: SchedulerClock, expert: Expert, first: Tick
@@ -82,8 +81,10 @@ class Asked:
             session.switches(clock, ticks),
         )
         guidance = self._guidance(session, _USUAL_CFG) if session.guides else 1.0
-        # Processes that have to decide alike may have learned different things.
-        learned = Learned() if self.company.several else self._notebook(expert).read()
+        expert.notebook, learned = None, Learned()
+        if not self.company.several:  # else they may have learned different things
+            expert.notebook = Notebook(home() / "learned", known_as(expert.models))
+            learned = expert.notebook.read()
         return decider_for(self.aim, course, guidance=guidance, learned=learned)
 
     def _guidance(self, session: Session, default: float) -> float:

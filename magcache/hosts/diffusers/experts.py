@@ -11,8 +11,16 @@ import torch
 from torch import nn
 
 from ...blocks import ModelOutput, Place, StackNotFound, family_of, find_stack, plain_module
-from ...calibrate import Calibrator
-from ...curves import Calibration, CalibrationError, GramCurve, MagnitudeCurve, presets
+from ...calibrate import Calibrator, identity_of
+from ...curves import (
+    Calibration,
+    CalibrationError,
+    GramCurve,
+    Identity,
+    MagnitudeCurve,
+    Notebook,
+    presets,
+)
 from ...run import Run
 from .models import FAMILIES, GUESSES
 from .outputs import Outputs
@@ -40,6 +48,7 @@ class Expert:
         others: Further models whose calls belong to the same run.
         outputs: The calls whose output is predicted; None where the blocks' residual is.
         controlnets: What the pipeline calls before the model and feeds it with.
+        notebook: What runs have taught of it; None until one begins.
     """
 
     transformer: nn.Module
@@ -55,6 +64,7 @@ class Expert:
     others: Sequence[nn.Module] = ()
     outputs: Outputs | None = None
     controlnets: Sequence[nn.Module] = ()
+    notebook: Notebook | None = None
 
     @property
     def models(self) -> list[nn.Module]:
@@ -82,6 +92,32 @@ class Expert:
             self.run.close()
         if self.outputs:
             self.outputs = Outputs()
+
+
+def known_as(models: Sequence[nn.Module]) -> Identity:
+    """The identity of models, also where accelerate has their weights on the CPU."""
+    kept: dict[torch.Tensor, torch.Tensor] = {}
+    for module in (module for model in models for module in model.modules()):
+        weights: Any = getattr(vars(module).get("_hf_hook"), "weights_map", None)
+        if isinstance(getattr(weights, "dataset", weights), dict):  # else it would read a disk
+            own = module.named_parameters(recurse=False)
+            kept |= {p: weights[name] for name, p in own if p.device.type == "meta"}
+    return identity_of(*models, kept=kept)
+
+
+def other_cache(models: Sequence[nn.Module]) -> str:
+    """What on some models may skip parts of them too; "" where there is nothing.
+
+    diffusers' caches keep a state between calls, and no other hook of diffusers does; those of
+    other packages mark a model as cached.
+    """
+    for module in (module for model in models for module in model.modules()):
+        hooks = getattr(vars(module).get("_diffusers_hook"), "hooks", {})
+        for hook in hooks.values():
+            if getattr(hook, "_is_stateful", False):
+                return type(hook).__name__
+    marked = (type(model).__name__ for model in models if getattr(model, "_is_cached", False))
+    return next((f"a cache on {name}" for name in marked), "")
 
 
 def whole_compile(module: nn.Module) -> str:

@@ -13,13 +13,12 @@ import diffusers
 import torch
 from torch import nn
 
-from ...calibrate import identity_of
 from ...curves import Calibration, CalibrationError, join
 from ...report import Report, RunReport, figures_of
 from ...run import Run
 from .. import sampled_with
 from .clock import SchedulerClock, Tick
-from .experts import Expert, whole_compile
+from .experts import Expert, known_as, whole_compile
 from .outputs import Outputs, Sampled, batch_of, level_of
 
 log = logging.getLogger("magcache")
@@ -139,6 +138,9 @@ class Session:
         model = expert.transformer if controls else module
         strength = kwargs.get("conditioning_scale") if controls else None
         self._called |= not controls
+        if expert.outputs is None and (compiled := whole_compile(module)):
+            self._problem(f"runs uncached: {compiled}")
+            return forward()
         run = self._run_of_call(expert, model, expert.timestep(args, kwargs), strength)
         if run is None:
             return expert.stack.plain(forward)
@@ -198,7 +200,7 @@ class Session:
         """What the last run that computed everything has measured.
 
         Raises:
-            CalibrationError: No evaluation was measured.
+            CalibrationError: No evaluation was measured, or what was measured is of no use.
         """
         calibrators = [expert.calibrator for expert in self.experts if expert.calibrator]
         measured = [found for each in calibrators if (found := each.finish())]
@@ -211,7 +213,7 @@ class Session:
             branches=branches,
             settings=self.made_with,
             switch_at=switch_at,
-            identity=asdict(identity_of(*transformers)),
+            identity=asdict(known_as(transformers)),
         )
 
     def remove(self) -> None:
