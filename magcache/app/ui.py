@@ -95,7 +95,7 @@ class Page:
             server_name=address,
             server_port=port,
             inbrowser=open_browser,
-            auth=password and (USER, password),
+            auth=(USER, password) if password else None,
             app_kwargs={"middleware": [Middleware(KnownHosts, names=own_names(address))]},
             prevent_thread_lock=True,
             theme=theme,
