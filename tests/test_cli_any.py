@@ -97,8 +97,6 @@ def stubbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 class Prepared:
     """Loads no model."""
 
-    def __call__(self, _: Any) -> None: ...
-
     def cache_clear(self) -> None: ...
 
 

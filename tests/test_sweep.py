@@ -70,8 +70,12 @@ def test_here_tasks_are_worked_on_in_order() -> None:
 def test_here_an_error_in_one_task_leaves_the_others() -> None:
     kept: dict[int, int] = {}
     failed = sweep(3, lambda number: number, fails_on_1, kept.__setitem__)
-    assert kept == {0: 0, 2: 2}
-    assert [(number, str(error)) for number, error in failed.items()] == [(1, "one is refused")]
+    assert kept == {0: 0, 2: 2} and str(failed[1]) == "one is refused"
+
+
+def test_here_an_error_in_the_first_task_is_raised() -> None:
+    with pytest.raises(ValueError, match="one is refused"):
+        sweep(3, lambda _: 1, fails_on_1, lambda *_: None)
 
 
 @on_ray

@@ -32,7 +32,8 @@ def sweep(
         gpus: How many GPUs a task takes, where the cluster has any.
 
     Returns:
-        What ended tasks before they were done; the others are done all the same.
+        What ended tasks before they were done. An error here is raised as long as nothing was
+        kept: it is most likely one of all tasks.
 
     Raises:
         ModuleNotFoundError: Ray is not installed.
@@ -41,13 +42,15 @@ def sweep(
     if address is not None:
         return _Cluster(address, gpus).sweep(count, task_of, work, keep)
     failed: dict[int, Exception] = {}
+    kept = 0
     for number in range(count):
         try:
             for result in work(task_of(number)):
                 keep(number, result)
-        except ModuleNotFoundError:  # no task can be done
-            raise
+                kept += 1
         except Exception as error:
+            if not kept:
+                raise
             failed[number] = error
     return failed
 

@@ -64,8 +64,6 @@ def _calibrate(arguments: argparse.Namespace) -> None:
         return _Task(settings, prompts[number], arguments.seed + number)
 
     try:
-        if arguments.ray is None:
-            _prepared(settings)  # a model that cannot be used is told once, not for each prompt
         gpus = 0 if arguments.device == "cpu" else 1
         failed = sweep(len(prompts), task, _measure, measured.__setitem__, arguments.ray, gpus)
     except Ended as ended:

@@ -170,7 +170,7 @@ def test_what_the_user_can_put_right_is_said(engine: Engine, image: Path, tmp_pa
     cases: dict[str, dict[str, Any]] = {
         "Choose an image to start from": {"image": None},
         "This file is no image": {"image": text},
-        "There is no folder": {"folder": "/nowhere"},
+        "holds no FramePack model": {"folder": "/nowhere"},
     }
     for message, given in cases.items():
         with pytest.raises(Problem, match=message):
