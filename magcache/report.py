@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 Over = Literal["sigma", "level", "fraction"]
+_NEAREST = 3  # computed evaluations that tell what another would have taken
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Evaluated:
         step: Its step in the run.
         place: Where it lies on the curve: σ, or the fraction of the trajectory.
         reason: Why it was computed, or that it was skipped.
-        seconds: Time of its model calls.
+        seconds: Time it took, see `Evaluation`.
         error: Of a skipped one, the expected relative error of the predicted residual; None where
             no Gram curve tells it.
     """
@@ -128,15 +129,14 @@ class Report:
     def speedup(self) -> float:
         """Measured: the time of computing everything over the time taken.
 
-        From the median times of a computed and of a skipped evaluation, each run's own.
+        A computed evaluation counts as the median of the three nearest computed ones: a slow
+        first one (compiling, say) does not count, and a ControlNet only where it acts.
         """
         full = taken = 0.0
         for run in self.runs:
-            computed, skipped = _seconds(run.evaluations)
-            if computed:
-                full += median(computed) * len(run.evaluations)
-                taken += median(computed) * len(computed)
-                taken += median(skipped) * len(skipped) if skipped else 0.0
+            for each, computed in zip(run.evaluations, _if_computed(run.evaluations), strict=False):
+                full += computed
+                taken += each.seconds if each.skipped else computed
         return full / taken if taken else 1.0
 
     @property
@@ -291,9 +291,21 @@ def _seconds(evaluations: Iterable[Evaluated]) -> tuple[list[float], list[float]
     return kinds
 
 
+def _if_computed(evaluations: Sequence[Evaluated]) -> list[float]:
+    """What each evaluation would take if it were computed; empty where none was."""
+    computed = [place for place, each in enumerate(evaluations) if not each.skipped]
+    if not computed:
+        return []
+    nearest = [
+        sorted(computed, key=lambda other, here=here: abs(other - here))[:_NEAREST]
+        for here in range(len(evaluations))
+    ]
+    return [median(evaluations[place].seconds for place in places) for places in nearest]
+
+
 def _times(runs: Sequence[RunReport]) -> str:
     kinds = _seconds(each for run in runs for each in run.evaluations)
-    parts = [f"{sum(map(sum, kinds)):.2f} s in the model"]
+    parts = [f"{sum(map(sum, kinds)):.2f} s for all evaluations"]
     for name, seconds in zip(("computed", "skipped"), kinds, strict=True):
         parts += [f"{name} {median(seconds):.3g} s each"] if seconds else []
     return ", ".join(parts)

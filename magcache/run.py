@@ -35,7 +35,7 @@ class Storage:
         return ResidualCache(keep, self.store, self.dtype, self.budget)
 
 
-class _Stopwatch:
+class Stopwatch:
     """Times work on a device without waiting for it."""
 
     def __init__(self, device: torch.device) -> None:
@@ -84,7 +84,8 @@ class Evaluation:
     mended: bool = False
     error: float | None = None
     level: float | None = None
-    _watches: list[_Stopwatch] = field(default_factory=list)
+    _watches: list[Stopwatch] = field(default_factory=list)
+    _whole: Stopwatch | None = None
 
     @property
     def place(self) -> float:
@@ -104,8 +105,9 @@ class Evaluation:
 
     @property
     def seconds(self) -> float:
-        """Time of all its model calls."""
-        return sum(watch.seconds for watch in self._watches)
+        """Time of all of it where the host has timed that, else of its model calls."""
+        watches = [self._whole] if self._whole else self._watches
+        return sum(watch.seconds for watch in watches)
 
 
 class Run:
@@ -242,14 +244,14 @@ class Run:
         """
         evaluation = self.evaluations[-1]
         self._curves_of |= parts
-        watch, skip = _Stopwatch(device), False
+        watch, skip = Stopwatch(device), False
         try:
             skip = self.skips(parts)
             if skip:
                 try:
                     return self._skip(parts, forward)
                 except StackMismatch as mismatch:
-                    self._warn(f"{mismatch}; computed instead")
+                    self.warn(f"{mismatch}; computed instead")
                     self.drop(parts)
                     skip = False
             return self._compute(parts, evaluation, forward)
@@ -268,12 +270,16 @@ class Run:
 
     def aside(self, device: torch.device, forward: Call) -> Any:
         """Runs a call that belongs to the current evaluation, and caches nothing of it."""
-        watch = _Stopwatch(device)
+        watch = Stopwatch(device)
         try:
             return forward()
         finally:
             watch.stop()
             self.evaluations[-1]._watches.append(watch)
+
+    def took(self, watch: Stopwatch) -> None:
+        """Tells what all of the current evaluation took, with ControlNets and guidance."""
+        self.evaluations[-1]._whole = watch
 
     def drop(self, parts: Iterable[Hashable]) -> None:
         """Frees what is cached of these parts."""
@@ -286,6 +292,12 @@ class Run:
         if self.calibrator:
             self.calibrator.spoil(reason)
 
+    def warn(self, message: str) -> None:
+        """Tells the user something, once: in the log, and in the report."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+            log.warning("MagCache%s: %s", f" ({self.label})" if self.label else "", message)
+
     def lessons(self) -> list[Lesson]:
         """What the run has taught of its model; waits for the device.
 
@@ -295,11 +307,11 @@ class Run:
             return []
         sizes = [float(size) for size in self._sizes]
         if not all(map(math.isfinite, sizes)):
-            self._warn(_BROKEN)
+            self.warn(_BROKEN)
             return []
         spoilt = self._spoilt or ("" if all(sizes) else "the model returned 0 everywhere")
         if spoilt:
-            self._warn(f"nothing is learned from this run: {spoilt}")
+            self.warn(f"nothing is learned from this run: {spoilt}")
             return []
         return self.decider.lessons(self._observer.comparisons())
 
@@ -345,7 +357,7 @@ class Run:
         if residual is None:
             self._uncached = True
             self.close()
-            self._warn(f"runs uncached from here on: {self.stack.problem}")
+            self.warn(f"runs uncached from here on: {self.stack.problem}")
             return output
         size = len(residual) // len(parts)
         sizes = []
@@ -419,7 +431,7 @@ class Run:
         broken = [b for b, size in unread.items() if not size.isfinite() and b in self.cache]
         for branch in broken:
             self.cache.drop(branch)
-            self._warn(_BROKEN)
+            self.warn(_BROKEN)
         return bool(broken)
 
     def _drop_vanished(self) -> None:
@@ -435,8 +447,3 @@ class Run:
         following = order.index(branch) + 1
         if following < len(order):
             self.cache.prefetch(order[following])
-
-    def _warn(self, message: str) -> None:
-        if message not in self.warnings:
-            self.warnings.append(message)
-            log.warning("MagCache%s: %s", f" ({self.label})" if self.label else "", message)

@@ -26,7 +26,8 @@ ODD = [
     "1e308", "-1e308", "1e-308", "9" * 400, "nan", "inf", "-inf", "NaN", "Infinity", "1_0", "0x10",
     "٣", "½", "\0", "a\0b", "\udc80", "\n", "é", "😀", "~", "~nobody", ".", "..", "../x", "CON",
     "x" * 300, "[", "%s", "{}", "--", "-", "cpu", "meta", "cuda:99", "good", "good.json", "flux",
-    "/dev/null", "/proc/x", "wan2.1_t2v_14B", "emoji", "lightx2v", "diffusers", "float32",
+    "/dev/null", "/dev/zero", "/proc/x", "wan2.1_t2v_14B", "emoji", "lightx2v", "diffusers",
+    "float32",
 ]  # fmt: skip
 COMMANDS: dict[str, list[str]] = {
     "plan": [

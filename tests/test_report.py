@@ -75,7 +75,7 @@ def test_the_whole_text() -> None:
     assert str(report_of([timed(1.0, 0.25)], told=told)).splitlines()[1:] == [
         "  asked      a speed",
         "  sampling   euler, 10 steps",
-        "  times      5.50 s in the model, computed 1 s each, skipped 0.25 s each",
+        "  times      5.50 s for all evaluations, computed 1 s each, skipped 0.25 s each",
         f"  schedule   {PERIODIC}",
         "  computed   4 (first evaluation 1, max_skip 3)",
         "  settings   retention 0, steps 0 to -1, residuals: reuse, kept on device",
@@ -94,6 +94,22 @@ def test_speedup_takes_medians() -> None:
     run = timed(1.0, 0.25)
     run.evaluations[0]._watches = [Took(100.0)]  # type: ignore[list-item]
     assert report_of([run]).speedup == pytest.approx(10 / 5.5)
+
+
+def test_speedup_goes_by_what_computing_takes_around_a_skipped_evaluation() -> None:
+    # A ControlNet that ends after six of 12 evaluations: computing takes 3 s, then 1 s.
+    run = timed(1.0, 0.0, steps=12)
+    for evaluation in run.evaluations[:6]:
+        evaluation._watches = [Took(2.0 + (not evaluation.skipped))]  # type: ignore[list-item]
+    # "#..#..#..#..": of 6·3 + 6·1 s, 2·3 + 4·2 + 2·1 s were taken; by medians of all it was 1.5.
+    assert report_of([run]).speedup == pytest.approx(24 / 16, rel=0.15)
+
+
+def test_a_host_may_time_whole_evaluations() -> None:
+    run = timed(1.0, 0.25)
+    for evaluation in run.evaluations:
+        evaluation._whole = Took(2.0)  # type: ignore[assignment]
+    assert report_of([run]).speedup == 1
 
 
 def test_speedup_adds_the_times_of_runs() -> None:

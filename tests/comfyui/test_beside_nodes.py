@@ -9,10 +9,11 @@ import folder_paths
 import pytest
 import torch
 from tiny_models import TINY, count_blocks, sample
-from watch import STEPS, cached, check, difference, settings_of
+from watch import STEPS, cached, check, difference, settings_of, watching
 
 from magcache.hosts.comfyui.nodes.calibration import MagCacheCalibration
 from magcache.hosts.comfyui.nodes.magcache import MagCache
+from magcache.hosts.comfyui.nodes.target_speed import MagCacheTargetSpeed
 
 FLUX, WAN = TINY["flux"], TINY["wan_t2v"]
 
@@ -102,11 +103,45 @@ def test_windows_that_move_are_computed() -> None:
         watched.model.add_wrapper_with_key("apply_model", "note", note)
         sample(watched.model, WAN, STEPS, latent=latent)
     assert len({tuple(each) for each in windows_of}) > 1
+    report = watched.samplings[-1].report()
+    assert [note for note in report.warnings if "windows" in note] == [
+        "the context windows move from step to step, so little can be skipped: choose the context "
+        "schedule standard_static, or use MagCache (Target Speed)"
+    ]
     for step in range(1, STEPS):
         for window, (_, blocks) in zip(
             windows_of[step], counts.evaluations[step].calls, strict=True
         ):
             assert blocks or window in windows_of[step - 1]
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_target_speed_predicts_whole_latents_where_windows_move(
+    calibrated: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_paths, "user_directory", str(tmp_path))
+    latent, model = torch.zeros(1, 16, 6, 8, 8), WAN.build()
+    if calibrated:
+        sample(MagCacheCalibration().apply(model, "auto")[0], WAN, 12)
+    fast = watching(
+        MagCacheTargetSpeed().apply(windows(model, "standard_uniform"), 2.0, "automatic")[0]
+    )
+    sample(fast.model, WAN, 12, latent=latent)
+    assert fast.run.skipped == 6 and not fast.run.warnings
+
+
+def test_what_changes_in_mid_run_is_not_stored_as_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of moving windows two evaluations of 12 were stored, as a measurement of 12 steps."""
+    monkeypatch.setattr(folder_paths, "user_directory", str(tmp_path))
+    latent, model = torch.zeros(1, 16, 6, 8, 8), WAN.build()
+    for schedule, files in (("standard_uniform", 0), ("standard_static", 1)):
+        measured = MagCacheCalibration().apply(windows(model, schedule), "auto")[0]
+        sample(measured, WAN, 12, latent=latent)
+        assert len([*tmp_path.rglob("*.json")]) == files
+        warnings = settings_of(measured).watch.last.warnings
+        assert any("changed in mid-run" in note for note in warnings) is (files == 0)
 
 
 @pytest.mark.parametrize("first", ["MagCache", "other"])

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageColor, ImageFont
+from test_beside_conditions import Control, with_values
 from tiny_models import TINY, sample
 from watch import calibrate, settings_of
 
@@ -60,7 +62,7 @@ def test_it_tells_settings_curve_counts_speed_and_memory() -> None:
     said = {line.split()[0]: line.split(None, 1)[1] for line in lines[1:]}
     assert said["asked"] == "model_type auto, calibration published"
     assert said["sampling"] == "euler, 12 steps, CFG 3, shift 8, latent 1x16x2x8x8"
-    assert " s in the model, computed " in said["times"] and ", skipped " in said["times"]
+    assert " s for all evaluations, computed " in said["times"] and ", skipped " in said["times"]
     assert said["schedule"].count(".") == skipped
     assert said["computed"].startswith(f"{STEPS - skipped} (first evaluation 1, retention 1")
     assert said["settings"].startswith("retention 0.2, ")
@@ -112,6 +114,49 @@ def test_two_models_have_their_own_reports() -> None:
     sample(high, WAN, 10)
     sample(low, WAN, 14)
     assert " of 10 evaluations" in report(high)[1] and " of 14 evaluations" in report(low)[1]
+
+
+def test_of_two_nodes_in_a_row_both_report_the_sampling_and_say_which_had_no_effect() -> None:
+    """Once, the first one's report went on showing the run from before the second was added."""
+    front = cached()
+    sample(front, WAN, STEPS)
+    behind = MagCacheTargetSpeed().apply(front, 2.0, "automatic")[0]
+    sample(behind, WAN, 14)
+    front_text, text = report(front)[1], report(behind)[1]
+    assert " of 14 evaluations" in front_text and " of 14 evaluations" in text
+    assert "node       another MagCache node behind this one took its place" in front_text
+    assert "note       the MagCache node in front of this one has no effect" in text
+    sample(front, WAN, 10)
+    again = report(front)[1]
+    assert " of 10 evaluations" in again and "took its place" not in again
+
+
+@pytest.mark.parametrize(("kind", "least", "most"), [("rule", 1.0, 1.4), ("forecast", 1.6, 2.1)])
+def test_the_speed_up_counts_the_time_of_controlnets(kind: str, least: float, most: float) -> None:
+    """They take nearly all of the time here; the rule runs them in each evaluation."""
+    tiny = TINY["flux"]
+
+    class Slow(Control):
+        def get_control(self, *asked: Any) -> Any:
+            time.sleep(0.1)
+            return super().get_control(*asked)
+
+        def copy(self) -> "Slow":
+            twin = Slow()
+            self.copy_to(twin)
+            return twin
+
+    control = Slow().set_cond_hint(torch.zeros(1, 3, 64, 64), 1.0, (0.0, 1.0))
+    extra = {"control": control, "control_apply_to_uncond": True}
+    conds = tuple(with_values(each, **extra) for each in tiny.conds())
+    model = tiny.build()
+    if kind == "rule":
+        model = MagCache().apply(model, "auto", 0.24, 0.1, 5, 0, -1)[0]
+    else:
+        model = MagCacheTargetSpeed().apply(model, 2.0, "automatic")[0]
+    sample(model, tiny, 12, conds=conds)
+    last = settings_of(model).watch.last
+    assert last.skipped >= 6 and least <= last.speedup < most
 
 
 def test_the_sampling_of_a_clone_is_the_models_own() -> None:

@@ -27,7 +27,7 @@ from ...calibrate import Calibrator
 from ...curves import Measurement, Notebook, Trajectory
 from ...decide import Course, Decider, Mender, decider_for
 from ...report import Report, report_of
-from ...run import Run, Storage
+from ...run import Run, Stopwatch, Storage
 from .. import sampled_with
 from . import calibrations, compile, outputs, trajectory
 from .models import FAMILIES
@@ -38,6 +38,15 @@ log = logging.getLogger("magcache")
 _TOLERANCE = 1e-3
 _OUTPUT = "output"  # the run of all networks together
 _CFG_PP = "cfg_pp"  # in the names of such samplers
+_NOT_WHOLE = (
+    "what was to be measured changed in mid-run (context windows that move, a ControlNet that "
+    "ends, prompts split by low memory): measure without that"
+)
+_MOVING = (
+    "the context windows move from step to step, so little can be skipped: choose the context "
+    "schedule standard_static, or use MagCache (Target Speed)"
+)
+_IN_FRONT = "the MagCache node in front of this one has no effect: remove one of the two"
 _USUAL_CFG = 3.0  # of a guider that has no scale of its own
 
 
@@ -94,9 +103,15 @@ class Sampling(ABC):
         return max(1, len(self._sigmas) - 1)
 
     def measured(self) -> dict[str, Measurement]:
-        """What a calibrating sampling has measured, a branch."""
-        calibrators = [run.calibrator for run in self._runs.values() if run.calibrator]
-        return calibrators[0].finish() if calibrators else {}
+        """What a calibrating sampling has measured from its start to its end, a branch."""
+        run = next((run for run in self._runs.values() if run.calibrator), None)
+        if run is None or run.calibrator is None:
+            return {}
+        found, count = run.calibrator.finish(), len(run.evaluations)
+        whole = {name: each for name, each in found.items() if len(each.sigmas) == count}
+        if len(whole) < len(found):
+            run.warn(_NOT_WHOLE)
+        return whole
 
     def options(self, kept: dict[str, Any]) -> dict[str, Any]:
         """What to add to a guider's model options, as they are kept, for this sampling."""
@@ -110,6 +125,7 @@ class Sampling(ABC):
             sigma: Its noise level.
             conds: Of each name, such as "positive", the list of conditions.
         """
+        self._watch = Stopwatch(x.device)
         starts = self._sigmas[:-1] or self._sigmas
         step = sum(sigma <= start * (1 + _TOLERANCE) for start in starts) - 1
         self._now = sigma, max(step, 0)
@@ -117,8 +133,11 @@ class Sampling(ABC):
         self._begin_all(conds)
         self.progress.evaluation(next(iter(self._runs.values()), None), max(step, 0), self.missing)
 
-    def end(self, denoised: torch.Tensor) -> None:  # noqa: B027 - most need not know
+    def end(self, denoised: torch.Tensor) -> None:
         """Ends an evaluation, which has given the sampler a denoised latent."""
+        self._watch.stop()
+        for run in self._runs.values():
+            run.took(self._watch)
 
     @abstractmethod
     def run_model(
@@ -185,6 +204,8 @@ class Sampling(ABC):
         calibrator = None if asked else Calibrator()
         run = Run(self._decider(), place, storage, calibrator, self.settings.label, mender=mender)
         run.warnings += [self.settings.note] if self.settings.note else []
+        if self.settings.watch and self.settings.watch.replaces:
+            run.warnings.append(_IN_FRONT)
         return run
 
 
@@ -194,6 +215,7 @@ class BlockSampling(Sampling):
     def __init__(self, *asked: Any) -> None:
         super().__init__(*asked)
         self._compiled: dict[nn.Module, dict[str, nn.Module]] = {}
+        self._windows: set[str] = set()
 
     def run_model(
         self, model: Any, x: torch.Tensor, options: dict[str, Any], controlled: bool, forward: Any
@@ -209,12 +231,24 @@ class BlockSampling(Sampling):
                 return forward()
             ordinal = self._calls.get(network, 0)
             self._calls[network] = ordinal + 1
-            window = getattr(options.get("context_window"), "index_list", None)
-            branch = (ordinal, str(window), controlled, *options.get("uuids", ()), *x.shape)
+            window = str(getattr(options.get("context_window"), "index_list", None))
+            self._see_window(run, window)
+            branch = (ordinal, window, controlled, *options.get("uuids", ()), *x.shape)
             # 1 stands for the unconditional branch; guiders may number more than two.
             kinds = options.get("cond_or_uncond") or (0,)
             curves = tuple("uncond" if kind == 1 else "cond" for kind in kinds)
             return run.call(branch, curves, x.device, forward)
+
+    def learn(self) -> None:
+        """See `Sampling`: the report is to say what was not measured."""
+        self.measured()
+
+    def _see_window(self, run: Run, window: str) -> None:
+        """Says so where context windows move: what is cached of one does not fit another."""
+        first = len(run.evaluations) == 1
+        if not (first or window in self._windows or run.calibrator or run.decider.skips_nothing):
+            run.warn(_MOVING)
+        self._windows.add(window)
 
     def _by_blocks(self, model: Any) -> AbstractContextManager[None]:
         """Has a model that is compiled as a whole run block by block for one call.
@@ -277,6 +311,7 @@ class OutputSampling(Sampling):
 
     def end(self, denoised: torch.Tensor) -> None:
         """See `Sampling`."""
+        super().end(denoised)
         if self._path:
             self._path.end(denoised)
 

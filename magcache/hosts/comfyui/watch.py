@@ -12,6 +12,7 @@ from ...run import Run
 from . import host
 
 _EVERY = 0.3  # seconds between two texts on a node
+_REPLACED = "another MagCache node behind this one took its place in this sampling"
 
 
 class Watch:
@@ -25,6 +26,7 @@ class Watch:
         asked: What its widgets ask for.
         ended: How many samplings have come to their end.
         last: The last one of these.
+        replaces: What the MagCache node in front of it knows, whose place this one takes.
     """
 
     def __init__(self, node_id: str | None, asked: str) -> None:
@@ -32,16 +34,24 @@ class Watch:
         self.asked = asked
         self.ended = 0
         self.last: Report | None = None
+        self.replaces: Watch | None = None
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> "Watch":
         """Itself: older ComfyUI copy a model's options with each clone, and clones are sampled."""
         return self
 
     def keep(self, report: Report) -> None:
-        """Takes in a sampling that has ended."""
+        """Takes in a sampling that has ended, here and in front."""
+        self._take_in(report, report.headline().removeprefix("MagCache: "))
+        front = self.replaces
+        while front:
+            front._take_in(report.telling("node", _REPLACED), _REPLACED)
+            front = front.replaces
+
+    def _take_in(self, report: Report, text: str) -> None:
         self.ended += 1
         self.last = report
-        host.show(report.headline().removeprefix("MagCache: "), self.node_id)
+        host.show(text, self.node_id)
 
 
 class Progress:

@@ -23,6 +23,9 @@ _OTHER_CACHE = "easycache"  # where ComfyUI's EasyCache and LazyCache keep their
 
 def install(model: Any, settings: Settings, watch: Watch | None = None) -> Any:
     """A clone of a ModelPatcher with MagCache on it, in place of an earlier one."""
+    earlier = settings_on(model)
+    if watch and earlier:
+        watch.replaces = earlier.watch
     settings = replace(settings, watch=watch)
     wrappers = {
         "outer_sample": _outer_sample,

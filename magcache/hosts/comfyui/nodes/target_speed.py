@@ -90,8 +90,10 @@ class MagCacheTargetSpeed(Calibrated):
             return (host.uncached(model, reason, node_id),)
 
         def choose(patcher: Any, start: Start) -> Settings:
-            # A calibration is of what blocks add, which was not tried at few steps.
-            unfit = misfit(model) or len(start.made_with["sigmas"]) - 1 < FEW_STEPS
+            # A calibration is of what blocks add, which was not tried at few steps, and of which
+            # nothing can be kept where context windows move.
+            few = len(start.made_with["sigmas"]) - 1 < FEW_STEPS
+            unfit = misfit(model) or few or patcher.model_options.get("context_handler")
             found = None if unfit else calibrations.nearest(patcher, start.made_with)
             if found is None:
                 return Settings(asked=target, store=store, label="prior", at_output=True)
