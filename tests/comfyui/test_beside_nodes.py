@@ -106,7 +106,7 @@ def test_windows_that_move_are_computed() -> None:
     report = watched.samplings[-1].report()
     assert [note for note in report.warnings if "windows" in note] == [
         "the context windows move from step to step, so little can be skipped: choose the context "
-        "schedule standard_static, or use MagCache (Target Speed)"
+        "schedule standard_static, or use the node MagCache"
     ]
     for step in range(1, STEPS):
         for window, (_, blocks) in zip(

@@ -44,7 +44,7 @@ _NOT_WHOLE = (
 )
 _MOVING = (
     "the context windows move from step to step, so little can be skipped: choose the context "
-    "schedule standard_static, or use MagCache (Target Speed)"
+    "schedule standard_static, or use the node MagCache"
 )
 _IN_FRONT = "the MagCache node in front of this one has no effect: remove one of the two"
 _USUAL_CFG = 3.0  # of a guider that has no scale of its own
