@@ -215,7 +215,7 @@ class BlockSampling(Sampling):
     def __init__(self, *asked: Any) -> None:
         super().__init__(*asked)
         self._compiled: dict[nn.Module, dict[str, nn.Module]] = {}
-        self._windows: set[str] = set()
+        self._windows: dict[int, set[str]] = {}
 
     def run_model(
         self, model: Any, x: torch.Tensor, options: dict[str, Any], controlled: bool, forward: Any
@@ -245,10 +245,11 @@ class BlockSampling(Sampling):
 
     def _see_window(self, run: Run, window: str) -> None:
         """Says so where context windows move: what is cached of one does not fit another."""
-        first = len(run.evaluations) == 1
-        if not (first or window in self._windows or run.calibrator or run.decider.skips_nothing):
+        now = len(run.evaluations)
+        before = self._windows.get(now - 1, {window})
+        if not (window in before or run.calibrator or run.decider.skips_nothing):
             run.warn(_MOVING)
-        self._windows.add(window)
+        self._windows.setdefault(now, set()).add(window)
 
     def _by_blocks(self, model: Any) -> AbstractContextManager[None]:
         """Has a model that is compiled as a whole run block by block for one call.
