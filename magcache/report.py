@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
-from .decide import Reason
+from .decide import Reason, in_words
 from .run import Run
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class RunReport:
         over: What an evaluation's `place` is.
         bytes_held: Most bytes of residuals held at one time.
         warnings: What the user should know.
+        expected: How far from the uncached run its plan was expected to end, see
+            `decide.in_words`; None where nothing tells.
     """
 
     label: str
@@ -74,6 +76,7 @@ class RunReport:
     over: Over = "sigma"
     bytes_held: int = 0
     warnings: tuple[str, ...] = ()
+    expected: float | None = None
 
     @property
     def skipped(self) -> int:
@@ -153,6 +156,16 @@ class Report:
     def telling(self, name: str, text: str) -> "Report":
         """The same with one more line behind the headline."""
         return replace(self, told={name: text, **self.told})
+
+    def short(self) -> str:
+        """What it was worth, for people: "2.0x, 14 of 28 computed. Expected difference: small."."""
+        if not self.runs:
+            return self.missing or "no run yet"
+        reasons = {each.reason for run in self.runs for each in run.evaluations}
+        if reasons == {Reason.LITTLE_GAIN}:
+            return nothing_to_gain(self.evaluations)
+        expected = [run.expected for run in self.runs]
+        return gain(self.speedup, self.computed, self.evaluations, expected)
 
     def headline(self) -> str:
         """One line, as logged once a run."""
@@ -248,7 +261,29 @@ def figures_of(run: Run) -> RunReport:
         over=_over(run),
         bytes_held=run.cache.peak_bytes,
         warnings=(*run.warnings, *decider.notes),
+        expected=decider.expected,
     )
+
+
+def gain(speedup: float, computed: int, evaluations: int, expected: Sequence[float | None]) -> str:
+    """What a sampling is worth, for people.
+
+    Args:
+        speedup: Planned or measured.
+        computed, evaluations: How many are computed, and of how many.
+        expected: Of each of its plans how far it is expected to end from the uncached run, None
+            where nothing tells.
+    """
+    said = f"{speedup:.1f}x, {computed} of {evaluations} computed"
+    known = [each for each in expected if each is not None]
+    if not known or len(known) < len(expected) or computed == evaluations:
+        return said
+    return f"{said}. Expected difference: {in_words(math.hypot(*known))}."
+
+
+def nothing_to_gain(evaluations: int) -> str:
+    """The same where everything is computed, as the run is too short."""
+    return f"nothing to gain: {evaluations} steps"
 
 
 def _over(run: Run) -> Over:

@@ -15,7 +15,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from magcache.curves import (
     shifted_sigmas,
 )
 from magcache.decide import Mender, best_schedule, costs_of
+from magcache.decide.search import Costs
 from magcache.emoji import image, turbo, unet, video
 from magcache.hosts.diffusers.models import FAMILIES
 
@@ -474,6 +475,13 @@ class Lab:
         mends: str,
         learned: Learned | None = None,
     ) -> Planned:
+        grams, costs = self.costs(residual, source, weight, learned)
+        return Planned(best_schedule(costs, computed), grams, self.levels, residual, mends)
+
+    def costs(
+        self, residual: bool, source: str, weight: str, learned: Learned | None = None
+    ) -> tuple[Grams, Costs]:
+        """What is predicted by, and what a plan is made from."""
         names = [self.name] if source == "own" else [*unseen(self.name)]
         if residual:
             names = [name for name in names if name != UNet.name]
@@ -485,7 +493,38 @@ class Lab:
             grams, levels, 0.0, self.cfg, remaining=WEIGHTS[weight], members=members,
             ratios=(learned or Learned()).ratios(levels),
         )  # fmt: skip
-        return Planned(best_schedule(costs, computed), grams, self.levels, residual, mends)
+        return grams, costs
+
+
+class Kept:
+    """PSNR of each prompt and schedules, on disk; made where they are not there yet."""
+
+    def __init__(self) -> None:
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        self._path = FOLDER / "forecast.jsonl"
+        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+        self._known = {line["key"]: line for line in map(json.loads, lines)}
+
+    def figures(
+        self, lab: Lab, title: str, count: int, make: Callable[[], tuple[list[float], str]]
+    ) -> tuple[list[float], str]:
+        key = f"{lab.told}: {title}: {count}"
+        if key not in self._known:
+            psnr, schedule = make()
+            line = {"key": key, "psnr": [round(p, 2) for p in psnr], "schedule": schedule}
+            self._known[key] = line
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        return self._known[key]["psnr"], self._known[key]["schedule"]
+
+    def planned(
+        self, lab: Lab, count: int, residual: bool, source: str, weight: str, mends: str
+    ) -> tuple[list[float], str]:
+        """Those of `Lab.planned`."""
+        place = "residual" if residual else "output"
+        title = f"{place}, {source}, {weight}, mended {mends or 'not'}"
+        make = partial(lab.planned, count, residual, source, weight, mends)
+        return self.figures(lab, title, count, make)
 
 
 def main() -> None:
@@ -506,42 +545,27 @@ def main() -> None:
     one_thread()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    console = Console(width=170)
+    console, kept = Console(width=170), Kept()
     for name, steps, cfg, shift, sampler in itertools.product(
         asked.model, asked.steps, asked.cfg, asked.shift, asked.sampler
     ):
         if name != UNet.name or shift == asked.shift[0]:
             lab = Lab(name, steps, cfg, shift, sampler, asked.prompts, asked.first)
-            console.print(_table(lab, asked))
+            console.print(_table(lab, asked, kept))
 
 
-def _table(lab: Lab, asked: argparse.Namespace) -> Table:
-    kept = FOLDER / "forecast.jsonl"
-    lines = kept.read_text().splitlines() if kept.exists() else []
-    known = {line["key"]: line for line in map(json.loads, lines)}
+def _table(lab: Lab, asked: argparse.Namespace, kept: Kept) -> Table:
     counts = [round(share * lab.steps) for share in asked.share]
     table = Table("mean / 10th percentile / minimum, dB", *map(str, counts), title=lab.told)
-
-    def row(title: str, make: Callable[..., tuple[list[float], str]], *way: Any) -> None:
-        cells = []
-        for count in counts:
-            key = f"{lab.told}: {title}: {count}"
-            if key not in known:
-                psnr, schedule = make(count, *way)
-                known[key] = {"key": key, "psnr": [round(p, 2) for p in psnr], "schedule": schedule}
-                with kept.open("a") as file:
-                    file.write(json.dumps(known[key]) + "\n")
-            psnr = known[key]["psnr"]
-            cells.append(f"{mean_tenth_least(psnr)}\n{known[key]['schedule']}")
-        table.add_row(title, *cells)
-
-    row("plain", lambda count: (lab.plain(count), ""))
+    plain = [kept.figures(lab, "plain", n, lambda n=n: (lab.plain(n), "")) for n in counts]
+    table.add_row("plain", *(mean_tenth_least(psnr) for psnr, _ in plain))
     places = ["output"] if lab.name == UNet.name else asked.place
     ways = itertools.product(places, asked.source, asked.weight, asked.mends)
     for place, source, weight, mends in ways:
-        title = f"{place}, {source}, {weight}, mended {mends or 'not'}"
-        row(title, lambda n, *way: lab.planned(n, *way), place == "residual", source, weight, mends)
+        way = place == "residual", source, weight, mends
+        found = [kept.planned(lab, n, *way) for n in counts]
+        cells = [f"{mean_tenth_least(psnr)}\n{schedule}" for psnr, schedule in found]
+        table.add_row(f"{place}, {source}, {weight}, mended {mends or 'not'}", *cells)
     return table
 
 

@@ -8,6 +8,7 @@ from .by_plan import PlanDecider
 from .by_rule import RuleDecider
 from .choose import decider_for
 from .decider import Decider, Decision, Held, Holding, nothing_held
+from .difference import in_words
 from .mending import Mender
 from .rule import Rule, rule_of
 from .schedule import FEW_STEPS, Course, Reason, Schedule
@@ -33,6 +34,7 @@ __all__ = [
     "best_schedule",
     "costs_of",
     "decider_for",
+    "in_words",
     "nothing_held",
     "rule_of",
 ]

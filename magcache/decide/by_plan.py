@@ -137,6 +137,13 @@ class PlanDecider(Stepwise[_State]):
         return f"{self.target.window}, residuals: predicted from the last {self.keep}"
 
     @property
+    def expected(self) -> float | None:
+        """See `Decider`. Known of the prior's plans only: what it means was measured for those."""
+        if not (self._state.plan and self.members):
+            return None
+        return expected_error(self._costs(self._state.rooms), self._state.plan)
+
+    @property
     def basis(self) -> Mapping[str, Any]:
         norms = [[curve.positions, curve.log_norms] for curve in self.curves.values()]
         return {

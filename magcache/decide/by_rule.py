@@ -78,6 +78,10 @@ class RuleDecider(Stepwise[_State]):
         return f"retention {self.rule.retention:g}, {self.rule.window}, residuals: {how}"
 
     @property
+    def expected(self) -> None:
+        """See `Decider`: the rule foretells nothing."""
+
+    @property
     def basis(self) -> Mapping[str, Any]:
         return {
             "settings": f"{self.summary}, {self.details}",

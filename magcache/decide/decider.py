@@ -84,6 +84,8 @@ class Decider(Protocol):
         predicts: Whether a skipped evaluation is predicted by Gram curves, or repeats the last.
         observes: Whether it is to be told how good its predictions are.
         summary, details: The settings that matter most, and the others.
+        expected: How far from the uncached run its plan is expected to end, see `in_words`; None
+            where nothing tells.
         basis: All that its decisions follow from: texts, and numbers nested in any way.
         notes: What the report should say.
     """
@@ -104,6 +106,8 @@ class Decider(Protocol):
     def summary(self) -> str: ...
     @property
     def details(self) -> str: ...
+    @property
+    def expected(self) -> float | None: ...
     @property
     def basis(self) -> Mapping[str, Any]: ...
     @property

@@ -1,5 +1,6 @@
 """What a node shows of its sampling while it runs, and after."""
 
+import re
 import sys
 from itertools import accumulate
 from types import SimpleNamespace
@@ -67,17 +68,15 @@ def cached(node_id: str | None = "7", threshold: float = 0.3, max_skip: int = 2)
 def expected(schedule: str) -> list[str]:
     """The texts of a run of one evaluation a step, as the clock of `clock` has it."""
     costs = [COMPUTED if symbol == "#" else SKIPPED for symbol in schedule]
-    ends = [0.0, *accumulate(costs)]
-    texts = [f"step 1 of {len(schedule)}"]
-    for step in range(1, len(schedule)):
-        computed, skipped = schedule[:step].count("#"), schedule[:step].count(".")
-        free = 0.0 if skipped else SKIPPED * schedule[step:].count(".")  # no cost is known yet
-        left = watch._clock(ends[-1] - ends[step] - free)
-        speed = f"{step * COMPUTED / ends[step]:.2f}x so far, " if skipped else ""
-        texts.append(
-            f"step {step + 1} of {len(schedule)}: {computed} computed, {skipped} skipped\n"
-            f"{speed}{left} left"
-        )
+    after, count = [0.0, *accumulate(costs)], len(schedule)
+    computed = schedule.count("#")
+    gain = f"{count / computed:.1f}x, {computed} of {count} computed"
+    texts = [f"step 1 of {count}\n{gain}"]
+    for step in range(1, count):
+        known = "." in schedule[:step]  # what a skipped one costs
+        free = 0.0 if known else SKIPPED * schedule[step:].count(".")
+        left = watch._clock(after[-1] - after[step] - free)
+        texts.append(f"step {step + 1} of {count}, {left} left\n{gain}")
     return texts
 
 
@@ -87,19 +86,18 @@ def test_it_counts_and_foresees_the_time_that_is_left(shown: Shown, clock: list[
     last = settings_of(model).watch.last
     schedule = last.schedule
     assert schedule.count(".") > STEPS // 3
-    assert shown.texts == [*expected(schedule), last.headline().removeprefix("MagCache: ")]
+    assert shown.texts == [*expected(schedule), last.short()]
     assert {node for _, node in shown} == {"7"}
 
 
 def test_a_measured_run_is_foreseen(shown: Shown, clock: list[float]) -> None:
     (model,) = MagCache().apply(NEW.build(), "auto", 0.3, 0.1, 1, 0, -1, node_id="8")
     sample(model, NEW, STEPS)
-    measuring = [f"measuring, step {n} of {STEPS}" for n in range(1, STEPS + 1)]
     left = [watch._clock((STEPS - n) * COMPUTED) for n in range(STEPS)]
     assert shown.texts[1:STEPS] == [
-        f"{text}\n{time} left" for text, time in zip(measuring[1:], left[1:], strict=True)
+        f"step {n + 1} of {STEPS}, {left[n]} left\nmeasuring" for n in range(1, STEPS)
     ]
-    assert "written to" in shown.texts[-1]
+    assert "stored as" in shown.texts[-1]
 
 
 def test_a_planned_run_is_foreseen_too(shown: Shown, clock: list[float]) -> None:
@@ -114,7 +112,11 @@ def test_a_planned_run_is_foreseen_too(shown: Shown, clock: list[float]) -> None
 
 @pytest.mark.parametrize(
     ("steps", "planned"),
-    [(20, "10 of 20 steps will be computed, 2.00x"), (8, "6 of 8 steps will be computed, 1.33x")],
+    [
+        (20, "2.0x, 10 of 20 computed. Expected difference: small."),
+        (8, "1.3x, 6 of 8 computed. Expected difference: small."),
+        (3, "nothing to gain: 3 steps"),
+    ],
 )
 def test_a_forecast_run_says_beforehand_what_is_computed(
     shown: Shown, steps: int, planned: str
@@ -122,6 +124,8 @@ def test_a_forecast_run_says_beforehand_what_is_computed(
     (model,) = MagCacheTargetSpeed().apply(WAN.build(), 2.0, "automatic", node_id="9")
     sample(model, WAN, steps)
     assert shown.texts[0] == f"step 1 of {steps}\n{planned}"
+    measured = re.sub(r"^[\d.]+x", planned.partition(",")[0], shown.texts[-1])
+    assert measured == planned
 
 
 def test_the_text_comes_a_few_times_a_second_only(
@@ -137,7 +141,7 @@ def test_two_evaluations_a_step_are_reckoned_with(shown: Shown, clock: list[floa
     sample(cached(threshold=0), WAN, 10, sampler="heun")
     assert clock[0] == 19 * COMPUTED
     for done in range(4, 19):
-        minutes, seconds = shown.texts[done].split("\n")[1].removesuffix(" left").split(":")
+        minutes, seconds = re.findall(r"(\d+):(\d+) left$", shown.texts[done])[0]
         left = (19 - done) * COMPUTED
         assert 60 * int(minutes) + int(seconds) == pytest.approx(left, rel=0.25, abs=1.2 * COMPUTED)
 
@@ -146,10 +150,10 @@ def test_calibrating_says_that_it_measures(shown: Shown, clock: list[float]) -> 
     (model,) = MagCacheCalibration().apply(WAN.build(), "auto", node_id="3")
     sample(model, WAN, 5)
     assert shown.texts[1:5] == [
-        f"measuring, step {n} of 5\n{time} left"
+        f"step {n} of 5, {time} left\nmeasuring"
         for n, time in ((2, "0:40"), (3, "0:30"), (4, "0:20"), (5, "0:10"))
     ]
-    assert shown.texts[-1].startswith("MagCache Calibration: 5 steps, written to")
+    assert re.fullmatch(r"5 steps measured, stored as [\w.-]+", shown.texts[-1])
 
 
 def test_an_uncached_model_says_why(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +189,7 @@ def test_an_interrupted_sampling_says_where(shown: Shown, clock: list[float]) ->
     model = cached(threshold=0)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         sample(model, WAN, STEPS, callback=callback)
-    assert shown.texts[-1] == "stopped: step 3 of 20: 2 computed, 0 skipped"
+    assert shown.texts[-1] == "stopped at step 3 of 20"
     assert settings_of(model).watch.last is None
 
 

@@ -151,26 +151,26 @@ def measuring(node_id: str | None, model_type: str = "") -> Settings:
     """
 
     def finished(sampling: Ended) -> None:
-        summary = _saved(sampling, model_type)
-        log.info("%s", summary)
-        host.show(summary, node_id)
+        told, figures = _saved(sampling, model_type)
+        log.info("MagCache Calibration: %s", "\n".join([told, *figures]))
+        host.show(told, node_id)
 
     label = f"{model_type} calibration" if model_type else "measuring"
     return Settings(label=label, finished=finished)
 
 
-def _saved(sampling: Ended, model_type: str) -> str:
-    """Writes what a sampling has measured; the summary that the node shows.
+def _saved(sampling: Ended, model_type: str) -> tuple[str, list[str]]:
+    """Writes what a sampling has measured; what the node shows, and figures for the log.
 
-    A file that cannot be written is part of the summary: the image is ready by then.
+    A file that cannot be written is only told of: the image is ready by then.
     """
     try:
         branches = sampling.measured()
     except CalibrationError as error:
-        return f"MagCache Calibration: nothing was stored: {error}"
+        return f"nothing was stored: {error}", []
     if not branches:
         reasons = sampling.report().warnings
-        return "MagCache Calibration: nothing was measured" + "".join(f": {r}" for r in reasons)
+        return "nothing was measured" + "".join(f": {r}" for r in reasons), []
     named = {"model_type": model_type} if model_type else {}
     calibration = Calibration(
         class_name(sampling.patcher),
@@ -184,13 +184,13 @@ def _saved(sampling: Ended, model_type: str) -> str:
             path = store.add(calibration, f"{model_type}-{sampling.steps}steps-{now}")
         else:  # one made alike is replaced
             path = store.save(calibration)
-        result = f"written to {path}"
-        result += "" if model_type else "; from the next sampling on the model is accelerated"
+        result = f"stored as {path.stem}"
+        result += "" if model_type else "; the model is faster from the next sampling on"
+        figures = [f"written to {path}"]
     except (CalibrationError, OSError) as error:
-        result = f"NOT written: {error}"
-    lines = [f"MagCache Calibration: {sampling.steps} steps, {result}"]
-    lines += [_summary(branch, measured) for branch, measured in branches.items()]
-    return "\n".join(lines)
+        result, figures = f"NOT stored: {error}", []
+    figures += [_summary(branch, measured) for branch, measured in branches.items()]
+    return f"{sampling.steps} steps measured, {result}", figures
 
 
 def _summary(branch: str, measured: Measurement) -> str:

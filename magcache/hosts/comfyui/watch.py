@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from ...decide import Reason, Schedule
-from ...report import Report
+from ...report import Report, gain, nothing_to_gain
 from ...run import Run
 from . import host
 
@@ -42,7 +42,7 @@ class Watch:
 
     def keep(self, report: Report) -> None:
         """Takes in a sampling that has ended, here and in front."""
-        self._take_in(report, report.headline().removeprefix("MagCache: "))
+        self._take_in(report, report.short())
         front = self.replaces
         while front:
             front._take_in(report.telling("node", _REPLACED), _REPLACED)
@@ -88,35 +88,34 @@ class Progress:
 
     def stopped(self) -> None:
         """Shows that the sampling has been interrupted, or has failed."""
-        where = self._text(*self._now).partition("\n")[0] if self._now else "before the first step"
-        host.show(f"stopped: {where}", self._node_id)
+        at = f"at step {self._now[1] + 1} of {len(self._sigmas)}" if self._now else "at the start"
+        host.show(f"stopped {at}", self._node_id)
 
     def _text(self, run: Run | None, step: int, missing: str) -> str:
         head = f"step {step + 1} of {len(self._sigmas)}"
         if run is None or missing:
             return f"{head}\n{missing}".rstrip()
+        told = "measuring" if run.calibrator else self._planned(run, step)
         seconds = [later - earlier for earlier, later in itertools.pairwise(self._starts)]
         done = list(zip(run.evaluations[:-1], seconds, strict=False))
         computed = [took for evaluation, took in done if not evaluation.skipped]
         skipped = [took for evaluation, took in done if evaluation.skipped]
-        if not computed:
-            return f"{head}\n{self._planned(run, step)}".rstrip()
-        costs = median(computed), median(skipped) if skipped else 0.0
-        left = _clock(self._left(run, step, *costs))
-        if run.calibrator:
-            return f"measuring, {head}\n{left} left"
-        full, taken = costs[0] * len(done), costs[0] * len(computed) + costs[1] * len(skipped)
-        speed = f"{full / taken:.2f}x so far, " if skipped else ""
-        counts = f"{len(computed)} computed, {len(skipped)} skipped"
-        return f"{head}: {counts}\n{speed}{left} left"
+        if computed:
+            costs = median(computed), median(skipped) if skipped else 0.0
+            head += f", {_clock(self._left(run, step, *costs))} left"
+        return f"{head}\n{told}".rstrip()
 
     def _planned(self, run: Run, step: int) -> str:
-        """What is going to be computed; nothing where nothing is skipped."""
-        skipped = self._ahead(run, step).skipped
-        if not skipped:
+        """What is computed in all; nothing where that is not known beforehand."""
+        ahead, past = self._ahead(run, step), run.evaluations
+        if len(past) != step + 1:  # several evaluations a step
             return ""
-        count, computed = len(self._sigmas), len(self._sigmas) - skipped
-        return f"{computed} of {count} steps will be computed, {count / computed:.2f}x"
+        count, here = len(past) + len(ahead.reasons), past[-1].reason
+        if here is Reason.LITTLE_GAIN:
+            return nothing_to_gain(count)
+        skipped = sum(each.skipped for each in past[:-1]) + (here is Reason.SKIPPED) + ahead.skipped
+        computed = count - skipped
+        return gain(count / computed, computed, count, [run.decider.expected]) if skipped else ""
 
     def _ahead(self, run: Run, step: int) -> Schedule:
         return run.ahead([(sigma, at) for at, sigma in enumerate(self._sigmas) if at > step])

@@ -1,0 +1,124 @@
+"""What a plan says beforehand: its expected error beside the PSNR of the pictures it makes.
+
+    python -m bench.prediction.expected
+
+Small models in first runs of 8 to 28 Euler steps, from a prior without the model, on prompts that
+nothing is published on; what is measured is kept, as by bench.prediction.forecast. Prints a table,
+and writes docs/expected.png.
+"""
+
+import argparse
+import itertools
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from bench.figures import mean_tenth_least
+from bench.quality.counting import one_thread
+from magcache.decide.difference import WORDS, in_words
+from magcache.decide.search import expected_error
+
+from .forecast import DEFAULT, FIRST, Kept, Lab
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PICTURE = Path("docs/expected.png")
+SHARES = (0.25, 0.36, 0.5, 0.68, 0.75)
+LABS = [
+    *(Lab("emoji", n, 3.0, s, "euler", 16, FIRST) for n in (28, 20, 12, 8) for s in (1.0, 3.0)),
+    *(Lab("emoji", n, 1.0, 3.0, "euler", 16, FIRST) for n in (28, 20)),
+    *(Lab("emoji-turbo", 8, 1.0, s, "euler", 16, FIRST) for s in (1.0, 3.0)),
+    *(Lab("emoji-unet", n, 3.0, 1.0, "euler", 16, FIRST) for n in (28, 20, 12, 8)),
+    *(Lab("emoji-video", n, 3.0, 3.0, "euler", 4, FIRST) for n in (28, 20, 8)),
+]
+COLOURS = {
+    "emoji": "#D55E00", "emoji-turbo": "#E69F00", "emoji-unet": "#0072B2", "emoji-video": "#009E73",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Point:
+    """One plan of one model: what it expects, and what came of it."""
+
+    model: str
+    expected: float
+    psnr: Sequence[float]
+
+    @property
+    def tenth(self) -> float:
+        """10th percentile of the PSNR, dB."""
+        return float(np.quantile(self.psnr, 0.1))
+
+
+def points() -> list[Point]:
+    """One for each plan of each condition."""
+    kept, found = Kept(), []
+    for lab in track(LABS, "sampling"):
+        _, costs = lab.costs(False, "prior", DEFAULT)
+        for share in SHARES:
+            psnr, plan = kept.planned(lab, round(share * lab.steps), False, "prior", DEFAULT, "all")
+            expected = expected_error(costs, [each == "#" for each in plan])
+            found.append(Point(lab.name, expected, psnr))
+    return found
+
+
+def table(found: Sequence[Point]) -> Table:
+    """A row a word."""
+    title = f"correlation of the logarithms {correlation(found):.2f}"
+    made = Table("expected difference", "plans", "10th percentile of PSNR, dB", title=title)
+    for word in (*(word for _, word in WORDS), in_words(1.0)):
+        own = [point.tenth for point in found if in_words(point.expected) == word]
+        made.add_row(word, str(len(own)), mean_tenth_least(own))
+    return made
+
+
+def correlation(found: Sequence[Point]) -> float:
+    """Of the expected error's logarithm and the 10th percentile of the PSNR, in size."""
+    logs = np.log([point.expected for point in found])
+    return -float(np.corrcoef(logs, [point.tenth for point in found])[0, 1])
+
+
+def draw(found: Sequence[Point]) -> "Figure":
+    """PSNR over the expected error, a colour a model."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for model, colour in COLOURS.items():
+        own = [point for point in found if point.model == model]
+        axes.plot([p.expected for p in own], [p.tenth for p in own], "o", color=colour, label=model)
+    axes.set_xscale("log")
+    edges = [axes.get_xlim()[0], *(most for most, _ in WORDS), axes.get_xlim()[1]]
+    for low, high in itertools.pairwise(edges):
+        axes.axvline(low, color="0.8", linewidth=1, zorder=0)
+        middle = (low * high) ** 0.5
+        axes.text(middle, axes.get_ylim()[1], in_words(middle), ha="center", va="bottom")
+    axes.set_xlabel("expected error of the plan")
+    axes.set_ylabel("PSNR that nine of ten pictures reach, dB")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0]).parse_args()
+    one_thread()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    found = points()
+    Console().print(table(found))
+    draw(found).savefig(PICTURE, dpi=110, facecolor="white")
+    print(f"written: {PICTURE}")
+
+
+if __name__ == "__main__":
+    main()
