@@ -162,7 +162,7 @@ class Report:
         if not self.runs:
             return self.missing or "no run yet"
         reasons = {each.reason for run in self.runs for each in run.evaluations}
-        if reasons == {Reason.LITTLE_GAIN}:
+        if Reason.LITTLE_GAIN in reasons:
             return nothing_to_gain(self.evaluations)
         expected = [run.expected for run in self.runs]
         return gain(self.speedup, self.computed, self.evaluations, expected)

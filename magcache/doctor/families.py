@@ -173,6 +173,8 @@ def _magcache(model: Any, pack: Pack) -> Any:
         if "default" in more or isinstance(options, list):
             widgets[name] = more.get("default", options[0])
     chosen = {"magcache_thresh": 9.0, "retention_ratio": 0.1, "magcache_K": 1}
+    if "recommended" in widgets:  # it would be in force instead
+        widgets["recommended"] = False
     return node().apply(**{**widgets, "model_type": "auto", **chosen, "model": model})[0]
 
 

@@ -267,14 +267,14 @@ def test_a_bad_file_costs_a_warning_and_neither_a_sampling_nor_a_list(
 def test_a_chosen_pipe_is_an_error_at_the_node(folder: Path) -> None:
     folder.mkdir()
     os.mkfifo(folder / "bad.json")
-    assert MagCache.VALIDATE_INPUTS(calibration="bad.json") is True
+    assert MagCacheTargetSpeed.VALIDATE_INPUTS(calibration="bad.json") is True
     with pytest.raises(CalibrationError, match=r"bad\.json .*it is not a regular file"):
         MagCache().apply(WAN.build(), "auto", 0.1, 0.1, 2, 0, -1, calibration="bad.json")
 
 
 @pytest.mark.parametrize("name", ["a" * 300, "a\0b", "a\ud800", "../x.json", "CON.json", 5, ""])
 def test_a_workflow_may_hold_any_name(name: Any, folder: Path) -> None:
-    assert "cannot be the name" in str(MagCache.VALIDATE_INPUTS(calibration=name))
+    assert "cannot be the name" in str(MagCacheTargetSpeed.VALIDATE_INPUTS(calibration=name))
     assert MagCache.IS_CHANGED(calibration=name) == 0
 
 

@@ -111,7 +111,7 @@ class Progress:
         if len(past) != step + 1:  # several evaluations a step
             return ""
         count, here = len(past) + len(ahead.reasons), past[-1].reason
-        if here is Reason.LITTLE_GAIN:
+        if Reason.LITTLE_GAIN in (here, *ahead.reasons):
             return nothing_to_gain(count)
         skipped = sum(each.skipped for each in past[:-1]) + (here is Reason.SKIPPED) + ahead.skipped
         computed = count - skipped
