@@ -155,7 +155,8 @@ def test_nothing_is_left_after_stopping(
         latents, schedule = sample(pipe, FRAMEPACK, sections=2)
     expected, expected_schedule = fresh()
     assert schedule == expected_schedule and torch.equal(latents, expected)
-    assert "_diffusers_hook" not in vars(pipe.transformer)
+    registry = getattr(pipe.transformer, "_diffusers_hook", None)  # diffusers' own, left empty
+    assert registry is None or not registry.hooks
     assert "forward" not in vars(pipe.transformer)
 
 

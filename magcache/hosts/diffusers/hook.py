@@ -21,6 +21,7 @@ from .session import Session
 _CALLS = "_magcache_calls"
 _SESSION = "_magcache_session"
 _FORWARD = "forward"
+_COMPILED = "_compiled_call_impl"  # where a module that is compiled in place keeps its graph
 
 
 class ModelCalls:
@@ -36,12 +37,15 @@ class ModelCalls:
         self._under_way = 0  # calls, of any thread
         self._lock = Lock()
         kind = type(model)
+        if vars(model).get(_COMPILED) is not None:  # with another class it would be compiled anew
+            self._leave = self._in_front_of_graph()
+            return
 
         @functools.wraps(kind.__call__)
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_compiling() or module is not model or not self.sessions:
                 return kind.__call__(module, *args, **kwargs)
-            if getattr(module, "_compiled_call_impl", None) is not None:  # hooks are in the graph
+            if getattr(module, _COMPILED, None) is not None:  # hooks are in the graph
                 return self._hand(functools.partial(kind.__call__, module), *args, **kwargs)
             with self._wrapped():
                 return kind.__call__(module, *args, **kwargs)
@@ -56,6 +60,25 @@ class ModelCalls:
         self.sessions.remove(session)
         if not self.sessions:
             self._leave()
+
+    def _in_front_of_graph(self) -> Callable[[], None]:
+        """Stands in front of a compiled model's graph; returns what takes that back."""
+        own = vars(self.model)
+        graph = own[_COMPILED]
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling() or not self.sessions:
+                return graph(*args, **kwargs)
+            return self._hand(graph, *args, **kwargs)
+
+        setattr(call, _CALLS, self)
+        own[_COMPILED] = call
+
+        def leave() -> None:
+            if own.get(_COMPILED) is call:
+                own[_COMPILED] = graph
+
+        return leave
 
     @contextmanager
     def _wrapped(self) -> Iterator[None]:
@@ -113,7 +136,8 @@ def sessions_on(target: Any, models: Sequence[nn.Module]) -> list[Session]:
 
 
 def _calls_of(model: nn.Module) -> ModelCalls | None:
-    calls = getattr(type(model), _CALLS, None)
+    entries = type(model), vars(model).get(_COMPILED)
+    calls = next((found for each in entries if (found := getattr(each, _CALLS, None))), None)
     return calls if calls and calls.model is model else None  # a copy has the class as well
 
 
