@@ -73,7 +73,7 @@ def points() -> list[Point]:
 
 def table(found: Sequence[Point]) -> Table:
     """A row a word."""
-    title = f"correlation of the logarithms {correlation(found):.2f}"
+    title = f"correlation {correlation(found):.2f}"
     made = Table("expected difference", "plans", "10th percentile of PSNR, dB", title=title)
     for word in (*(word for _, word in WORDS), in_words(1.0)):
         own = [point.tenth for point in found if in_words(point.expected) == word]
@@ -82,9 +82,9 @@ def table(found: Sequence[Point]) -> Table:
 
 
 def correlation(found: Sequence[Point]) -> float:
-    """Of the expected error's logarithm and the 10th percentile of the PSNR, in size."""
+    """Of the expected error's logarithm and the 10th percentile of the PSNR."""
     logs = np.log([point.expected for point in found])
-    return -float(np.corrcoef(logs, [point.tenth for point in found])[0, 1])
+    return float(np.corrcoef(logs, [point.tenth for point in found])[0, 1])
 
 
 def draw(found: Sequence[Point]) -> "Figure":
