@@ -77,12 +77,12 @@ def test_a_measurement_that_holds_no_number_is_not_stored(
         sample(node(model), NEW, STEPS)
     assert not stored(folder)
     assert "nothing was stored" in shown[-1] and "held NaN or Inf" in shown[-1]
-    assert "try bfloat16 or float32" in shown[-1] and "accelerated" not in caplog.text
+    assert "try bfloat16 or float32" in shown[-1] and "faster" not in caplog.text
 
 
 def test_a_sound_measurement_says_that_it_is_used(folder: Path, shown: list[str]) -> None:
     sample(alone(NEW.build()), NEW, STEPS)
-    assert "from the next sampling on the model is accelerated" in shown[-1]
+    assert "the model is faster from the next sampling on" in shown[-1]
     assert len(stored(folder)) == 1
 
 

@@ -7,7 +7,7 @@ at every model call, and the model's output, once for all conditions of an evalu
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +24,7 @@ from ...blocks import (
     plain_module,
 )
 from ...calibrate import Calibrator
-from ...curves import Measurement, Notebook, Trajectory
+from ...curves import CalibrationError, Measurement, Notebook, Trajectory
 from ...decide import Course, Decider, Mender, decider_for
 from ...report import Report, report_of
 from ...run import Run, Stopwatch, Storage
@@ -241,7 +241,8 @@ class BlockSampling(Sampling):
 
     def learn(self) -> None:
         """See `Sampling`: the report is to say what was not measured."""
-        self.measured()
+        with suppress(CalibrationError):  # which is told where it would be stored
+            self.measured()
 
     def _see_window(self, run: Run, window: str) -> None:
         """Says so where context windows move: what is cached of one does not fit another."""
