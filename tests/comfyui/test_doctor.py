@@ -127,7 +127,7 @@ def test_it_says_what_it_looked_at(whole: Any) -> None:
         "Python": ".".join(map(str, sys.version_info[:3])),
     }
     assert (told["comfyui"], told["python"]) == (str(CHECKOUT), sys.executable)
-    assert told["python_from"] == "--python"
+    assert told["python_from"] == "from --python"
     assert told["pack"] == {"name": "", "version": told["own_version"]}
     assert told["memory"]["ram"]["free"] > 0 and told["memory"]["disk"]["free"] > 0
     assert told["double_ids"] == [] and told["replaced"] == []
