@@ -7,6 +7,7 @@ words; word 0 is the padding, and a prompt of nothing else is the unconditional 
 import base64
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,26 @@ class Keywords:
         """
         embeds = self.table[torch.tensor([self._word_indices(prompt) for prompt in prompts])]
         return F.pad(embeds, (0, width - embeds.shape[-1]))
+
+    def understood(self, text: str) -> tuple[str, str]:
+        """A prompt of the words in a text that the model knows, and a note on those left out.
+
+        Raises ValueError where it knows none of them.
+        """
+        words = re.findall(r"[a-z]+", text.lower())
+        known = [word for word in words if word in self.vocabulary]
+        unknown = [self._asked_about(word) for word in dict.fromkeys(words) if word not in known]
+        note = f"the emoji model does not know: {', '.join(unknown)}" if unknown else ""
+        if words and not known:
+            raise ValueError(f"{note}. Try fox face")
+        if len(known) > TEXT_TOKENS:
+            left_out = ", ".join(known[TEXT_TOKENS:])
+            note = "; ".join(filter(None, [note, f"it reads {TEXT_TOKENS} words, not {left_out}"]))
+        return " ".join(known[:TEXT_TOKENS]), note
+
+    def _asked_about(self, word: str) -> str:
+        near = difflib.get_close_matches(word, self.vocabulary, n=1, cutoff=0.8)
+        return f"{word} (did you mean {near[0]}?)" if near else word
 
     def _word_indices(self, prompt: str) -> list[int]:
         words = prompt.lower().split()

@@ -54,10 +54,27 @@ def test_its_noise_levels_are_those_it_was_trained_with() -> None:
     assert [round(sampling.percent_to_sigma(part), 3) for part in (0.25, 0.5)] == [0.75, 0.5]
 
 
-def test_an_unknown_word_is_named_with_what_is_near() -> None:
+def test_unknown_words_are_left_out_and_named_with_what_is_near(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     _, clip, _ = MagCacheEmojiModel().load(PICTURES)
-    with pytest.raises(ValueError, match=r"does not know the word 'foxx': did you mean fox"):
-        nodes.CLIPTextEncode().encode(clip, "foxx face")
+    (said,) = nodes.CLIPTextEncode().encode(clip, "A photo of a cat, foxx")
+    (meant,) = nodes.CLIPTextEncode().encode(clip, "cat")
+    assert torch.equal(said[0][0], meant[0][0])
+    (warning,) = caplog.messages
+    assert "does not know: a, photo, of, foxx (did you mean fox" in warning
+
+
+def test_words_beyond_the_eighth_are_left_out_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    _, clip, _ = MagCacheEmojiModel().load(PICTURES)
+    nodes.CLIPTextEncode().encode(clip, "cat dog fox " * 3)
+    assert caplog.messages == ["MagCache: it reads 8 words, not fox"]
+
+
+def test_a_text_without_a_known_word_is_refused_with_words_to_try() -> None:
+    _, clip, _ = MagCacheEmojiModel().load(PICTURES)
+    with pytest.raises(ValueError, match=r"does not know: qwerty\. Try fox face"):
+        nodes.CLIPTextEncode().encode(clip, "qwerty")
 
 
 def test_no_folder_of_comfyui_is_touched() -> None:

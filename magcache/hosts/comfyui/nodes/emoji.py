@@ -1,5 +1,6 @@
 """The two small trained models of MagCache as one node: nothing to download, any CPU."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from ....emoji import keywords
 from .. import host
 from .widgets import entry
 
+log = logging.getLogger("magcache")
 PICTURES, CLIPS = "pictures (FLUX)", "clips (Wan 2.1)"
 _FOLDERS = {PICTURES: "emoji", CLIPS: "emoji-video"}
 
@@ -54,10 +56,14 @@ class Words:
         self._table, self._for_wan = table, for_wan
 
     def tokenize(self, text: str, **_: Any) -> str:
-        return text
+        """The words that the model knows; the log has those left out."""
+        prompt, note = self._table.understood(text)
+        if note:
+            log.warning("MagCache: %s", note)
+        return prompt
 
     def encode_from_tokens_scheduled(self, tokens: str, **_: Any) -> list[list[Any]]:
-        """The conditioning of a prompt of keywords; raises ValueError for an unknown word."""
+        """The conditioning of a prompt of keywords."""
         if self._for_wan:
             return [[self._table.embed([tokens], keywords.WAN_WIDTH), {}]]
         embeds = self._table.embed([tokens])
