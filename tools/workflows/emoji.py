@@ -10,13 +10,13 @@ SPEEDUP = 2.0
 Show = Callable[[Output, str], Node]
 _STORY = f"""**Press Run.** Nothing has to be downloaded, and any CPU will do.
 
-The model is small, but real: it comes with MagCache. Above it samples as it is, below with \
-MagCache, from the same seed.
+The model is small but real, and comes with MagCache. The upper half samples without MagCache, \
+the lower half with it, from the same seed.
 
-The lower half computes every second evaluation only and predicts the others: half the time, and \
-nearly the same result. Group 5 measures how near, and shows what was gained.
+The lower half computes every second step and predicts the others. It takes half the time, and the \
+result is nearly the same: group 5 shows how near.
 
-{{}} Up to eight words; an unknown one is named in the error.
+{{}} Up to eight words; one that the model does not know is left out.
 
 Try `speedup` 2.8, or 4 to see where it ends.
 
