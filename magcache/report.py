@@ -162,7 +162,7 @@ class Report:
         if not self.runs:
             return self.missing or "no run yet"
         reasons = {each.reason for run in self.runs for each in run.evaluations}
-        if Reason.LITTLE_GAIN in reasons:
+        if Reason.LITTLE_GAIN in reasons and not self.skipped:
             return nothing_to_gain(self.evaluations)
         expected = [run.expected for run in self.runs]
         return gain(self.speedup, self.computed, self.evaluations, expected)

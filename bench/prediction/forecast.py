@@ -64,11 +64,12 @@ Outputs = list[torch.Tensor]
 class Emoji:
     """The emoji model, by its velocity at a flow level."""
 
+    library: Any = image
     name = "emoji"
     x0_plus_noise = False
 
     def __init__(self) -> None:
-        self.model: Any = image.load()
+        self.model: Any = self.library.load()
         self.network = self.model.pipe.transformer.eval()
         self.stack = find_stack(self.network, FAMILIES)
 
@@ -97,23 +98,15 @@ class Emoji:
 class Turbo(Emoji):
     """The emoji model distilled for few steps."""
 
+    library = turbo
     name = "emoji-turbo"
-
-    def __init__(self) -> None:
-        self.model = turbo.load()
-        self.network = self.model.pipe.transformer.eval()
-        self.stack = find_stack(self.network, FAMILIES)
 
 
 class Video(Emoji):
     """The video model."""
 
+    library = video
     name = "emoji-video"
-
-    def __init__(self) -> None:
-        self.model = video.load()
-        self.network = self.model.pipe.transformer.eval()
-        self.stack = find_stack(self.network, FAMILIES)
 
     def noise(self, seeds: Sequence[int]) -> torch.Tensor:
         return torch.cat([_randn(seed, 1, 16, 8, 16, 16) for seed in seeds])

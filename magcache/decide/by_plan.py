@@ -111,6 +111,7 @@ class PlanDecider(Stepwise[_State]):
     curves: Mapping[str, MagnitudeCurve] = field(init=False)
     _predicted: dict[Any, tuple[list[float], float]] = field(default_factory=dict, init=False)
     _bounds: dict[Any, float] = field(default_factory=dict, init=False)
+    _expected: dict[Any, float] = field(default_factory=dict, init=False)
     _correction: Correction = field(default_factory=Correction, init=False)
     _little_gain: bool = field(default=False, init=False)
     _state: _State = field(init=False)
@@ -139,9 +140,13 @@ class PlanDecider(Stepwise[_State]):
     @property
     def expected(self) -> float | None:
         """See `Decider`. Known of the prior's plans only: what it means was measured for those."""
-        if not (self._state.plan and self.members):
+        state = self._state
+        if not (state.plan and self.members):
             return None
-        return expected_error(self._costs(self._state.rooms), self._state.plan)
+        asked = (*state.rooms.items(),), state.plan
+        if asked not in self._expected:
+            self._expected[asked] = expected_error(self._costs(state.rooms), state.plan)
+        return self._expected[asked]
 
     @property
     def basis(self) -> Mapping[str, Any]:
@@ -282,7 +287,8 @@ class PlanDecider(Stepwise[_State]):
             return state
         steps, count = self.course.whole_steps, len(self.course.sigmas)
         asked = int(count / self.target.speedup + 1e-9)
-        plan = best_schedule(self._costs(rooms), self._wanted)
+        costs = self._costs(rooms)
+        plan = best_schedule(costs, self._wanted)
         best = sum(plan)
         if (self.course.is_short and not self.members) or count < LEAST_GAIN * best:
             self._little_gain = True
@@ -297,6 +303,8 @@ class PlanDecider(Stepwise[_State]):
             notes["speed-up"] = f"{speedup} {why}; the best is {count / best:.2f}"
         if best * steps < worth * count:
             notes["draft"] = f"a draft: it may end as far from the full run as {best} plain steps"
+        # A node asks for it again and again while it runs, and the costs take as long as the plan.
+        self._expected[(*rooms.items(),), tuple(plan)] = expected_error(costs, plan)
         return replace(state, plan=tuple(plan), notes=notes)
 
     def _with_room(self, state: _State, held: Holding) -> _State:

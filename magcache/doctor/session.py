@@ -135,11 +135,10 @@ def _listen(
             findings.refused = kind == "refused"
             findings.unfinished = event["text"] + ("" if findings.refused else f", while {step}")
             return
-        if kind in ("step", "back"):
-            step = event["text"]
         if kind == "back":
-            continue
-        if kind == "step":
+            step = event["text"]
+        elif kind == "step":
+            step = event["text"]
             on_step(step, event.get("number", 0), event.get("total", 0))
         else:
             findings.add(event)

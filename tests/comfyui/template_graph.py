@@ -9,12 +9,12 @@ from typing import Any
 
 import nodes
 import torch
+from workflows import WIDGETS
 
 from magcache.doctor.tiny import Tiny
 from tools.graphs import Graph, Node
 from tools.templates import LOADERS, PACKAGE, SAMPLERS, Template, installed
 
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 _LORAS = ("LoraLoaderModelOnly", "LoraLoader")
 
 

@@ -7,7 +7,7 @@ at every model call, and the model's output, once for all conditions of an evalu
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +24,7 @@ from ...blocks import (
     plain_module,
 )
 from ...calibrate import Calibrator
-from ...curves import CalibrationError, Measurement, Notebook, Trajectory
+from ...curves import Measurement, Notebook, Trajectory
 from ...decide import Course, Decider, Mender, decider_for
 from ...report import Report, report_of
 from ...run import Run, Stopwatch, Storage
@@ -104,14 +104,11 @@ class Sampling(ABC):
 
     def measured(self) -> dict[str, Measurement]:
         """What a calibrating sampling has measured from its start to its end, a branch."""
-        run = next((run for run in self._runs.values() if run.calibrator), None)
-        if run is None or run.calibrator is None:
-            return {}
-        found, count = run.calibrator.finish(), len(run.evaluations)
-        whole = {name: each for name, each in found.items() if len(each.sigmas) == count}
-        if len(whole) < len(found):
-            run.warn(_NOT_WHOLE)
-        return whole
+        for run in self._runs.values():
+            if run.calibrator:
+                found, count = run.calibrator.finish(), len(run.evaluations)
+                return {name: each for name, each in found.items() if len(each.sigmas) == count}
+        return {}
 
     def options(self, kept: dict[str, Any]) -> dict[str, Any]:
         """What to add to a guider's model options, as they are kept, for this sampling."""
@@ -240,9 +237,11 @@ class BlockSampling(Sampling):
             return run.call(branch, curves, x.device, forward)
 
     def learn(self) -> None:
-        """See `Sampling`: the report is to say what was not measured."""
-        with suppress(CalibrationError):  # which is told where it would be stored
-            self.measured()
+        """See `Sampling`: the report is to say what was not measured from start to end."""
+        for run in self._runs.values():
+            measured = run.calibrator.ratios().values() if run.calibrator else ()
+            if any(len(ratios) < len(run.evaluations) for ratios in measured):
+                run.warn(_NOT_WHOLE)
 
     def _see_window(self, run: Run, window: str) -> None:
         """Says so where context windows move: what is cached of one does not fit another."""

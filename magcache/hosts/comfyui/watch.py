@@ -95,37 +95,34 @@ class Progress:
         head = f"step {step + 1} of {len(self._sigmas)}"
         if run is None or missing:
             return f"{head}\n{missing}".rstrip()
-        told = "measuring" if run.calibrator else self._planned(run, step)
+        ahead = run.ahead([(sigma, at) for at, sigma in enumerate(self._sigmas) if at > step])
+        told = "measuring" if run.calibrator else self._planned(run, step, ahead)
         seconds = [later - earlier for earlier, later in itertools.pairwise(self._starts)]
         done = list(zip(run.evaluations[:-1], seconds, strict=False))
         computed = [took for evaluation, took in done if not evaluation.skipped]
         skipped = [took for evaluation, took in done if evaluation.skipped]
         if computed:
             costs = median(computed), median(skipped) if skipped else 0.0
-            head += f", {_clock(self._left(run, step, *costs))} left"
+            head += f", {_clock(self._left(run, step, ahead, *costs))} left"
         return f"{head}\n{told}".rstrip()
 
-    def _planned(self, run: Run, step: int) -> str:
+    def _planned(self, run: Run, step: int, ahead: Schedule) -> str:
         """What is computed in all; nothing where that is not known beforehand."""
-        ahead, past = self._ahead(run, step), run.evaluations
+        past = run.evaluations
         if len(past) != step + 1:  # several evaluations a step
             return ""
-        count, here = len(past) + len(ahead.reasons), past[-1].reason
-        if Reason.LITTLE_GAIN in (here, *ahead.reasons):
+        count = len(past) + len(ahead.reasons)
+        if Reason.LITTLE_GAIN in (past[-1].reason, *ahead.reasons):
             return nothing_to_gain(count)
-        skipped = sum(each.skipped for each in past[:-1]) + (here is Reason.SKIPPED) + ahead.skipped
+        skipped = sum(each.skipped for each in past) + ahead.skipped
         computed = count - skipped
         return gain(count / computed, computed, count, [run.decider.expected]) if skipped else ""
 
-    def _ahead(self, run: Run, step: int) -> Schedule:
-        return run.ahead([(sigma, at) for at, sigma in enumerate(self._sigmas) if at > step])
-
-    def _left(self, run: Run, step: int, computed: float, skipped: float) -> float:
+    def _left(self, run: Run, step: int, ahead: Schedule, computed: float, skipped: float) -> float:
         """Seconds from here on, with what each kind of evaluation has cost up to here."""
         evaluations = (len(run.evaluations) - 1) / step if step else 1  # a step, of two in Heun
-        reasons = self._ahead(run, step).reasons
-        costs = [skipped if reason is Reason.SKIPPED else computed for reason in reasons]
-        now = skipped if run.evaluations[-1].reason is Reason.SKIPPED else computed
+        costs = [skipped if reason is Reason.SKIPPED else computed for reason in ahead.reasons]
+        now = skipped if run.evaluations[-1].skipped else computed
         return now + evaluations * sum(costs)
 
 
