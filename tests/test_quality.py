@@ -46,8 +46,8 @@ class Toy(nn.Module):
         return self.head(x)
 
 
-def result(way: str, flops: float, psnr: float, computed: float | None = None) -> Result:
-    cost = Cost(flops, 28 * flops if computed is None else computed, 1.0, flops, flops)
+def result(way: str, flops: float, psnr: float) -> Result:
+    cost = Cost(flops, 28 * flops, 1.0, flops, flops)
     batch = {"host": "diffusers", "batch": 16}
     setting = batch if way == UNCACHED else {"flops": flops}
     return Result(way, setting, "test-2", 16, cost, [psnr, psnr], [0.9, 0.9], [0.1, 0.1])
@@ -78,23 +78,22 @@ def test_counting_leaves_no_hooks() -> None:
 def test_the_best_at_a_cost_is_the_nearest_that_is_not_dearer() -> None:
     uncached = result(UNCACHED, 1.0, 100)
     results = [result("a", 0.3, 20), result("a", 0.45, 30), result("a", 0.6, 40)]
-    assert best_at(results, uncached, "flops", 0.5) is results[1]
-    assert best_at(results, uncached, "flops", 0.25) is None  # all are dearer
-    assert best_at(results, uncached, "flops", 0.6) is results[2]
+    assert best_at(results, uncached, 0.5) is results[1]
+    assert best_at(results, uncached, 0.25) is None  # all are dearer
+    assert best_at(results, uncached, 0.6) is results[2]
 
 
 def test_a_way_that_leaves_half_of_the_cost_unused_is_not_shown_there() -> None:
     uncached = result(UNCACHED, 1.0, 100)
-    assert best_at([result("a", 0.2, 30)], uncached, "flops", 0.5) is None
+    assert best_at([result("a", 0.2, 30)], uncached, 0.5) is None
 
 
-def test_what_is_best_by_either_cost_is_chosen_once() -> None:
+def test_the_best_at_each_target_is_chosen_once() -> None:
     uncached = result(UNCACHED, 1.0, 100)
     whole = [result("a", target / 28, 20 + target) for target in CONDITION.targets]
-    assert chosen(whole, uncached, CONDITION, ("flops", "computed")) == whole
-    partly = result("a", 0.8, 60, computed=7)  # few whole evaluations, but much work
-    both = chosen([*whole, partly], uncached, CONDITION, ("flops", "computed"))
-    assert both == [*whole, partly]
+    worse = result("a", CONDITION.targets[1] / 28, 20)
+    assert chosen([*whole, worse], uncached, CONDITION) == whole
+    assert chosen(whole[1:2], uncached, CONDITION) == whole[1:2]  # at two targets
 
 
 def test_a_knob_is_refined_between_a_cheaper_and_a_dearer_setting() -> None:
@@ -104,11 +103,11 @@ def test_a_knob_is_refined_between_a_cheaper_and_a_dearer_setting() -> None:
     uncached = result(UNCACHED, 1.0, 100)
     poor = [at(0.1, "poor", 0.9, 30), at(0.4, "poor", 0.2, 10)]
     good = [at(0.1, "good", 0.9, 50), at(0.4, "good", 0.2, 20)]
-    found = between([*poor, *good], uncached, "knob", "flops", 0.5)
+    found = between([*poor, *good], uncached, "knob", 0.5)
     assert found == {"knob": 0.2, "kind": "good"}  # in the middle by ratio
     near = at(0.2, "good", 0.49, 30)
-    assert between([*poor, *good, near], uncached, "knob", "flops", 0.5) is None
-    assert between(good, uncached, "knob", "flops", 0.1) is None  # nothing is so cheap
+    assert between([*poor, *good, near], uncached, "knob", 0.5) is None
+    assert between(good, uncached, "knob", 0.1) is None  # nothing is so cheap
 
 
 def test_settings_are_those_that_reach_a_target() -> None:

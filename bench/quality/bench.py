@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,13 @@ import numpy as np
 from .comfyhost import WAYS, ComfyHost
 from .condition import Condition, Setting
 from .hosts import DiffusersHost, Host
-from .select import Axis, between, chosen
+from .select import between, chosen
 from .store import Result, Store, measured
 from .subjects import Subject
 from .ways import UNCACHED
 
 REFINEMENTS = 3  # settings tried between two to come near a target
 FEW = 32  # with fewer prompts to compare on, only every third setting is swept
-AXES: tuple[Axis, ...] = ("flops", "computed")
 Tell = Callable[[str], None]
 """Called before each sampling with what is sampled."""
 
@@ -102,14 +100,14 @@ class Bench:
         thinned = settings[:: 3 if len(self._test.texts) < FEW else 1]
         results = [self._result(host, way, setting, self._sweep, tell) for setting in thinned]
         knob, condition = host.knob(way), self._condition
-        for axis, target in product(AXES, condition.targets if knob else ()):
+        for target in condition.targets if knob else ():
             for _ in range(REFINEMENTS):
                 assert knob
-                setting = between(results, uncached, knob, axis, target / condition.steps)
+                setting = between(results, uncached, knob, target / condition.steps)
                 if setting is None:
                     break
                 results.append(self._result(host, way, setting, self._sweep, tell))
-        return [best.setting for best in chosen(results, uncached, condition, AXES)]
+        return [best.setting for best in chosen(results, uncached, condition)]
 
     def _uncached(self, host: Host, prompts: Prompts, batch: int, tell: Tell) -> Result:
         """The host's uncached run with so many prompts together, for its time and work."""

@@ -54,7 +54,7 @@ class Compared:
         if not own:
             return None
         wanted = target / self.condition.steps
-        return best_at(own, self.uncached(own[0]), "flops", wanted, SLACK)
+        return best_at(own, self.uncached(own[0]), wanted, SLACK)
 
     def rival(self, target: int) -> Result | None:
         """The best result that needs neither a forecast nor a calibration."""
@@ -68,7 +68,7 @@ class Compared:
     def curve(self, way: str) -> list[tuple[float, float]]:
         """(cost as a share of the blocks' work, mean PSNR) of the best results, by cost."""
         found = [self.best(way, target) for target in self.condition.targets]
-        points = {(share(r, self.uncached(r), "flops"), r.mean) for r in found if r is not None}
+        points = {(share(r, self.uncached(r)), r.mean) for r in found if r is not None}
         return sorted(points)
 
 
@@ -222,7 +222,7 @@ def _details(compared: Compared, target: int) -> Iterator[str]:
         setting = ", ".join(f"{key} {_short(value)}" for key, value in result.setting.items())
         cells = [
             f"{result.cost.computed:.1f}",
-            f"{share(result, uncached, 'flops'):.0%}",
+            f"{share(result, uncached):.0%}",
             f"{uncached.cost.seconds / result.cost.seconds:.2f}x",
             f"{np.mean(result.ssim):.4f}",
             f"{np.mean(result.flip):.4f}",

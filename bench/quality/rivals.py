@@ -89,14 +89,6 @@ def _taylorseer_settings(s: Situation) -> list[Setting]:
     return [{**setting, **order} for setting in whole + attention for order in orders]
 
 
-def _pyramid(s: Situation, x: Setting) -> Any:
-    from diffusers.hooks import PyramidAttentionBroadcastConfig
-
-    return PyramidAttentionBroadcastConfig(
-        **x, current_timestep_callback=lambda: s.pipe._current_timestep
-    )
-
-
 @contextmanager
 def _sea(s: Situation, x: Setting) -> Iterator[None]:
     """SeaCache with what FLUX's pipeline does not tell it: step, σ, and the latents' shape."""
@@ -182,14 +174,6 @@ DIFFUSERS = [
         _sea,
         alone=True,
         knob="threshold",
-    ),
-    Way(
-        "diffusers PAB",
-        lambda _s: grid(
-            spatial_attention_block_skip_range=(2, 4, 8),
-            spatial_attention_timestep_skip_range=((100, 800), (0, 1000)),
-        ),
-        partial(_enabled, _pyramid),
     ),
 ]
 CACHE_DIT = [

@@ -2,56 +2,42 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Literal
 
 from .condition import Condition, Setting
 from .store import Result
 
-Axis = Literal["flops", "computed", "seconds"]
-"""Costs: the blocks' work, the evaluations in which all blocks ran, and processor time."""
 TOLERANCE = 0.01  # of the uncached run: so much dearer than asked still counts
 NEAR = 0.02  # of the uncached run: so much below a target is near enough
 
 
-def share(result: Result, uncached: Result, axis: Axis) -> float:
-    """A result's cost as a share of the uncached run's."""
-    return getattr(result.cost, axis) / getattr(uncached.cost, axis)
+def share(result: Result, uncached: Result) -> float:
+    """The work that a result's blocks did, as a share of the uncached run's."""
+    return result.cost.flops / uncached.cost.flops
 
 
 def best_at(
-    results: Iterable[Result],
-    uncached: Result,
-    axis: Axis,
-    target: float,
-    tolerance: float = TOLERANCE,
+    results: Iterable[Result], uncached: Result, target: float, tolerance: float = TOLERANCE
 ) -> Result | None:
     """The result nearest to the uncached run that costs no more than `target`, a share.
 
     None where all cost more, or none costs at least half as much: a way that cannot use what it
     is given is then shown at the lower cost only.
     """
-    within = [r for r in results if share(r, uncached, axis) <= target + tolerance]
-    if not any(share(r, uncached, axis) >= target / 2 for r in within):
+    within = [r for r in results if share(r, uncached) <= target + tolerance]
+    if not any(share(r, uncached) >= target / 2 for r in within):
         return None
-    return max(within, key=lambda r: (r.mean, -share(r, uncached, axis)))
+    return max(within, key=lambda r: (r.mean, -share(r, uncached)))
 
 
-def chosen(
-    results: Iterable[Result], uncached: Result, condition: Condition, axes: Iterable[Axis]
-) -> list[Result]:
-    """The best result at each target and by each cost, each once."""
+def chosen(results: Iterable[Result], uncached: Result, condition: Condition) -> list[Result]:
+    """The best result at each target, each once."""
     results = list(results)
-    found: dict[str, Result] = {}
-    for axis in axes:
-        for target in condition.targets:
-            best = best_at(results, uncached, axis, target / condition.steps)
-            if best:
-                found.setdefault(best.key, best)
-    return list(found.values())
+    found = [best_at(results, uncached, t / condition.steps) for t in condition.targets]
+    return list({best.key: best for best in found if best}.values())
 
 
 def between(
-    results: Iterable[Result], uncached: Result, knob: str, axis: Axis, target: float
+    results: Iterable[Result], uncached: Result, knob: str, target: float
 ) -> Setting | None:
     """A setting between two that cost more and less than `target`, a share, to come nearer to it.
 
@@ -62,30 +48,28 @@ def between(
     for result in results:
         others = {key: value for key, value in result.setting.items() if key != knob}
         groups.setdefault(str(sorted(others.items())), []).append(result)
-    found = [
-        pair for group in groups.values() if (pair := _around(group, uncached, knob, axis, target))
-    ]
+    found = [pair for group in groups.values() if (pair := _around(group, uncached, knob, target))]
     if not found:
         return None
 
     def promised(pair: Sequence[Result]) -> float:
-        (low, worse), (high, better) = [(share(r, uncached, axis), r.mean) for r in pair]
+        (low, worse), (high, better) = [(share(r, uncached), r.mean) for r in pair]
         return worse + (better - worse) * (target - low) / (high - low)
 
     cheap, dear = max(found, key=promised)
-    if share(cheap, uncached, axis) >= target - NEAR:
+    if share(cheap, uncached) >= target - NEAR:
         return None
     middle = (cheap.setting[knob] * dear.setting[knob]) ** 0.5
     return {**cheap.setting, knob: float(f"{middle:.4g}")}
 
 
 def _around(
-    group: Sequence[Result], uncached: Result, knob: str, axis: Axis, target: float
+    group: Sequence[Result], uncached: Result, knob: str, target: float
 ) -> tuple[Result, Result] | None:
     """Neighbours by `knob` of which the first fits into the target and the second does not."""
     group = sorted(group, key=lambda result: result.setting[knob])
     for pair in pairwise(group):
-        cheap, dear = sorted(pair, key=lambda result: share(result, uncached, axis))
-        if share(cheap, uncached, axis) <= target + TOLERANCE < share(dear, uncached, axis):
+        cheap, dear = sorted(pair, key=lambda result: share(result, uncached))
+        if share(cheap, uncached) <= target + TOLERANCE < share(dear, uncached):
             return cheap, dear
     return None

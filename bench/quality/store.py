@@ -12,7 +12,7 @@ from magcache.images import difference
 from .condition import Condition, Setting
 from .counting import Cost
 
-FOLDER = Path("bench-output/quality")
+FOLDER = Path("bench/quality/results")  # committed but for the uncached images
 EQUAL = 100.0  # dB of images that are equal but for rounding; more is not told apart
 
 
