@@ -19,7 +19,7 @@ from .subjects import Subject
 from .ways import UNCACHED
 
 REFINEMENTS = 3  # settings tried between two to come near a target
-FEW = 32  # with fewer prompts to compare on, only every third setting is swept
+FEW = 32  # with fewer prompts to compare on, every third setting is tried where a knob refines it
 Tell = Callable[[str], None]
 """Called before each sampling with what is sampled."""
 
@@ -33,17 +33,21 @@ class Prompts:
     seeds: tuple[int, ...]
 
 
+def swept(count: int) -> int:
+    """The number of prompts to choose settings on, for `count` prompts to compare on."""
+    return max(2, min(4, count // 4))
+
+
 def prompt_sets(subject: Subject, count: int) -> tuple[Prompts, Prompts]:
     """The prompts to sweep on, from the end of the list, and those to compare on, from its start.
 
     Raises:
         ValueError: The subject has too few prompts.
     """
-    swept = max(2, min(4, count // 4))
-    texts = list(subject.prompts)
-    if count < 1 or count + swept > len(texts):
-        raise ValueError(f"{subject.name} has {len(texts)} prompts: take 1 to {len(texts) - swept}")
-    places = {"sweep": range(len(texts) - swept, len(texts)), "test": range(count)}
+    texts, few = list(subject.prompts), swept(count)
+    if count < 1 or count + few > len(texts):
+        raise ValueError(f"{subject.name} has {len(texts)} prompts: take 1 to {len(texts) - few}")
+    places = {"sweep": range(len(texts) - few, len(texts)), "test": range(count)}
     sets = [
         Prompts(f"{name}-{len(of)}", tuple(texts[i] for i in of), tuple(of))
         for name, of in places.items()
@@ -97,9 +101,9 @@ class Bench:
     ) -> list[Setting]:
         """The best settings at each cost, on the prompts to sweep on."""
         uncached = self._uncached(host, self._sweep, host.batch(way), tell)
-        thinned = settings[:: 3 if len(self._test.texts) < FEW else 1]
-        results = [self._result(host, way, setting, self._sweep, tell) for setting in thinned]
         knob, condition = host.knob(way), self._condition
+        tried = settings[:: 3 if knob and len(self._test.texts) < FEW else 1]
+        results = [self._result(host, way, setting, self._sweep, tell) for setting in tried]
         for target in condition.targets if knob else ():
             for _ in range(REFINEMENTS):
                 assert knob

@@ -10,7 +10,7 @@ import torch
 
 from bench.figures import mean_tenth_least
 
-from .bench import FEW, uncached_of
+from .bench import swept, uncached_of
 from .comfyhost import WAYS as COMFYUI
 from .condition import Condition
 from .picture import draw
@@ -112,29 +112,33 @@ def machine() -> str:
 
 INTRODUCTION = """# Quality at equal cost: {title}
 
-How close each way of sampling comes to the uncached run, at the same cost: {prompts} prompts that
-no choice was made on, each compared with the uncached run of its own seed. PSNR in dB, at most
-100, as mean / 10th percentile / minimum over the prompts. Machine: {machine}.
-Made by `python -m bench.quality --model {model}`.
+How close does each method come to the uncached run for the same work? Every figure is PSNR in dB
+against the uncached run with the same seed, at most 100, as mean / 10th percentile / minimum over
+{prompts} prompts that no setting was chosen on. Machine: {machine}.
 
-- **Forecast, first run** is MagCache as it comes: planned and predicted from a prior made without
-  this model, of which it has seen no run.
-- **Cost** is the work really done by the layers inside the model's blocks, counted layer by layer.
-  A cache that always computes its first block, or skips attention only, pays for what it computes.
-- **Every other way has its best settings for each cost**, found on other prompts (of the settings
-  tried, every third, below {few} prompts). One that decides by what it sees may cost up to 3 % of a
-  full run more than asked. – means that no setting comes so low.
+    python -m bench.quality --model {model}    # hours; it resumes where it was stopped
+
+- **Forecast, first run** is MagCache as installed. Its plan and its predictions come from a prior
+  made without this model, and it has seen no run of the model.
+- **Every other method has its best settings for each cost**, chosen on {swept} other prompts. A
+  method that decides while it samples may exceed the cost by 3 % of a full run. – means that no
+  setting is that cheap.
+- **Cost** is the work that the layers inside the model's blocks really did, counted layer by layer.
+  A cache that always computes its first block, or that skips only attention, pays for what it
+  computes.
 {notes}
-![Mean PSNR over cost, a panel a condition]({picture})
+![Mean PSNR against cost, one panel per condition]({picture})
 """
-CALIBRATED = """- **{planned}** is MagCache with a calibration: one prompt, in the condition itself.
-- diffusers' MagCache gets that calibration's ratios, SeaCache is told step, σ and latents, which
-  diffusers' pipelines do not do. Spectrum's forecaster is written from its published description.
+CALIBRATED = """\
+- **{planned}** is MagCache with a calibration from one prompt, made in the same condition.
+- diffusers' MagCache uses the ratios of that calibration. SeaCache is given the step, σ and the
+  latents, which diffusers' pipelines do not pass on. Spectrum's forecaster was written from its
+  published description.
 """
 COMFYUIS = """\
-- EasyCache and LazyCache run in ComfyUI, compared with its own uncached run (its noise levels are
-  a little other ones for the video model and the U-Net). EasyCache adds to its input in place,
-  which spoils a sampling in float32, so it is given a copy.
+- EasyCache and LazyCache run in ComfyUI and are compared with ComfyUI's own uncached run, whose
+  noise levels differ slightly for the video model and the U-Net. EasyCache adds to its input in
+  place, which spoils a float32 sampling, so here it is given a copy.
 """
 
 
@@ -144,8 +148,8 @@ def lines(model: str, prompts: int, found: Sequence[Compared], picture: str) -> 
     notes = CALIBRATED.format(planned=PLANNED.capitalize()) if PLANNED in ways else ""
     notes += COMFYUIS if ways.intersection(COMFYUI) else ""
     yield INTRODUCTION.format(
-        title=TITLES.get(model, model), prompts=prompts, machine=machine(), model=model, few=FEW,
-        notes=notes, picture=picture,
+        title=TITLES.get(model, model), prompts=prompts, swept=swept(prompts), machine=machine(),
+        model=model, notes=notes, picture=picture,
     )  # fmt: skip
     yield from _summary(found)
     for compared in found:
@@ -165,9 +169,9 @@ def _summary(found: Sequence[Compared]) -> Iterator[str]:
     mean = sum(lead[0] >= AHEAD for lead in known)
     least = sum(lead[1] >= 0 for lead in known)
     yield "## All conditions\n"
-    yield "How many dB the forecast is ahead of the best other way, in mean and in minimum. At"
-    yield f"{heads[0]} to {heads[PLACES - 1]} of the work it leads by {AHEAD:g} dB of mean or more"
-    yield f"in {mean} of {len(known)} places; its minimum is as high or higher in {least}.\n"
+    yield "The forecast's lead over the best other method in dB: of the mean / of the minimum (the"
+    yield f"method). At {heads[0]} to {heads[PLACES - 1]} of the work its mean leads by {AHEAD:g} dB or"
+    yield f"more in {mean} of {len(known)} cells; its minimum is at least as high in {least}.\n"
     yield f"| | {' | '.join(heads)} |"
     yield "|---|" + "--:|" * len(heads)
     for compared in found:
@@ -194,7 +198,7 @@ def _lead(compared: Compared, target: int) -> str:
 def _table(compared: Compared) -> Iterator[str]:
     condition = compared.condition
     heads = [f"{target} of {condition.steps}" for target in condition.targets]
-    yield f"| way | {' | '.join(heads)} |"
+    yield f"| method | {' | '.join(heads)} |"
     yield "|---|" + "--:|" * len(heads)
     for way in compared.ways:
         found = [compared.best(way, target) for target in condition.targets]
@@ -210,9 +214,9 @@ def _cell(result: Result | None) -> str:
 
 def _details(compared: Compared, target: int) -> Iterator[str]:
     condition = compared.condition
-    yield f"The work of {target} of {condition.steps} evaluations in detail; speed-ups are in"
-    yield "processor time:\n"
-    yield "| way | all blocks ran in | work | speed-up | SSIM | FLIP | setting |"
+    yield f"At the work of {target} of {condition.steps} evaluations (*whole* ran every block; the"
+    yield "speed-up is in processor time):\n"
+    yield "| method | whole | work | speed-up | SSIM | FLIP | setting |"
     yield "|---|--:|--:|--:|--:|--:|---|"
     for way in compared.ways:
         result = compared.best(way, target)
