@@ -270,7 +270,9 @@ def test_the_page_names_the_lead(tmp_path: Path) -> None:
     page, picture = write("toy", [CONDITION], 2, tmp_path / "page.md", tmp_path)
     text = page.read_text()
     assert "| +10.0 / +10.0 (published rule) | +10.0 / +10.0 (published rule) |" in text
-    assert "3 dB of mean or more\nin 3 of 3 places; its minimum is as high or higher in 3." in text
+    assert "3 dB or more in 3 of 3 cells, and the minimum is at least as high in 3." in " ".join(
+        text.split()
+    )
     assert "54.0 / 54.0 / 54.0" in text and picture.stat().st_size > 10_000
 
 

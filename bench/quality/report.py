@@ -4,6 +4,7 @@ import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import torch
@@ -169,9 +170,12 @@ def _summary(found: Sequence[Compared]) -> Iterator[str]:
     mean = sum(lead[0] >= AHEAD for lead in known)
     least = sum(lead[1] >= 0 for lead in known)
     yield "## All conditions\n"
-    yield "The forecast's lead over the best other method in dB: of the mean / of the minimum (the"
-    yield f"method). At {heads[0]} to {heads[PLACES - 1]} of the work its mean leads by {AHEAD:g} dB or"
-    yield f"more in {mean} of {len(known)} cells; its minimum is at least as high in {least}.\n"
+    told = (
+        "How many dB the forecast leads the best other method by, in the mean / in the minimum. "
+        f"At {heads[0]} to {heads[PLACES - 1]} of the work the mean leads by {AHEAD:g} dB or more "
+        f"in {mean} of {len(known)} cells, and the minimum is at least as high in {least}.\n"
+    )
+    yield fill(told, 100) + "\n"
     yield f"| | {' | '.join(heads)} |"
     yield "|---|" + "--:|" * len(heads)
     for compared in found:
