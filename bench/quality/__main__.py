@@ -82,7 +82,7 @@ def measure(asked: argparse.Namespace, console: Console) -> None:
             bench.run(tell, asked.way)
         for note in bench.notes:
             console.print(note)
-    page = FOLDER / f"{asked.model}.md"
+    page = Path("bench-output/quality") / f"{asked.model}.md"
     for path in write(asked.model, subject.conditions, asked.prompts, page, FOLDER):
         console.print(f"written: {path}")
 
