@@ -177,7 +177,8 @@ def test_files_modules_and_commands_that_a_document_names_are_there(path: Path) 
 
 def test_contributing_shows_every_room_below_all_that_it_imports_from() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    shown = re.findall(r"^  ([\w.]+)/? +", text.partition("\nmagcache/\n")[2], re.MULTILINE)
+    tree = text.partition("\nmagcache/\n")[2].partition("\n```")[0]
+    shown = re.findall(r"^  ([\w.]+)/? +", tree, re.MULTILINE)
     rooms = [path for path in (ROOT / "magcache").iterdir() if path.name[0] not in "_."]
     assert {*shown} == {room.name for room in rooms}
     order = [name.removesuffix(".py") for name in shown]
