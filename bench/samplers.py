@@ -127,7 +127,7 @@ def page(rows: Sequence[Row], setting: Setting, version: str) -> str:
         f"**With {ahead} of {len(still)} samplers that draw no noise, MagCache at "
         f"{setting.speedup:g}x is closer to the full run than ordinary sampling at the same "
         "cost.** "
-        "Take `euler`, `ddim`, `dpmpp_2m` or `res_multistep` where you can choose. `lms`, "
+        "Use `euler`, `ddim`, `dpmpp_2m` or `res_multistep` where you can choose. `lms`, "
         "`ipndm_v` and most CFG++ samplers amplify any change.\n\n"
         f"Every sampler of ComfyUI {version} drew {setting.prompts} test prompts with the small "
         f"emoji model: {setting.steps} steps, shift {setting.shift:g}, CFG 3 (1 for CFG++), as a "
