@@ -1,4 +1,4 @@
-"""Makes the pictures of the nodes' help pages, web/docs/*.png.
+"""Makes the pictures of the nodes' help pages, web/docs/*.png, and the README's, docs/node.png.
 
     python -m tools.help_pictures http://127.0.0.1:8188 path/to/that/server/models
 
@@ -22,6 +22,12 @@ from .workflows.previews import WITHIN
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "web" / "docs"
 WIDTH, COLOURS = 720, 128
+AT_WORK = {  # the README's picture, of the emoji example: where its nodes are put, their titles
+    1: (0, 0, None), 10: (0, 160, None), 11: (440, 0, None), 12: (440, 330, None),
+    13: (605, 330, None), 14: (800, 0, "with MagCache"), 9: (1130, 0, "without MagCache"),
+}  # fmt: skip
+SIZES = {1: (380, 100), 10: (380, 190), 14: (300, 360), 9: (300, 360)}  # of some of them
+COLLAPSED = (12, 13)
 COPIED = {"MagCache": "docs/schedule.png", "MagCacheEmojiModel": "models/emoji/grid.png"}
 DRAWN = {  # nodes of an example, from left to right
     "CompileModel": ("flux_compile", ("UNETLoader", "CompileModel", "MagCache", "KSampler")),
@@ -36,11 +42,11 @@ ROWS, OF, NAMES = (0, 1, 3, 4, 6), 7, 53  # of docs/demo.png, under 53 pixels of
 Json = dict[str, Any]
 
 
-def save(picture: Image.Image, name: str) -> None:
+def save(picture: Image.Image, name: str, folder: Path = PAGES, width: int = WIDTH) -> None:
     """Writes a picture of a page, small."""
     small = picture.convert("RGB")
-    small.thumbnail((WIDTH, 2 * WIDTH), Image.Resampling.LANCZOS)
-    path = PAGES / f"{name}.png"
+    small.thumbnail((width, 2 * width), Image.Resampling.LANCZOS)
+    path = folder / f"{name}.png"
     small.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path.name}: {path.stat().st_size // 1024} kB")
 
@@ -83,6 +89,11 @@ def shown(page: Editor, name: str, kind: str) -> Image.Image:
 def drawn(page: Editor, workflow: Json) -> Image.Image:
     """A graph as the page draws it."""
     page.open(workflow)
+    return photographed(page)
+
+
+def photographed(page: Editor) -> Image.Image:
+    """All that the page shows now."""
     path = PAGES / "drawn.tmp.png"
     page.picture(path)
     with Image.open(path) as picture:
@@ -97,6 +108,30 @@ def alone(page: Editor, kind: str) -> Image.Image:
     page.open(empty)
     page.page.evaluate("(type) => { app.graph.add(LiteGraph.createNode(type)) }", kind)
     return drawn(page, page.page.evaluate("() => app.graph.serialize()"))
+
+
+def at_work(page: Editor) -> Image.Image:
+    """The node after two runs of the emoji example, and the pictures with and without it."""
+    page.open(read("emoji"))
+    for _ in range(2):
+        page.run(WITHIN)
+    page.page.evaluate(
+        """([places, sizes, collapsed]) => {
+            for (const group of [...app.graph._groups]) app.graph.remove(group);
+            for (const node of [...app.graph.nodes]) {
+                const [x, y, title] = places[node.id] ?? [];
+                if (x === undefined) { app.graph.remove(node); continue; }
+                node.pos = [x, y];
+                if (title) node.title = title;
+                if (collapsed.includes(+node.id)) node.flags.collapsed = true;
+                if (sizes[node.id]) node.setSize(sizes[node.id]);
+            }
+        }""",
+        [AT_WORK, SIZES, COLLAPSED],
+    )
+    page.page.wait_for_timeout(700)  # until it has drawn them there
+    picture = photographed(page)
+    return picture.crop((30, 60, picture.width - 30, picture.height - 30))
 
 
 def rows() -> Image.Image:
@@ -123,6 +158,7 @@ def main() -> None:
     save(rows(), "MagCacheTargetSpeed")
     stand_in(map(read, {example for example, _ in DRAWN.values()}), arguments.models)
     with editor(arguments.server) as page:
+        save(at_work(page), "node", ROOT / "docs", 2000)
         for name, (example, types) in DRAWN.items():
             save(drawn(page, row(example, types)), name)
         for name in ALONE:

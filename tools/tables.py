@@ -22,13 +22,10 @@ from .workflows import files
 ROOT = Path(__file__).parents[1]
 _COMPATIBILITY = ROOT / "docs" / "compatibility.md"
 _BETWEEN = "<!-- {} -->{}<!-- /{} -->"
-_HEADS = {
-    "en": ("model", "`model_type`", "text encoders, VAE", "threshold", "retention", "K"),
-    "zh": ("模型", "`model_type`", "文本编码器、VAE", "阈值", "保留比例", "K"),
-}
 _TRIED = {
-    "en": "{work} of {tried} in ComfyUI {version}",
-    "zh": "ComfyUI {version} 的 {tried} 种中有 {work} 种",
+    "en": "{work} of the {tried} model types in ComfyUI {version} work "
+    "(tested with tiny random models)",
+    "zh": "ComfyUI {version} 的 {tried} 种模型中有 {work} 种可用（用随机权重的小模型测试）",
 }
 _COMMAS = {"en": ", ", "zh": "、"}
 
@@ -37,7 +34,7 @@ def texts() -> dict[str, dict[str, str]]:
     """What the tool writes: by file, and by the name in its comments."""
     found = {
         "docs/presets.md": {"presets": _presets()},
-        "docs/comfyui.md": {"auto": _auto(), "others": _others()},
+        "docs/models.md": {"recommended": _recommended(), "auto": _auto(), "others": _others()},
     }
     wrapper = ENGINES["wanvideowrapper"]
     wan = [name for name, row in MODEL_TYPES.items() if wrapper.fits(presets.load(row.preset))]
@@ -47,7 +44,7 @@ def texts() -> dict[str, dict[str, str]]:
     for language, readme, page in (
         ("en", "README.md", "web/docs/{}.md"), ("zh", "README.zh-CN.md", "web/docs/{}/zh.md"),
     ):  # fmt: skip
-        found[readme] = {"recommended": _recommended(language), "tried": _tried(language)}
+        found[readme] = {"tried": _tried(language)}
         for node, types in pages.items():
             found[page.format(node)] = {"types": _codes(types, _COMMAS[language])}
     return found
@@ -97,22 +94,20 @@ def _settings(preset: str) -> list[str | None]:
     return [None if figure is None else f"{figure:g}" for figure in figures]
 
 
-def _recommended(language: str) -> str:
-    rows = [
-        (*_downloads(row, _COMMAS[language]), *_settings(row.preset))
-        for row in MODEL_TYPES.values()
-    ]
-    return _table(_HEADS[language], rows, 3)
+def _recommended() -> str:
+    rows = [(*_downloads(row), *_settings(row.preset)) for row in MODEL_TYPES.values()]
+    head = ("model", "`model_type`", "text encoders, VAE", "threshold", "retention", "K")
+    return _table(head, rows, 3)
 
 
-def _downloads(row: Model, comma: str) -> tuple[str, str, str]:
+def _downloads(row: Model) -> tuple[str, str, str]:
     """Its name, what it is called, and the files beside it."""
     own = files.OF.get(row.name, ())
     models = [file for file in own if file.folder == "diffusion_models"]
     linked = [f"[{file.title or row.title}]({file.address})" for file in own]
-    title = comma.join(linked[: len(models)])
+    title = ", ".join(linked[: len(models)])
     title = title if len(models) == 1 else f"{row.title} {title}".strip()
-    return title, f"`{row.name}`", comma.join(linked[len(models) :])
+    return title, f"`{row.name}`", ", ".join(linked[len(models) :])
 
 
 def _presets() -> str:
@@ -149,11 +144,20 @@ def _codes(names: Iterable[str], comma: str) -> str:
 
 
 def _tried(language: str) -> str:
+    """What the node MagCache makes faster of the models in the newest ComfyUI of the page.
+
+    That page tries the published rule; the node leaves alone only what remembers its calls, which
+    tests/comfyui/test_outputs.py tries with the same models.
+    """
     page = _COMPATIBILITY.read_text(encoding="utf-8")
-    pattern = r"^## ComfyUI (\S+)\n\n.*? Of (\d+) models tried (\d+) work"
-    found = re.findall(pattern, page, re.MULTILINE)
-    said = [_TRIED[language].format(version=v, tried=t, work=w) for v, t, w in found]
-    return _COMMAS[language].join(said)
+    newest = re.search(r"<!-- ComfyUI (\S+) -->(.*?)<!-- /", page, re.DOTALL)
+    if newest is None:
+        raise ValueError(f"{_COMPATIBILITY} says nothing of any ComfyUI")
+    version, table = newest.groups()
+    networks = re.findall(r"^\| \w\S* \| `(\w+)` \|", table, re.MULTILINE)
+    left = {row.network for row in MODELS if row.remembers}
+    works = sum(network not in left for network in networks)
+    return _TRIED[language].format(version=version, tried=len(networks), work=works)
 
 
 def _measure(comfyui: Path) -> None:

@@ -239,20 +239,21 @@ def _most_used(found: Sequence[Template]) -> str:
 
 HEAD = """# What ComfyUI's templates gain
 
-ComfyUI ships templates and publishes how often each is used. This page shows what **MagCache** does
-with every local image and video template in its first run when asked for twice the speed: how many
-of its steps are computed, and so how much faster it samples at most. Made by
-`python -m tools.templates`; a test compares it with the version that ComfyUI 0.33.0 pins.
+ComfyUI ships workflow templates and publishes how often each is used. For every local image and
+video template, this page counts how many steps **MagCache** computes in a first run at 2x, and
+so how much faster it samples at most.
 
-- Counted are steps, not seconds. In a template of two stages, such as LTX-2's 8 + 3, the second
-  works on a larger picture and costs more a step, so less time is saved than the table says. (Its
-  3 steps are counted as computed; where they are the end of a longer trajectory, one is skipped.)
-- A template that runs 6 steps or fewer is computed whole: as many plain steps are as good, see
-  [few-steps.md](few-steps.md).
-- The twelve most telling templates were sampled in ComfyUI 0.33.0 with its own nodes and a tiny
-  model in place of the large one (tests/comfyui/test_templates.py).
-- How near the result comes to the uncached one was measured on small models only, see
-  [benchmarks.md](benchmarks.md).
+- Steps are counted, not seconds. In a template of two stages, such as LTX-2's 8 + 3, the second
+  stage works on a larger picture and takes longer a step, so less time is saved than the table
+  says. Its 3 steps count as computed; where they are the end of a longer run, one is skipped.
+- A template with 6 steps or fewer is computed whole, since [fewer steps are as
+  good](few-steps.md).
+- Twelve templates were sampled in ComfyUI 0.33.0, with its own nodes and a tiny model in place
+  of the large one (tests/comfyui/test_templates.py).
+- How close the results come was measured on [small models](emoji.md) only.
+
+Made by `python -m tools.templates`. A test compares it with the templates that ComfyUI 0.33.0
+brings.
 
 ![Share of use by model, and how much faster each samples]({picture})
 """

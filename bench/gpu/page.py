@@ -15,32 +15,34 @@ INTRODUCTION = """\
 # Speed and memory on a GPU
 
 How much faster does a full-size model sample with MagCache on a GPU, and how much memory does that
-take? `python -m bench.gpu` measures both and generates this page from `gpu.json`; do not edit it by
-hand.
+take? This was measured in diffusers, by the published rule and with plans from a calibration.
+Forecasting, which the node MagCache does, was not timed here; it keeps far less.
+
+`python -m bench.gpu` measures and generates this page from `gpu.json`; do not edit it by hand.
 
 {measured}
 
 - The models have their real size and random weights. Time and memory hardly depend on the weights;
-  quality does, and [benchmarks.md](benchmarks.md) measures it.
-- Only the transformer and the scheduler run. Text encoders and the VAE take the same time with and
-  without MagCache, so the speed-up of a whole pipeline is somewhat lower.
+  how close the result comes does, and [benchmarks.md](benchmarks.md) measures that on small models.
+- Only the transformer and the scheduler run. Text encoders and the VAE take as long as ever, so a
+  whole pipeline gains somewhat less.
 """
 READING = """\
 ## How to read the tables
 
-- **One call.** MagCache either computes a call, which runs the whole model and keeps the residual,
-  or skips it, which runs everything but the blocks. Each call is timed by the wall clock, from an
-  idle GPU to an idle GPU; the table shows the median.
-- **A whole sampling** is timed once, without waiting for the GPU between calls. In a schedule, `#`
-  is a computed evaluation and `.` a skipped one. "Ideal" is evaluations divided by computed
-  evaluations: the speed-up if MagCache and skipped evaluations cost nothing. "Reached" is the
-  measured speed-up as a share of the ideal one. "Report" is the speed-up that MagCache's own report
-  gives.
-- **Peak** is the most memory that PyTorch has allocated, weights included. "Added" is the peak less
-  that of the plain call or sampling.
-- **Rule as published** uses the published settings of the model's preset. **Planned for 2x**
-  computes half of the evaluations and predicts the other residuals from the last two. **Threshold
-  0** turns skipping off. **Calibrating** computes everything and measures the model's curves.
+A *call* is one run of the model for one branch; an *evaluation* is one call, or two with CFG. A
+*residual* is what the model's blocks add to their input, which MagCache keeps.
+
+- **One call** is computed (the whole model runs, and the residual is kept) or skipped
+  (everything but the blocks runs). Times are medians, from an idle GPU to an idle GPU.
+- **A whole sampling** is timed once, without waiting for the GPU between calls. In a schedule,
+  `#` is computed and `.` skipped. *Ideal* is evaluations over computed evaluations, *reached*
+  the share of it that was measured, *report* what MagCache's own report says.
+- **Peak** is the most memory that PyTorch has allocated, weights included; *added* is the peak
+  less that of the plain call or sampling.
+- **Rule as published** has the published settings. **Planned for 2x** computes half of the
+  evaluations and predicts the others from the last two. **Threshold 0** skips nothing.
+  **Calibrating** computes everything and measures.
 - **In host memory** is `store="offload"`, **as fp8** is `dtype=torch.float8_e4m3fn`.
 """
 

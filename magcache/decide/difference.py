@@ -1,7 +1,7 @@
 """How far from the uncached run a plan is expected to end, in words.
 
 The expected error of a plan foretells the PSNR of its pictures: over 95 plans of four models, of 8
-to 28 steps and at all speeds, its logarithm and the PSNR correlate by -0.95 (docs/prediction.md,
+to 28 steps and at all speeds, its logarithm and the PSNR correlate by -0.95 (docs/method.md,
 *What a plan says beforehand*; `python -m bench.prediction.expected`).
 """
 
