@@ -196,7 +196,7 @@ def test_an_unknown_transformer_with_a_list_and_a_head_of_no_use(
     with magcache.apply(pipe, preset="flux") as applied:
         assert torch.equal(pipe(), own) and torch.equal(pipe(), own)
     (warning,) = warnings_of(caplog)
-    assert "uncached from here on: the head was not called" in warning
+    assert "the rest of this run is uncached: the head was not called" in warning
     assert warning.split(": ", 1)[1] in applied.report().warnings
     assert applied.report().skipped == 0
 
