@@ -186,7 +186,7 @@ def test_merge_as_json(capsys, store):
 
 def test_merge_overwrites_nothing(capsys, store):
     store.save(calibration(), "a")
-    assert "there is a calibration a already" in complaint(capsys, "merge", "a", "a", "-o", "a")
+    assert "calibration a already exists" in complaint(capsys, "merge", "a", "a", "-o", "a")
 
 
 def test_merge_says_what_does_not_mix(capsys, store):
