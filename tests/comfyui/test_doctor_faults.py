@@ -127,7 +127,7 @@ def test_a_model_that_is_built_in_another_way_runs_uncached(
     monkeypatch.setitem(models.FAMILIES, "Flux", Names("flux", ("layers",), ("final_layer",)))
     found = checked()
     assert (found.result, found.known) == (UNCACHED, False)
-    assert found.reason == "Flux has no list of blocks named layers"
+    assert found.reason == "Flux has no block list named layers"
 
 
 def test_a_model_that_fails_without_magcache_is_not_checked() -> None:

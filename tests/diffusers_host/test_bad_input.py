@@ -170,7 +170,7 @@ class OddPipeline:
 @pytest.mark.parametrize(
     ("lists", "reason"),
     [
-        ({}, "Odd has no block list and head that are known"),
+        ({}, "the block list and head of Odd are unknown"),
         ({"blocks": nn.ModuleList([nn.Identity()])}, "Odd has no block list and head"),
         ({"blocks": nn.ModuleList(), "norm_out": nn.Identity()}, "Odd has no block list and head"),
     ],
