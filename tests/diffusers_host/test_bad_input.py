@@ -53,7 +53,7 @@ def test_a_wrong_preset_leaves_the_earlier_one_on() -> None:
         ({"preset": "flux", "threshold": -0.1}, "threshold must be 0 or more, got -0.1"),
         ({"preset": "flux", "threshold": float("nan")}, "threshold must be 0 or more, got nan"),
         ({"preset": "flux", "max_skip": 1.5}, "max_skip must be a whole number"),
-        ({"preset": "flux", "retention": 1.5}, "retention is a fraction from 0 to 1, got 1.5"),
+        ({"preset": "flux", "retention": 1.5}, "retention must be between 0 and 1, got 1.5"),
         ({"preset": "flux", "start_step": 9, "end_step": 5}, "lies before start_step 9"),
         ({"preset": "flux", "store": "disk"}, 'store must be "device" or "offload"'),
         ({"preset": "flux", "dtype": torch.int8}, "cannot be kept as torch.int8"),
@@ -244,7 +244,7 @@ def test_few_steps_are_computed_by_recommended_settings_and_the_report_says_so(s
     with magcache.apply(pipe, preset="flux") as applied:
         _, schedule = sample(pipe, FLUX, steps=steps)
     assert schedule == applied.report().schedule == "#" * steps
-    assert f"{steps} steps: below 9 everything is computed" in str(applied.report())
+    assert f"{steps} steps: below 9, everything is computed" in str(applied.report())
 
 
 def test_settings_typed_in_skip_in_few_steps_too_and_the_report_says_so() -> None:
@@ -252,7 +252,7 @@ def test_settings_typed_in_skip_in_few_steps_too_and_the_report_says_so() -> Non
     with magcache.apply(pipe, preset="flux", **EAGER) as applied:
         _, schedule = sample(pipe, FLUX, steps=8)
     assert "." in schedule
-    assert "8 steps: too few for the rule, the difference shows" in str(applied.report())
+    assert "8 steps: too few for the rule, so the difference is visible" in str(applied.report())
 
 
 def test_a_broken_residual_is_dropped_and_the_next_evaluation_computed(
