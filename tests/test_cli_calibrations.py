@@ -193,7 +193,7 @@ def test_merge_says_what_does_not_mix(capsys, store):
     store.save(calibration(), "a")
     store.save(calibration(model="Wan"), "b")
     said = complaint(capsys, "merge", "a", "b", "-o", "c")
-    assert "a and b are of different models: Toy and Wan" in said
+    assert "a and b cannot be merged: they are of different models, Toy and Wan" in said
     assert store.names() == ["b", "a"]
 
 

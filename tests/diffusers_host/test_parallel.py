@@ -402,7 +402,7 @@ def test_a_process_without_magcache_is_an_error_and_not_a_wait() -> None:
         return str(error.value)
 
     first, _ = together(2, work)
-    assert "rank 1 did not come within 0.5 s: apply MagCache on all processes" in first
+    assert "rank 1 did not answer within 0.5 s: apply MagCache on all processes" in first
 
 
 @pytest.mark.parametrize(
