@@ -194,7 +194,7 @@ def test_two_experts_and_one_do_not_mix():
 
 
 def test_experts_that_change_elsewhere_do_not_mix():
-    refuse("at different noise levels: 0.55 and 0.7", experts(), experts(switch_at=0.7))
+    refuse("at different noise levels, 0.55 and 0.7", experts(), experts(switch_at=0.7))
 
 
 def test_without_a_branch_in_common_there_is_nothing_to_merge():
