@@ -459,7 +459,7 @@ def test_an_old_calibration_cannot_be_planned_with(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"speedup": 2, "preset": "flux"}, "a preset has no Gram curve to plan from"),
-        ({"speedup": 2, "threshold": 0.1}, "speedup and error take the place of threshold"),
+        ({"speedup": 2, "threshold": 0.1}, "speedup and error replace threshold"),
         ({"speedup": 2, "calibrate": True}, "calibrate=True measures a new curve"),
         ({"speedup": 2, "error": 0.1}, "give either a speedup or an error"),
         ({"speedup": 20}, "speedup must be between 1 and 10, got 20"),

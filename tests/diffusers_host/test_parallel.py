@@ -409,8 +409,8 @@ def test_a_process_without_magcache_is_an_error_and_not_a_wait() -> None:
     ("options", "why"),
     [
         ({"branch": "uncond"}, "call init_process_group first"),
-        ({"branch": "negative"}, 'branch is "cond", "uncond" or "ref", got'),
-        ({"group": object()}, "group belongs to branch="),
+        ({"branch": "negative"}, 'branch must be "cond", "uncond" or "ref", got'),
+        ({"group": object()}, "group= needs branch="),
     ],
 )
 def test_a_branch_needs_processes(options: dict[str, Any], why: str) -> None:
