@@ -111,7 +111,7 @@ def test_a_calibration_of_another_model(tmp_path: Path) -> None:
     [
         ("{", "file.json is not a calibration file"),
         ('{"format": 1, "model": "X"}', "file.json: branches is missing"),
-        ('{"format": 99}', "calibration format 99, this MagCache reads up to 3: update MagCache"),
+        ('{"format": 99}', "calibration format 99, but this MagCache reads up to 3: update"),
     ],
     ids=["cut off", "broken", "newer"],
 )
@@ -171,8 +171,8 @@ class OddPipeline:
     ("lists", "reason"),
     [
         ({}, "the block list and head of Odd are unknown"),
-        ({"blocks": nn.ModuleList([nn.Identity()])}, "Odd has no block list and head"),
-        ({"blocks": nn.ModuleList(), "norm_out": nn.Identity()}, "Odd has no block list and head"),
+        ({"blocks": nn.ModuleList([nn.Identity()])}, "block list and head of Odd are"),
+        ({"blocks": nn.ModuleList(), "norm_out": nn.Identity()}, "block list and head of Odd are"),
     ],
     ids=["no list", "no head", "empty list"],
 )

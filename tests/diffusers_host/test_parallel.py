@@ -321,7 +321,7 @@ def test_other_settings_on_one_rank_are_an_error_on_all() -> None:
     messages = together(2, work)
     assert len(set(messages)) == 1
     assert "settings (threshold 0.1, K 3" in messages[0] and "on rank 1" in messages[0]
-    assert "apply MagCache alike on all of them" in messages[0]
+    assert "Apply MagCache in the same way on all of them" in messages[0]
 
 
 @pytest.mark.parametrize("other", ["wan2.1_t2v_1.3B", "steps"])
