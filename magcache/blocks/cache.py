@@ -129,7 +129,7 @@ class ResidualCache:
         return self.budget is None or self.bytes_held + newest <= self.budget
 
     def make_room(self, branch: Hashable) -> None:
-        """Frees the branch's oldest residual if it is full, before another is computed."""
+        """Frees the oldest residual of a full branch, before another one is computed."""
         entries = self._entries.get(branch, [])
         if len(entries) >= self.keep:
             self.drop_oldest(branch)

@@ -62,7 +62,7 @@ class _Tape:
 
 
 class BlockStack:
-    """The block lists of a module and the heads behind them.
+    """The block lists of a module and the heads after them.
 
     Calls of the same module from several threads take turns.
 
