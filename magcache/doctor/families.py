@@ -184,9 +184,7 @@ def _sampled(tiny: Tiny, model: Any, warnings: list[str]) -> _Ran:
         output = flat(sample(model, tiny, STEPS))
     # The first evaluation is never skipped: if no block was seen in it, blocks cannot be seen.
     skipped = computed.count(False) if computed[0] else 0
-    reason = (
-        re.sub(r"^MagCache: (.*(?:runs|is) uncached.*?: )?", "", warnings[-1]) if warnings else ""
-    )
+    reason = re.sub(r"^MagCache: (.* uncached.*?: )?", "", warnings[-1]) if warnings else ""
     return _Ran(output, skipped, len(computed), reason)
 
 
