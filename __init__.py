@@ -1,4 +1,4 @@
-"""MagCache for ComfyUI: the node pack's entry. Without ComfyUI around, it offers no nodes."""
+"""MagCache for ComfyUI: entry point of the node pack. Without ComfyUI it defines no nodes."""
 
 import importlib.util
 

@@ -1,10 +1,10 @@
-"""What MagCache costs and is worth inside a real ComfyUI, against the same model without it.
+"""Measures MagCache's cost and gain in a real ComfyUI, compared with the same model without it.
 
     COMFYUI_PATH=~/ComfyUI ~/comfyenv/bin/python -m bench.comfyui     two minutes on a CPU
 
-A Wan of small width with 16 blocks, ComfyUI's own class, sampled through its own sampler, so that
-everything ComfyUI does around a model call counts too. Plain, computing and skipping samplings
-take turns; figures are medians over the repeats, in processor time.
+The model is a narrow Wan with 16 blocks, of ComfyUI's own class, sampled with ComfyUI's own
+sampler, so everything that ComfyUI does around a model call is included. Plain, computing and
+skipping samplings alternate; figures are medians over the repeats, in processor time.
 """
 
 import argparse
@@ -22,25 +22,25 @@ from typing import Any
 import torch
 
 OUTPUT = Path("bench-output/comfyui.json")
-DEPTH, WIDTH, SIZE = 16, 256, (2, 24, 24)  # blocks, channels, latent frames and their size
+DEPTH, WIDTH, SIZE = 16, 256, (2, 24, 24)  # blocks, channels, latent frames with their size
 MODEL_TYPE = "wan2.1_t2v_14B"
 
 
 @dataclass
 class Result:
-    """Medians; seconds are processor time, an evaluation holds both branches.
+    """Medians. Seconds are processor time; an evaluation includes both branches.
 
     Attributes:
-        plain_seconds: Of one evaluation without MagCache.
-        computed_over_plain: Cost of a computed evaluation (goal <= 1.02).
-        skipped_over_plain: Cost of a skipped evaluation (goal <= 0.05).
-        sampling_speedup: 50 steps with the published list, end to end (goal >= 2.6).
-        sampling_ideal: The same if skipped evaluations were free.
-        schedule: What that sampling computed (#) and skipped (.).
-        forecast_computed, forecast_skipped: As the two above, of evaluations whose output is
-            predicted (goals <= 1.01 and <= 0.02).
-        forecast_speedup, forecast_ideal: 50 steps at 2x, end to end, in the first sampling; and
-            evaluations over computed ones.
+        plain_seconds: Time of an evaluation without MagCache.
+        computed_over_plain: Relative time of a computed evaluation (goal <= 1.02).
+        skipped_over_plain: Relative time of a skipped evaluation (goal <= 0.05).
+        sampling_speedup: Speed-up of 50 steps with the published list (goal >= 2.6).
+        sampling_ideal: The same if skipped evaluations took no time.
+        schedule: The schedule of that sampling, # computed and . skipped.
+        forecast_computed, forecast_skipped: Relative times if the output is predicted (goals
+            <= 1.01 and <= 0.02).
+        forecast_speedup, forecast_ideal: Speed-up of 50 steps at 2x in a first sampling, and its
+            number of evaluations over the computed ones.
     """
 
     plain_seconds: float
@@ -56,7 +56,7 @@ class Result:
 
 
 def start_comfyui() -> str:
-    """Makes the checkout at $COMFYUI_PATH importable, on the CPU; its version."""
+    """Makes the checkout at $COMFYUI_PATH importable, on the CPU; returns its version."""
     root = Path(os.environ["COMFYUI_PATH"]).expanduser()
     tests = Path(__file__).parent.parent / "tests" / "comfyui"
     sys.path[:0] = [str(tests), str(root)]
@@ -69,12 +69,12 @@ def start_comfyui() -> str:
     from comfyui_version import __version__
 
     sys.argv = arguments
-    folder_paths.set_user_directory(tempfile.mkdtemp())  # what runs teach stays out of ComfyUI's
+    folder_paths.set_user_directory(tempfile.mkdtemp())  # keeps learned files out of ComfyUI's
     return __version__
 
 
 class Stopwatch:
-    """Processor time of every evaluation of a model's samplings."""
+    """Records the processor time of every evaluation of a model."""
 
     def __init__(self, patcher: Any) -> None:
         self.seconds: list[float] = []
@@ -88,7 +88,7 @@ class Stopwatch:
 
 
 def measure(repeats: int, samplings: int, steps: int) -> Result:
-    """Evaluations in turn, then whole samplings in turn."""
+    """Measures alternating evaluations, then alternating whole samplings."""
     from tiny_models import TINY, count_blocks, sample
 
     from magcache.hosts.comfyui.nodes.magcache import MagCache
@@ -109,7 +109,7 @@ def measure(repeats: int, samplings: int, steps: int) -> Result:
         sample(model, tiny, count, latent=latent, cfg=5.0)
         return time.process_time() - began
 
-    # The watch goes on first, so that all MagCache does in an evaluation is inside of it.
+    # The stopwatch is the outer wrapper, so that all of MagCache's work is timed.
     watched = {name: plain.clone() for name in ("plain", "computed", "skipped", "forecast")}
     watches = {name: Stopwatch(model) for name, model in watched.items()}
     watched["computed"] = accelerated(watched["computed"], magcache_thresh=1e-12)
@@ -121,11 +121,11 @@ def measure(repeats: int, samplings: int, steps: int) -> Result:
         for name in _turned(list(watched), repeat):
             watches[name].seconds.clear()
             run(watched[name], 12 if name == "forecast" else 4)
-            # The first evaluation also measures the base, or plans, once a sampling.
+            # The first evaluation of a sampling also measures the base or plans.
             taken = watches[name].seconds[1:]
             rounds[-1][name] = median(taken)
             if name == "forecast":
-                least = max(taken) / 2  # a skipped one takes a hundredth
+                least = max(taken) / 2  # a skipped one takes about a hundredth
                 rounds[-1]["forecast computed"] = median(t for t in taken if t > least)
                 rounds[-1]["forecast skipped"] = median(t for t in taken if t <= least)
     rounds = rounds[1:]
@@ -161,7 +161,7 @@ def measure(repeats: int, samplings: int, steps: int) -> Result:
 
 
 def _turned(names: list[str], by: int) -> list[str]:
-    """Another order each time, so that no variant always runs in the same place."""
+    """Rotates the order, so that no variant always runs in the same place."""
     by %= len(names)
     return names[by:] + names[:by]
 

@@ -1,12 +1,12 @@
-"""How long compiling takes, block by block and as a whole, inside a real ComfyUI.
+"""Measures how long compilation takes, per block and as a whole, in a real ComfyUI.
 
     COMFYUI_PATH=~/ComfyUI path/to/its/python -m bench.compile
 
-Each compilation is in a process of its own: with nothing of torch's on the disk, and with what it
-keeps there for all models, its tests of the C++ compiler and a precompiled header. Compiling one
-line of code makes both; that is the start-up that no model can go below. Samplings are in one
-process, in turn. Processor time, that of the C++ compiler included: machines are shared. On a CPU;
-about eight minutes.
+Each compilation runs in its own process: once with an empty disk cache, and once with what torch
+caches for all models, its checks of the C++ compiler and a precompiled header. Compiling one line
+of code creates both, so its time is the minimum for any model. Samplings run alternately in one
+process. Times are processor time, including the C++ compiler, because machines are shared. Takes
+about eight minutes on a CPU.
 """
 
 import argparse
@@ -41,12 +41,12 @@ class Compilation:
     """What one process has measured.
 
     Attributes:
-        model: Of `MODELS`; "" for the start-up.
-        way: What compiled it.
-        prepared: Whether the disk held what torch keeps for all models.
-        seconds: Processor seconds of applying the node and sampling, less a second sampling.
-        wall: The same by the wall clock.
-        graphs: How many graphs were compiled.
+        model: One of `MODELS`; "" for the start-up.
+        way: How it was compiled.
+        prepared: Whether the disk held what torch caches for all models.
+        seconds: Processor time of applying the node and sampling, minus that of a second sampling.
+        wall: The same in wall time.
+        graphs: Number of compiled graphs.
     """
 
     model: str
@@ -58,7 +58,7 @@ class Compilation:
 
 
 def compilation(name: str, way: str, prepared: bool, backend: str) -> Compilation:
-    """Compiles in this process, which must be a fresh one."""
+    """Compiles in this process, which must be new."""
     _start_comfyui()
     import torch
 
@@ -68,7 +68,7 @@ def compilation(name: str, way: str, prepared: bool, backend: str) -> Compilatio
         _compile_line(backend)
         return Compilation(name, way, prepared, *_since(began), 1)
     model, sample = _load(name)
-    sample(model)  # whatever else a first sampling does
+    sample(model)  # warms up everything but compilation
     began = _clocks()
     model = _compiled(model, way, backend)
     sample(model)
@@ -83,7 +83,7 @@ def compilation(name: str, way: str, prepared: bool, backend: str) -> Compilatio
 
 
 def samplings(name: str, backend: str) -> dict[str, float]:
-    """Median processor seconds of `STEPS` steps with CFG, each way; all in turn."""
+    """Median processor time of `STEPS` steps with CFG for each way, measured alternately."""
     _start_comfyui()
     import torch
 
@@ -102,7 +102,7 @@ def samplings(name: str, backend: str) -> dict[str, float]:
 
 
 def _clocks() -> tuple[float, float]:
-    """Processor seconds, of this process and those it has waited for, and wall seconds."""
+    """Processor time of this process and its finished children, and wall time."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in used), time.perf_counter()
 
@@ -126,12 +126,12 @@ def _start_comfyui() -> None:
 def _compile_line(backend: str) -> None:
     import torch
 
-    number = int(time.time())  # another graph each time: none is found on the disk
+    number = int(time.time())  # a different graph each time, so that none is in the disk cache
     torch.compile(lambda x: x.sin() + number, backend=backend)(torch.ones(64, 64))
 
 
 def _load(name: str) -> tuple[Any, Callable[[Any], Any]]:
-    """A model, and what samples a clone of it."""
+    """A model, and a function that samples a clone of it."""
     import tiny_models
     import torch
 
@@ -174,10 +174,10 @@ def _emoji_conds() -> Any:
 
 
 def measure(backend: str) -> tuple[list[Compilation], dict[str, dict[str, float]]]:
-    """Every compilation, the two ways of a model right behind one another; then samplings."""
+    """Measures every compilation, both ways of a model in succession, and then samplings."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        # One path for all: what is kept on the disk names it.
+        # The same path for all, because the files in the disk cache contain it.
         cache, kept, all_graphs = (Path(folder, name) for name in ("cache", "kept", "all"))
         for name, way, prepared in _rows():
             shutil.copytree(kept, cache) if prepared else cache.mkdir()
@@ -205,10 +205,10 @@ def _rows() -> Iterator[tuple[str, str, bool]]:
 
 
 def _fresh(cache: Path, *arguments: str) -> dict[str, Any]:
-    """What a process of its own prints; `cache` holds what torch finds on the disk."""
+    """The output of a new process; `cache` is torch's disk cache."""
     environment = {
         **os.environ,
-        "TMPDIR": str(cache),  # for the header, which torch keeps outside of its cache
+        "TMPDIR": str(cache),  # for the header, which torch stores outside its cache
         "TORCHINDUCTOR_CACHE_DIR": str(cache),
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "OMP_NUM_THREADS": "1",
@@ -259,7 +259,7 @@ def _line(name: str, way: str, graphs: str, cells: list[str]) -> str:
 
 
 def page(found: list[Compilation], sampled: dict[str, dict[str, float]]) -> str:
-    """The table, and the machine it is of."""
+    """The table, and the machine it was measured on."""
     import torch
 
     slower = sum(each.wall for each in found) / sum(each.seconds for each in found)

@@ -1,10 +1,10 @@
-"""Four to eight steps, in a first run, in ComfyUI: beside plain sampling at the same cost.
+"""Compares first runs of four to eight steps in ComfyUI with plain sampling at the same cost.
 
     COMFYUI_PATH=~/ComfyUI path/to/its/python -m bench.few
 
-A quarter of an hour on a CPU; what is measured is kept in bench-output/few.jsonl. Writes
-docs/few-steps.md and its picture when all is. With `--first 64` it only prints the tables, on the
-prompts that choices are made on.
+Takes a quarter of an hour on a CPU. Results are kept in bench-output/few.jsonl. When all are
+there, it writes docs/few-steps.md and its picture. With `--first 64` it only prints the tables, for
+the prompts that choices are based on.
 """
 
 import argparse
@@ -36,7 +36,7 @@ COMPUTED: Mapping[int, Sequence[int]] = {8: (7, 6, 5, 4), 7: (6,), 6: (5, 4), 5:
 
 @dataclass(frozen=True)
 class Case:
-    """One model in one condition, with any of the numbers of steps."""
+    """One model in one condition, for all numbers of steps."""
 
     model: str
     cfg: float
@@ -69,7 +69,7 @@ class Row:
     """A case at a number of steps: PSNR, SSIM and FLIP of each prompt against the full run.
 
     Attributes:
-        plan: What is computed, as symbols.
+        plan: The schedule, # computed and . skipped.
     """
 
     case: Case
@@ -81,7 +81,7 @@ class Row:
 
 
 def rows(case: Case, known: Mapping[Any, Row], first: int = 0) -> Iterator[Row]:
-    """Those of a case, computed where they are not known, on its prompts from `first` on."""
+    """The rows of a case, on its prompts from `first` on. Measures those that are not known."""
     wanted = [(steps, count) for steps, counts in COMPUTED.items() for count in counts]
     if all((case, *each) in known for each in wanted):
         yield from (known[(case, *each)] for each in wanted)
@@ -104,7 +104,7 @@ def rows(case: Case, known: Mapping[Any, Row], first: int = 0) -> Iterator[Row]:
 def _sampled(
     model: Emoji, prompts: Sequence[str], steps: int, asked: Mapping[str, Any] | None = None
 ) -> tuple[np.ndarray, str]:
-    """Frames, and at which steps the model ran."""
+    """The frames, and the steps at which the model ran."""
     cached = model.cached("forecast", asked) if asked else model.cached("uncached", {})
     ran: list[float] = []
 
@@ -167,7 +167,7 @@ def page(found: Mapping[Case, Sequence[Row]], version: str) -> str:
 
 
 def draw() -> None:
-    """The prompts that the forecast changes most, with the sampler that most people use."""
+    """Draws the prompts that the forecast changes most."""
     case = CASES[1]
     model = case.loaded()
     prompts = model.prompts("test")[: case.prompts]
@@ -187,7 +187,7 @@ def draw() -> None:
 
 
 def known() -> dict[Any, Row]:
-    """What was measured before."""
+    """The rows measured before."""
     lines = KEPT.read_text(encoding="utf-8").splitlines() if KEPT.exists() else []
     found = [Row(**{**told, "case": Case(**told["case"])}) for told in map(json.loads, lines)]
     return {(row.case, row.steps, row.computed): row for row in found}
@@ -195,7 +195,7 @@ def known() -> dict[Any, Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--first", type=int, default=0, help="other prompts, from this one on")
+    parser.add_argument("--first", type=int, default=0, help="use other prompts, from this one on")
     first = parser.parse_args().first
     start_comfyui()
     one_thread()

@@ -1,4 +1,4 @@
-"""How the benches tell the quality of many samplings."""
+"""How the benchmarks summarise the quality of many samplings."""
 
 from collections.abc import Sequence
 

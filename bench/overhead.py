@@ -1,11 +1,11 @@
-"""What MagCache itself costs, against the same model without it, in one run.
+"""Measures MagCache's own cost, compared with the same model without it in the same process.
 
     python -m bench.overhead                 small FLUX models on a CPU, about three minutes
     python -m bench.overhead --device cuda   also full-size FLUX and Wan 14B, random weights
 
-Per model: a plain call, a computed and a skipped evaluation, and the model with its block
-lists emptied (embedders and head alone), in turn, so that a machine's drift hits all alike.
-Figures are medians over the repeats of the ratio within one repeat.
+For each model it alternates a plain call, a computed and a skipped evaluation, and a call with
+empty block lists (embedders and head only), so that drift of the machine affects all equally.
+Figures are medians over the repeats of the ratios within a repeat.
 """
 
 import argparse
@@ -39,7 +39,7 @@ Call = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Case:
-    """A model, the inputs of one call, and the preset its end-to-end run uses."""
+    """A model, the inputs of one call, and the preset of its end-to-end run."""
 
     name: str
     preset: str
@@ -51,18 +51,18 @@ class Case:
 
 @dataclass
 class Result:
-    """Medians; seconds are those of one call.
+    """Medians. Seconds are for one call.
 
     Attributes:
         computed_over_plain: Time of a computed evaluation over a plain call (goal <= 1.01).
-        quartiles: The same ratio's quartiles: how noisy the machine was.
-        measured_over_plain: The same of one that calibrates on the side (goal <= 1.02).
+        quartiles: Quartiles of this ratio, which show how noisy the machine was.
+        measured_over_plain: The same for an evaluation that also calibrates (goal <= 1.02).
         skipped_over_plain: Time of a skipped evaluation over a plain call.
-        predicted_over_plain: The same of one predicted from three residuals (goal <= 0.03).
-        skipped_over_bare: The same over embedders and head alone (goal <= 1.10).
-        bytes_held: Of one branch; `bytes_expected` is tokens x channels x element size.
-        loop_speedup: Measured over a whole sampling.
-        loop_ideal: Its evaluations over its computed ones.
+        predicted_over_plain: The same if it is predicted from three residuals (goal <= 0.03).
+        skipped_over_bare: Time of a skipped evaluation over embedders and head (goal <= 1.10).
+        bytes_held: Bytes per branch; `bytes_expected` is tokens x channels x element size.
+        loop_speedup: Measured speed-up of a whole sampling.
+        loop_ideal: Its number of evaluations over the computed ones.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Result:
 
 
 def flux_case(depth: int, side: int, heads: int, device: str, dtype: torch.dtype) -> Case:
-    """FLUX with `depth` blocks, a third of them double, on side x side image tokens."""
+    """FLUX with `depth` blocks, a third of them double blocks, and side x side image tokens."""
     double, text, width = max(1, depth // 3), 512 if heads == 24 else 32, 128 * heads
     joint, pooled = (4096, 768) if heads == 24 else (256, 256)
 
@@ -115,7 +115,7 @@ def flux_case(depth: int, side: int, heads: int, device: str, dtype: torch.dtype
 
 
 def wan_14b_case(device: str, dtype: torch.dtype) -> Case:
-    """Wan 2.1 14B on 81 frames of 832x480."""
+    """Wan 2.1 14B with 81 frames of 832x480."""
 
     def build() -> nn.Module:
         return WanTransformer3DModel(num_attention_heads=40, num_layers=40, ffn_dim=13824)
@@ -130,7 +130,7 @@ def wan_14b_case(device: str, dtype: torch.dtype) -> Case:
 
 
 def random_model(build: Callable[[], nn.Module], device: str, dtype: torch.dtype) -> nn.Module:
-    """A model of random weights, made on the device it runs on."""
+    """A model with random weights, created on its device."""
     with torch.device("meta"):
         model = build()
     if dtype != torch.float32:
@@ -143,7 +143,7 @@ def random_model(build: Callable[[], nn.Module], device: str, dtype: torch.dtype
 
 
 def seconds_of(call: Call, device: str) -> float:
-    """Processor time of this process on a CPU (machines are shared), wall time on a GPU."""
+    """Processor time on a CPU, because machines are shared; wall time on a GPU."""
     clock = time.process_time if device == "cpu" else time.perf_counter
     _wait(device)
     began = clock()
@@ -153,14 +153,14 @@ def seconds_of(call: Call, device: str) -> float:
 
 
 def in_turn(calls: dict[str, Call], device: str, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each call, by its name; in each repeat all are called, in another order."""
-    for _ in range(3):  # the first computed evaluation also checks the base
+    """Seconds of each call by name. Each repeat runs all of them, in random order."""
+    for _ in range(3):  # warm-up: the first computed evaluation also checks the base
         for call in calls.values():
             call()
     times: dict[str, list[float]] = {name: [] for name in calls}
     names, order = list(calls), random.Random(0)
     for _ in range(repeats):
-        order.shuffle(names)  # none always finds the caches that another has filled
+        order.shuffle(names)  # so that no call always profits from caches filled by another
         for name in names:
             times[name].append(seconds_of(calls[name], device))
     return times
@@ -229,7 +229,7 @@ def measure(case: Case, device: str, dtype: torch.dtype, repeats: int) -> Result
 
 
 def loop(case: Case, model: nn.Module, inputs: dict[str, Any], device: str) -> tuple[float, float]:
-    """A whole Euler sampling with and without MagCache: its speed-up, and the ideal one."""
+    """The measured and the ideal speed-up of a whole Euler sampling."""
     preset = presets.load(case.preset)
     scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=3.0)
 
@@ -253,7 +253,7 @@ def loop(case: Case, model: nn.Module, inputs: dict[str, Any], device: str) -> t
 
 
 class FromThree(RuleDecider):
-    """Computes until three evaluations are held, and predicts every other one from them."""
+    """Computes until three evaluations are held, and predicts all others from them."""
 
     def __init__(self) -> None:
         super().__init__(Rule(1, 1, 0), Course.of_steps(_LEVELS), _CURVES)
@@ -299,7 +299,7 @@ def table(results: list[Result]) -> str:
 
 
 def machine(device: str) -> str:
-    """What the figures were measured on."""
+    """The machine that the figures were measured on."""
     where = torch.cuda.get_device_name() if device != "cpu" else platform.processor() or "CPU"
     clock = "processor time" if device == "cpu" else "wall time"
     return f"{where}, torch {torch.__version__}, {torch.get_num_threads()} thread(s), {clock}"

@@ -1,10 +1,10 @@
-"""Forecasting in its first run, with every sampler of ComfyUI, on the emoji model.
+"""Measures forecasting in a first run of the emoji model with every sampler of ComfyUI.
 
     COMFYUI_PATH=~/ComfyUI path/to/its/python -m bench.samplers
 
-Half an hour on a CPU, with matplotlib beside ComfyUI; each sampler's figures are kept in
-bench-output/samplers.jsonl as soon as they are known. Writes docs/samplers.md and its picture when
-all are.
+Takes half an hour on a CPU and needs matplotlib in ComfyUI's Python. The figures of each sampler
+are saved in bench-output/samplers.jsonl at once. When all are there, it writes docs/samplers.md and
+its picture.
 """
 
 import argparse
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 KEPT = File("bench-output/samplers.jsonl")
 PAGE = File("docs/samplers.md")
 PICTURE = File("docs/samplers.png")
-NOISY = ("ancestral", "sde", "ddpm", "lcm", "seeds")  # in the names of those that draw noise
+NOISY = ("ancestral", "sde", "ddpm", "lcm", "seeds")  # name parts of samplers that draw noise
 ADAPTIVE = "dpm_adaptive"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all samplers are given."""
+    """The settings that all samplers share."""
 
     steps: int = 20
     shift: float = 3.0
@@ -54,8 +54,9 @@ class Row:
     """One sampler.
 
     Attributes:
-        evaluations, computed: Those of the full run, and what the forecast computes.
-        plain_steps: The most steps that cost no more than the forecast.
+        evaluations, computed: Number of evaluations of the full run, and of those that the
+            forecast computes.
+        plain_steps: The largest number of plain steps that cost no more than the forecast.
         forecast, plain: PSNR of each prompt against the full run, dB.
     """
 
@@ -68,7 +69,7 @@ class Row:
 
 
 class Bench:
-    """The emoji model in a ComfyUI in this process."""
+    """The emoji model in a ComfyUI that runs in this process."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -89,7 +90,7 @@ class Bench:
         return Row(sampler, evaluations, computed, steps, _psnr(fast, full), _psnr(plain, full))
 
     def _sample(self, way: str, sampler: str, steps: int) -> tuple[np.ndarray, int]:
-        """Images, and how often the model ran for an evaluation."""
+        """The images, and how often the model ran."""
         cached, calls = self._model.cached(way, {"speedup": self.setting.speedup}), [0]
 
         def count(executor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -153,7 +154,7 @@ def page(rows: Sequence[Row], setting: Setting, version: str) -> str:
 
 
 def draw(rows: Sequence[Row]) -> "Figure":
-    """A line a sampler from plain sampling's mean to the forecast's."""
+    """Draws a line per sampler, from the mean of plain sampling to that of the forecast."""
     from matplotlib.figure import Figure
 
     groups = _sorted(rows)
@@ -180,13 +181,13 @@ def draw(rows: Sequence[Row]) -> "Figure":
 
 
 def _sorted(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Those of samplers that draw no noise, and the others."""
+    """The rows of samplers that draw no noise, and the others."""
     noisy = [row for row in rows if any(part in row.sampler for part in NOISY)]
     return [row for row in rows if row not in noisy], noisy
 
 
 def kept(setting: Setting) -> Mapping[str, Row]:
-    """What is known of this setting."""
+    """The rows already measured with this setting."""
     lines = KEPT.read_text(encoding="utf-8").splitlines() if KEPT.exists() else []
     told = [json.loads(line) for line in lines]
     rows = [Row(**each["row"]) for each in told if each["setting"] == asdict(setting)]
@@ -194,7 +195,7 @@ def kept(setting: Setting) -> Mapping[str, Row]:
 
 
 def keep(setting: Setting, row: Row) -> None:
-    """Adds to what is known."""
+    """Saves a row."""
     KEPT.parent.mkdir(parents=True, exist_ok=True)
     with KEPT.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"setting": asdict(setting), "row": asdict(row)}) + "\n")
@@ -202,10 +203,10 @@ def keep(setting: Setting, row: Row) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--sampler", nargs="+", help="only these, and no page")
+    parser.add_argument("--sampler", nargs="+", help="measure only these, and write no page")
     parser.add_argument(
         "--own-latent", action="store_true",
-        help="velocities from the sampler's latent, not from Euler's path; not kept",
+        help="take velocities from the sampler's latent, not from Euler's path; saves nothing",
     )  # fmt: skip
     asked = parser.parse_args()
     start_comfyui()

@@ -1,4 +1,4 @@
-"""MagCache: diffusion transformers sample faster by predicting the residual of their blocks."""
+"""MagCache makes diffusion models sample faster by predicting most evaluations."""
 
 import re
 from pathlib import Path
@@ -10,9 +10,10 @@ from .report import Report
 
 
 def _version() -> str:
-    """The version of the code that runs; pyproject.toml is the one place that has it.
+    """The version of the running code; pyproject.toml is the only place that states it.
 
-    In a checkout or a node pack that file lies beside the package, whatever else is installed.
+    A checkout or node pack has that file next to the package. It takes precedence over the
+    metadata of an installed copy, which may be of another version.
     """
     beside = Path(__file__).parents[1] / "pyproject.toml"
     text = beside.read_text(encoding="utf-8", errors="replace") if beside.is_file() else ""
@@ -43,7 +44,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`apply` and `remove` import diffusers, which the core does not need."""
+    """Loads `apply` and `remove` on first use: they import diffusers, the core does not."""
     if name in ("apply", "remove"):
         from .hosts import diffusers
 

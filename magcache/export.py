@@ -1,8 +1,7 @@
-"""Curves for other programs: lists of magnitude ratios for one schedule, in each one's format.
+"""Exports curves to other programs as lists of magnitude ratios, in each program's format.
 
-These programs look a ratio up by the step's number, and each knows its own models. The lists
-made here are composed for one number of steps and one shift, so that nothing is left for them
-to interpolate.
+These programs look up a ratio by step index, and each supports its own set of models. A list is
+composed for one number of steps and one shift, so the program has nothing to interpolate.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,12 +12,13 @@ from .curves import Calibration, Trajectory, presets
 from .decide import Course, Reason, Rule, Schedule, decider_for
 
 COMPUTE = 0.0
-"""A ratio that no threshold below 1 lets pass: the step is computed, and all starts anew."""
+"""A ratio that fails every threshold below 1: the step is computed and the drift restarts."""
 WRAPPER_ENTRIES = 100
-"""Length of the list that WanVideoWrapper looks up by step: half of it over its constant 50."""
+"""Length of WanVideoWrapper's list: it reads entry step·(length/2)/50, so this makes it `step`."""
 
 _DIGITS = 6
-_NO_RATIO = (Reason.WINDOW, Reason.REFRESH, Reason.NO_RATIO)  # beyond threshold, K and retention
+# Reasons that other programs cannot derive from threshold, K and retention.
+_NO_RATIO = (Reason.WINDOW, Reason.REFRESH, Reason.NO_RATIO)
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Part:
     """The steps of one expert, or of the whole run.
 
     Attributes:
-        ratios: Ratio of each step to the one before, a branch.
-        protected: How many of the steps are always computed at the beginning.
+        ratios: For each branch, the ratio of each step to the one before.
+        protected: Number of steps at the beginning that are always computed.
     """
 
     ratios: Mapping[str, tuple[float, ...]]
@@ -39,7 +39,7 @@ class Part:
 
     @property
     def cond(self) -> tuple[float, ...]:
-        """The list for programs that have one for all branches."""
+        """The list for programs that use one for all branches."""
         return self.ratios.get("cond") or next(iter(self.ratios.values()))
 
 
@@ -48,11 +48,11 @@ class Composed:
     """A curve at the noise levels of one run.
 
     Attributes:
-        rule: Settings.
-        schedule: What comes of them, all branches together.
+        rule: The settings.
+        schedule: The schedule they give, for all branches together.
         whole: All steps.
-        parts: The same by expert; one where there is one.
-        shift: The run's flow-matching shift, None where it is unknown.
+        parts: The steps of each expert; one entry if there is only one.
+        shift: The run's flow-matching shift, None if unknown.
     """
 
     rule: Rule
@@ -64,14 +64,14 @@ class Composed:
 
 @dataclass(frozen=True)
 class Engine:
-    """A program that has MagCache.
+    """A program with its own MagCache.
 
     Attributes:
         title: Its name.
-        families: The model families its MagCache knows.
+        families: The model families that it supports.
         place: Where the export goes.
-        settings: Makes the export.
-        unknown: Calibrations of these families that it does not know all the same.
+        settings: Builds the export.
+        unknown: Presets of these families that it does not support.
     """
 
     title: str
@@ -81,7 +81,7 @@ class Engine:
     unknown: tuple[str, ...] = ()
 
     def fits(self, source: Calibration, families: Iterable[str] = ()) -> bool:
-        """Whether it knows the model of a curve; a measured one is of the families named."""
+        """Whether it supports a curve's model; for a calibration, `families` names its families."""
         made_for = (source.family,) if source.family else families
         return source.name not in self.unknown and not {*made_for}.isdisjoint(self.families)
 
@@ -89,22 +89,25 @@ class Engine:
 def compose(
     source: Calibration, rule: Rule, trajectory: Trajectory, shift: float | None = None
 ) -> Composed:
-    """The ratios of a run, at its own noise levels.
+    """The ratios of a run at its own noise levels.
 
     Args:
         source: The curve.
-        rule: Settings.
+        rule: The settings.
         trajectory: The run's noise levels.
-        shift: The shift they were made with; None takes that of the curve's measurement.
+        shift: The shift they were made with; by default the one the curve was measured with.
 
     Raises:
-        ValueError: Nothing would be skipped, or the settings cannot be told to other programs.
+        ValueError: Nothing would be skipped, or other programs cannot express the settings.
     """
     if rule.threshold >= 1:
-        raise ValueError(f"a threshold of {rule.threshold:g} cannot be exported: 1 lets all pass")
+        raise ValueError(
+            f"a threshold of {rule.threshold:g} cannot be exported, because nothing fails it: "
+            "choose one below 1"
+        )
     schedule = decider_for(rule, Course.of_steps(trajectory), source.curves).schedule()
     if not schedule.skipped:
-        raise ValueError("these settings skip nothing: leave the other program's cache off")
+        raise ValueError("these settings skip nothing: turn off the other program's cache")
     positions = {
         branch: [curve.place(sigma, trajectory) for sigma in trajectory.sigmas]
         for branch, curve in source.curves.items()
@@ -126,30 +129,30 @@ def compose(
 def export(
     engine: str, source: Calibration, composed: Composed, families: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """The settings of one program, in JSON's types.
+    """The settings for one program, as JSON types.
 
     Args:
         engine: A key of `ENGINES`.
         source: The curve.
-        composed: The same at the noise levels of the run.
-        families: Names of the families that the model of a calibration is of.
+        composed: The curve at the noise levels of the run.
+        families: Families of the model, for a calibration.
 
     Raises:
-        ValueError: The program does not know the model; the message says which it knows.
+        ValueError: The program does not support the model; the message lists what it supports.
     """
     program = ENGINES[engine]
     if not program.fits(source, families):
         known = [n for n in presets.names() if program.fits(presets.load(n))]
         model = source.family or source.model
         raise ValueError(
-            f"{program.title} has no MagCache for {source.name} ({model}): it knows "
+            f"{program.title} has no MagCache for {source.name} ({model}): it supports "
             f"{', '.join(program.families)} (presets {', '.join(known)})"
         )
     return program.settings(composed)
 
 
 def _split(whole: Part, second: int) -> tuple[Part, ...]:
-    """The two experts' steps, of which there may be none of one."""
+    """The steps of each of two experts; one may have none."""
     halves = (slice(None, second), slice(second, None))
     shares = (min(whole.protected, second), max(whole.protected - second, 0))
     parts = [
@@ -209,14 +212,15 @@ def _wanvideowrapper(composed: Composed) -> dict[str, Any]:
     def settings(part: Part) -> dict[str, Any]:
         if part.steps > WRAPPER_ENTRIES:
             raise ValueError(
-                f"WanVideoWrapper looks up {WRAPPER_ENTRIES} steps at most, not {part.steps}"
+                f"WanVideoWrapper supports at most {WRAPPER_ENTRIES} steps, not {part.steps}"
             )
         return {
             "cache_args": {
                 "cache_type": "MagCache",
                 "magcache_thresh": composed.rule.threshold,
                 "magcache_K": composed.rule.max_skip,
-                # The first step in its window is always computed: the last protected one.
+                # It always computes the first step of its window, so that is the last protected
+                # one.
                 "start_step": max(part.protected - 1, 0),
                 "end_step": -1,
                 "cache_device": "offload_device",
@@ -230,14 +234,14 @@ def _wanvideowrapper(composed: Composed) -> dict[str, Any]:
 def _by_expert(
     parts: Sequence[Part], names: tuple[str, str], settings: Callable[[Part], dict[str, Any]]
 ) -> dict[str, Any]:
-    """One expert's settings as they are, two under their names."""
+    """The settings of one expert, or those of two under their names."""
     if len(parts) == 1:
         return settings(parts[0])
     return {n: settings(part) for n, part in zip(names, parts, strict=True) if part.steps}
 
 
 def _rounded_retention(part: Part) -> float:
-    """A ratio that times the steps, rounded, is the protected steps; it may not be 0."""
+    """The ratio that gives the protected steps when multiplied by the steps; never 0."""
     return max(part.protected, 0.25) / part.steps
 
 
@@ -269,4 +273,4 @@ ENGINES = {
         _wanvideowrapper,
     ),
 }  # fmt: skip
-"""By the name that `magcache export --to` takes."""
+"""The programs, by the name that `magcache export --to` takes."""

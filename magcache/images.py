@@ -1,7 +1,7 @@
-"""How far images are from each other: PSNR, SSIM and FLIP, one definition each for all hosts.
+"""Image differences: PSNR, SSIM and FLIP, with one definition of each for all hosts.
 
-SSIM is kornia's, which ComfyUI brings along and the extra `demo` installs. No package that both
-have measures FLIP, so it is here, in plain torch; the tests hold it to its authors' package.
+SSIM comes from kornia, which ships with ComfyUI and with the extra `demo`. No package common to
+both provides FLIP, so it is implemented here in torch and tested against its authors' package.
 """
 
 import math
@@ -18,12 +18,12 @@ from torch.nn import functional as F
 SSIM_WINDOW = 11  # pixels
 PIXELS_PER_DEGREE = 67  # FLIP's default: a screen 0.7 m and 3840 pixels wide, seen from 0.7 m
 
-# FLIP's published constants: each opponent channel's contrast sensitivity as a sum of Gaussians
-# (weight, width), the compression of colour differences, and the width of an edge in degrees.
+# FLIP's published constants: the contrast sensitivity of each opponent channel as a sum of
+# Gaussians (weight, width), the compression of colour differences, the edge width in degrees.
 _SENSITIVITY = (((1.0, 0.0047),), ((1.0, 0.0053),), ((34.1, 0.04), (13.5, 0.025)))
 _COLOUR_EXPONENT, _KNEE, _ERROR_AT_KNEE = 0.7, 0.4, 0.95
 _EDGE_WIDTH, _EDGE_EXPONENT = 0.082, 0.5
-_XYZ_OF_RGB = (  # of linear sRGB, D65
+_XYZ_OF_RGB = (  # from linear sRGB, D65
     (10135552 / 24577794, 8788810 / 24577794, 4435075 / 24577794),
     (2613072 / 12288897, 8788810 / 12288897, 887015 / 12288897),
     (1425312 / 73733382, 8788810 / 73733382, 70074185 / 73733382),
@@ -32,12 +32,12 @@ _XYZ_OF_RGB = (  # of linear sRGB, D65
 
 @dataclass(frozen=True)
 class Compared:
-    """How far two batches of images are from each other, image by image.
+    """Differences between two batches of images, pair by pair.
 
     Attributes:
-        squared_errors, ssims, flips: Of each pair; the last is the mean of its FLIP errors.
-        worst: The pair with the largest of these.
-        errors: FLIP error of each of its pixels, (H, W).
+        squared_errors, ssims, flips: Mean squared error, SSIM and mean FLIP error of each pair.
+        worst: Index of the pair with the largest mean FLIP error.
+        errors: FLIP error of each pixel of that pair, (H, W).
     """
 
     squared_errors: list[float]
@@ -48,7 +48,7 @@ class Compared:
 
     @property
     def psnrs(self) -> list[float]:
-        """Of each pair, in dB."""
+        """PSNR of each pair, in dB."""
         return [psnr(error) for error in self.squared_errors]
 
     @property
@@ -61,9 +61,9 @@ class Difference:
     """Means over image pairs.
 
     Attributes:
-        psnr: Peak signal-to-noise ratio in dB, more is nearer; infinite where one pair is equal.
-        ssim: Structural similarity, 1 where equal.
-        flip: Mean FLIP error, 0 where equal, 1 at most.
+        psnr: Peak signal-to-noise ratio in dB, higher is closer; infinite if any pair is equal.
+        ssim: Structural similarity, 1 for equal images.
+        flip: Mean FLIP error, from 0 for equal images to 1.
     """
 
     psnr: float
@@ -75,7 +75,7 @@ def difference(reference: Any, images: Any) -> Difference:
     """Compares images (N, H, W, 3) in [0, 1], arrays or tensors, pair by pair.
 
     Raises:
-        ValueError: The two differ in shape, or a side is too short for SSIM.
+        ValueError: The shapes differ or are not (N, H, W, 3), or a side is too short for SSIM.
     """
     if reference.shape != images.shape or reference.ndim != 4 or reference.shape[-1] != 3:
         raise ValueError(f"cannot compare images {reference.shape} with {images.shape}")
@@ -89,11 +89,11 @@ def compare(
     device: torch.device | None = None,
     done: Callable[[], None] = lambda: None,
 ) -> Compared:
-    """Compares two batches (N, H, W, 3) in [0, 1] of one shape.
+    """Compares two batches (N, H, W, 3) in [0, 1] of the same shape.
 
     Args:
         a, b: The batches.
-        device: Where to compute, None where they are; it holds one pair at a time.
+        device: Where to compute, by default where the images are. One pair is moved at a time.
         done: Called after each pair.
 
     Raises:
@@ -126,8 +126,8 @@ def psnr(squared_error: float) -> float:
 def ssim(a: Tensor, b: Tensor) -> float:
     """Mean structural similarity of two images (H, W, C) in [0, 1], after Wang et al. 2004.
 
-    The window is a Gaussian of σ 1.5, cut off at 11 pixels, wherever it lies in the image; K1 is
-    0.01, K2 0.03; the mean is over channels too.
+    The window is an 11-pixel Gaussian with σ = 1.5 that stays inside the image; K1 = 0.01,
+    K2 = 0.03. The mean is over pixels and channels.
 
     Raises:
         ValueError: A side is shorter than the window.
@@ -135,20 +135,21 @@ def ssim(a: Tensor, b: Tensor) -> float:
     height, width, _ = a.shape
     if min(height, width) < SSIM_WINDOW:
         raise ValueError(
-            f"SSIM needs {SSIM_WINDOW} pixels a side, and these images are {width}x{height}: "
-            "compare larger ones"
+            f"SSIM needs at least {SSIM_WINDOW} pixels a side, but these images are "
+            f"{width}x{height}: compare larger ones"
         )
     from kornia.metrics import ssim as each_pixel
 
-    # Contiguous: laid out by channel, CUDA would round the convolutions to TF32.
+    # Contiguous, because in channels-last layout CUDA rounds the convolutions to TF32.
     first, second = (image.float().movedim(-1, 0)[None].contiguous() for image in (a, b))
     return float(each_pixel(first, second, SSIM_WINDOW, eps=0.0, padding="valid").mean())
 
 
 def flip(a: Tensor, b: Tensor, pixels_per_degree: float = PIXELS_PER_DEGREE) -> Tensor:
-    """FLIP error of each pixel (H, W) of sRGB images (H, W, 3) (Andersson et al. 2020).
+    """FLIP error of each pixel, (H, W), between sRGB images (H, W, 3) (Andersson et al. 2020).
 
-    From 0 where they are equal to 1, as seen at a distance that makes a degree so many pixels.
+    0 means equal, 1 is the maximum. `pixels_per_degree` sets the viewing distance: the number of
+    pixels in one degree of the visual field.
     """
     first, second = (
         _opponent(_xyz(_linear(image.float().movedim(-1, 0).clamp(0, 1)))) for image in (a, b)
@@ -165,18 +166,18 @@ def _linear(srgb: Tensor) -> Tensor:
 
 
 def _xyz(rgb: Tensor) -> Tensor:
-    """Linear RGB (3, ...) to XYZ, relative to white's."""
+    """Linear RGB (3, ...) to XYZ, relative to white."""
     return _times(_relative_to_white(), rgb)
 
 
 def _opponent(xyz: Tensor) -> Tensor:
-    """XYZ to lightness, red to green and blue to yellow: YCxCz, linear in XYZ."""
+    """XYZ to YCxCz: lightness, red-green and blue-yellow, all linear in XYZ."""
     x, y, z = xyz
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
 def _resolved(opponent: Tensor, pixels_per_degree: float) -> Tensor:
-    """What the eye resolves of YCxCz at a distance, as XYZ of colours that a screen can show."""
+    """Blurs YCxCz to what the eye resolves at a distance; returns XYZ within the sRGB gamut."""
     widest = max(width for gaussians in _SENSITIVITY for _, width in gaussians)
     radius = math.ceil(3 * _sigma(widest) * pixels_per_degree)
     channels = []
@@ -195,7 +196,7 @@ def _resolved(opponent: Tensor, pixels_per_degree: float) -> Tensor:
 
 
 def _lab(xyz: Tensor) -> Tensor:
-    """XYZ to L*a*b*, colours fading with darkness as Hunt found (3, ...)."""
+    """XYZ to L*a*b* (3, ...) with the Hunt adjustment: dark colours are less saturated."""
     knee = 6 / 29
     roots = torch.where(
         xyz > knee**3, xyz.clamp_min(knee**3) ** (1 / 3), xyz / (3 * knee**2) + 4 / 29
@@ -206,13 +207,13 @@ def _lab(xyz: Tensor) -> Tensor:
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """HyAB distance of L*a*b* colours, with FLIP's exponent."""
+    """HyAB distance between L*a*b* colours, raised to FLIP's exponent."""
     apart = a - b
     return (apart[0].abs() + apart[1:].square().sum(0).sqrt()) ** _COLOUR_EXPONENT
 
 
 def _compressed(distance: Tensor) -> Tensor:
-    """Distances to errors from 0 to 1, nearly all of that for the smaller ones."""
+    """Maps distances to errors in [0, 1]; those below the knee take most of the range."""
     largest = _largest_distance()
     knee = _KNEE * largest
     above = _ERROR_AT_KNEE + (distance - knee) / (largest - knee) * (1 - _ERROR_AT_KNEE)
@@ -221,13 +222,13 @@ def _compressed(distance: Tensor) -> Tensor:
 
 @cache
 def _largest_distance() -> float:
-    """That of green and blue."""
+    """The distance between green and blue."""
     green, blue = torch.eye(3, dtype=torch.float64)[1:]
     return float(_distance(_lab(_xyz(green)), _lab(_xyz(blue))))
 
 
 def _features(lightness: Tensor, pixels_per_degree: float) -> Tensor:
-    """Strength of edges and of points in (H, W), shape (2, H, W)."""
+    """Strength of edges and of points in a lightness image (H, W), shape (2, H, W)."""
     sigma = 0.5 * _EDGE_WIDTH * pixels_per_degree
     radius = math.ceil(3 * sigma)
     bell = _bell(radius, sigma)
@@ -243,14 +244,14 @@ def _features(lightness: Tensor, pixels_per_degree: float) -> Tensor:
 
 
 def _balanced(kernel: Sequence[float]) -> list[float]:
-    """Positive weights that sum to 1, negative ones to -1."""
+    """Scales a kernel so that its positive weights sum to 1 and its negative ones to -1."""
     positive = sum(weight for weight in kernel if weight > 0)
     negative = -sum(weight for weight in kernel if weight < 0)
     return [weight / (positive if weight > 0 else negative) for weight in kernel]
 
 
 def _sigma(width: float) -> float:
-    """Of exp(-π²·z²/width), in degrees."""
+    """Standard deviation of exp(-π²·z²/width), in degrees."""
     return math.sqrt(width / (2 * math.pi**2))
 
 
@@ -264,18 +265,18 @@ def _relative_to_white() -> Tensor:
 
 
 def _times(matrix: Tensor, vectors: Tensor) -> Tensor:
-    """Sums of products by hand: a matrix product may be rounded to TF32."""
+    """Matrix (3, 3) times vectors (3, ...), written out: a matmul may be rounded to TF32."""
     x, y, z = vectors
     return torch.stack([a * x + b * y + c * z for a, b, c in matrix.tolist()])
 
 
 def _padded(image: Tensor, radius: int) -> Tensor:
-    """(H, W) with its border repeated."""
+    """Pads an image (H, W) by repeating its border."""
     return F.pad(image[None, None], (radius,) * 4, mode="replicate")[0, 0]
 
 
 def _filtered(image: Tensor, across: Sequence[float], down: Sequence[float]) -> Tensor:
-    """A separable filter where it lies in (..., H, W); a convolution may be rounded to TF32."""
+    """A separable filter on (..., H, W) without padding; a convolution may be rounded to TF32."""
     for kernel, axis in ((across, -1), (down, -2)):
         length = image.shape[axis] - len(kernel) + 1
         total = torch.zeros_like(image.narrow(axis, 0, length))

@@ -1,6 +1,6 @@
-"""What a sampling did: text, figures for programs, and a picture.
+"""Reports what a sampling did, as text, as data and as a picture.
 
-A report is made of plain figures. It may be kept: it keeps neither a model nor a tensor alive.
+A report holds plain figures only, so keeping one keeps no model or tensor alive.
 """
 
 import itertools
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 
 Over = Literal["sigma", "level", "fraction"]
-_NEAREST = 3  # computed evaluations that tell what another would have taken
+_NEAREST = 3  # computed evaluations from which the cost of a skipped one is estimated
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One evaluation, as it went.
+    """One evaluation of a run.
 
     Attributes:
         sigma: Its noise level.
         step: Its step in the run.
-        place: Where it lies on the curve: σ, or the fraction of the trajectory.
-        reason: Why it was computed, or that it was skipped.
+        place: Its position on the curve: σ, or the fraction of the trajectory.
+        reason: Why it was computed, or `Reason.SKIPPED`.
         seconds: Time it took, see `Evaluation`.
-        error: Of a skipped one, the expected relative error of the predicted residual; None where
-            no Gram curve tells it.
+        error: Expected relative error of the prediction if it was skipped; None without a Gram
+            curve.
     """
 
     sigma: float
@@ -54,17 +54,17 @@ class RunReport:
     """One run.
 
     Attributes:
-        label: What its settings are called, a preset's name for instance.
-        summary: The settings that matter most; "" where it was measured.
+        label: Name of its settings, for example a preset's name.
+        summary: The most important settings; "" for a measurement.
         details: The other settings.
         evaluations: In order.
-        mended: How many computed ones put right what was skipped before them.
-        curves: Of each branch log‖r‖ at every evaluation, up to a constant.
-        over: What an evaluation's `place` is.
-        bytes_held: Most bytes of residuals held at one time.
+        mended: Number of computed evaluations that mended the gap before them.
+        curves: log‖r‖ of each branch at every evaluation, up to a constant.
+        over: What the `place` of an evaluation means.
+        bytes_held: Largest number of bytes of residuals held at once.
         warnings: What the user should know.
-        expected: How far from the uncached run its plan was expected to end, see
-            `decide.in_words`; None where nothing tells.
+        expected: Expected difference of its plan from the uncached run, see `decide.in_words`;
+            None if unknown.
     """
 
     label: str
@@ -94,12 +94,12 @@ class RunReport:
 
 @dataclass(frozen=True)
 class Report:
-    """The runs of one sampling: one, or one an expert or section.
+    """The runs of one sampling: one, or one per expert or section.
 
     Attributes:
         runs: In the order in which they began.
-        missing: Why there is nothing to report, where a model ran uncached.
-        told: What the host knows besides, by its name: "asked", "sampling".
+        missing: Why there is nothing to report, if the model ran uncached.
+        told: Further lines from the host, by name: "asked", "sampling".
     """
 
     runs: Sequence[RunReport]
@@ -120,20 +120,21 @@ class Report:
 
     @property
     def mended(self) -> int:
-        """Computed evaluations that put right what was skipped before them."""
+        """Number of computed evaluations that mended the gap before them."""
         return sum(run.mended for run in self.runs)
 
     @property
     def bytes_held(self) -> int:
-        """Most bytes of residuals held at one time by any of the runs."""
+        """Largest number of bytes of residuals that any run held at once."""
         return max((run.bytes_held for run in self.runs), default=0)
 
     @property
     def speedup(self) -> float:
-        """Measured: the time of computing everything over the time taken.
+        """Measured speed-up: the estimated time of the uncached run over the time taken.
 
-        A computed evaluation counts as the median of the three nearest computed ones: a slow
-        first one (compiling, say) does not count, and a ControlNet only where it acts.
+        Each evaluation's uncached time is the median of the three nearest computed ones, so a
+        slow first one (compilation, say) does not count, and a ControlNet counts only while it
+        is active.
         """
         full = taken = 0.0
         for run in self.runs:
@@ -149,16 +150,16 @@ class Report:
 
     @property
     def warnings(self) -> list[str]:
-        """What the user should know, without repeats."""
+        """What the user should know, without duplicates."""
         found = [self.missing] if self.missing else []
         return list(dict.fromkeys(found + [w for run in self.runs for w in run.warnings]))
 
     def telling(self, name: str, text: str) -> "Report":
-        """The same with one more line behind the headline."""
+        """The same report with one more line below the headline."""
         return replace(self, told={name: text, **self.told})
 
     def short(self) -> str:
-        """What it was worth, for people: "2.0x, 14 of 28 computed. Expected difference: small."."""
+        """The result in brief: "2.0x, 14 of 28 computed. Expected difference: small."."""
         if not self.runs:
             return self.missing or "no run yet"
         reasons = {each.reason for run in self.runs for each in run.evaluations}
@@ -168,7 +169,7 @@ class Report:
         return gain(self.speedup, self.computed, self.evaluations, expected)
 
     def headline(self) -> str:
-        """One line, as logged once a run."""
+        """The line that is logged once per run."""
         if not self.runs:
             return f"MagCache: {self.missing or 'no run yet'}"
         run = self.runs[-1]
@@ -184,14 +185,14 @@ class Report:
             lines |= {"times": _times(self.runs), "schedule": self.schedule}
             lines["computed"] = _computed(self.runs)
             if self.mended:
-                lines["mended"] = f"{self.mended} gaps, by the evaluations computed behind them"
+                lines["mended"] = f"{self.mended} gaps, each by the evaluation after it"
             lines["settings"] = self.runs[-1].details
             lines["memory"] = f"{self.bytes_held / 2**20:.1f} MiB of residuals at most"
         texts = [*lines.items(), *(("note", warning) for warning in self.warnings)]
         return "\n".join([self.headline(), *(f"  {name:10} {text}" for name, text in texts)])
 
     def figures(self) -> dict[str, Any]:
-        """The same as plain data, for JSON."""
+        """The report as plain data, for JSON."""
         return {
             "evaluations": self.evaluations,
             "computed": self.computed,
@@ -217,9 +218,9 @@ class Report:
         }
 
     def picture(self) -> "Image":
-        """Draws the last run: curve, schedule, times and expected errors; needs Pillow.
+        """Draws the last run: curve, schedule, times and expected errors. Needs Pillow.
 
-        Of a sampling without a run it is the text.
+        Draws the report's text if there is no run.
         """
         from .pictures import draw_sampling, draw_text
 
@@ -232,7 +233,11 @@ class Report:
         return draw_sampling(headline, run.evaluations, run.curves, run.over)
 
     def save_picture(self, path: str | Path) -> Path:
-        """Writes the picture, as a file of the kind that its name tells; makes its folder."""
+        """Writes the picture in the format of the file's extension; creates its folder.
+
+        Raises:
+            ValueError: There is no run to draw yet.
+        """
         if not self.runs:
             raise ValueError("there is no run to draw yet")
         path = Path(path)
@@ -244,12 +249,12 @@ class Report:
 def report_of(
     runs: Iterable[Run], missing: str = "", told: Mapping[str, str] | None = None
 ) -> Report:
-    """The report of runs, also of those under way; waits for the device's clock."""
+    """The report of runs, finished or not; waits for the device."""
     return Report([figures_of(run) for run in runs], missing, told or {})
 
 
 def figures_of(run: Run) -> RunReport:
-    """What a run has done so far; waits for the device's clock."""
+    """What a run has done so far; waits for the device."""
     evaluations, decider = tuple(_evaluated(run)), run.decider
     return RunReport(
         label=run.label,
@@ -266,13 +271,12 @@ def figures_of(run: Run) -> RunReport:
 
 
 def gain(speedup: float, computed: int, evaluations: int, expected: Sequence[float | None]) -> str:
-    """What a sampling is worth, for people.
+    """What a sampling gains, as a short text.
 
     Args:
         speedup: Planned or measured.
-        computed, evaluations: How many are computed, and of how many.
-        expected: Of each of its plans how far it is expected to end from the uncached run, None
-            where nothing tells.
+        computed, evaluations: Numbers of computed evaluations and of all evaluations.
+        expected: Expected difference of each plan from the uncached run, None if unknown.
     """
     said = f"{speedup:.1f}x, {computed} of {evaluations} computed"
     known = [each for each in expected if each is not None]
@@ -282,7 +286,7 @@ def gain(speedup: float, computed: int, evaluations: int, expected: Sequence[flo
 
 
 def nothing_to_gain(evaluations: int) -> str:
-    """The same where everything is computed, as the run is too short."""
+    """The same for a run that is too short to skip anything."""
     return f"nothing to gain: {evaluations} steps"
 
 
@@ -302,9 +306,9 @@ def _evaluated(run: Run) -> Iterable[Evaluated]:
 
 
 def _curves(run: Run, evaluations: Sequence[Evaluated]) -> dict[str, tuple[float, ...]]:
-    """The curves that a run went by, or that it measured.
+    """The curves that a run used or measured.
 
-    Measured ones only of branches that took part in every evaluation.
+    Measured curves are returned only for branches that took part in every evaluation.
     """
     if run.calibrator is None:
         return {
@@ -319,7 +323,7 @@ def _curves(run: Run, evaluations: Sequence[Evaluated]) -> dict[str, tuple[float
 
 
 def _seconds(evaluations: Iterable[Evaluated]) -> tuple[list[float], list[float]]:
-    """Times of those that were computed, and of those that were skipped."""
+    """Times of the computed evaluations, and of the skipped ones."""
     kinds: tuple[list[float], list[float]] = ([], [])
     for each in evaluations:
         kinds[each.skipped].append(each.seconds)
@@ -327,7 +331,7 @@ def _seconds(evaluations: Iterable[Evaluated]) -> tuple[list[float], list[float]
 
 
 def _if_computed(evaluations: Sequence[Evaluated]) -> list[float]:
-    """What each evaluation would take if it were computed; empty where none was."""
+    """Estimated time of each evaluation if it were computed; empty if none was computed."""
     computed = [place for place, each in enumerate(evaluations) if not each.skipped]
     if not computed:
         return []
@@ -347,7 +351,7 @@ def _times(runs: Sequence[RunReport]) -> str:
 
 
 def _computed(runs: Sequence[RunReport]) -> str:
-    """How many were computed, "24", or of several runs "24 = 12 + 12", and for which reasons."""
+    """How many were computed and why: "24", or for several runs "24 = 12 + 12"."""
     counts = [run.computed for run in runs]
     parts = f" = {' + '.join(map(str, counts))}" if len(counts) > 1 else ""
     computed = (each for run in runs for each in run.evaluations if not each.skipped)

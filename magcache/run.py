@@ -1,4 +1,4 @@
-"""One sampling run: what is decided at each evaluation, what is kept, and what it cost."""
+"""One sampling run: the decision at each evaluation, the cached residuals, and the time taken."""
 
 import itertools
 import logging
@@ -16,27 +16,27 @@ from .curves import Lesson
 from .decide import Decider, Decision, Held, Holding, Mender, Reason, Schedule, nothing_held
 
 log = logging.getLogger("magcache")
-_BROKEN = f"a residual held NaN or Inf, and is neither reused nor learned from: {OVERFLOWS}"
+_BROKEN = f"a residual held NaN or Inf, so it was not reused or learned from: {OVERFLOWS}"
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Where residuals are kept, as what, and in how many bytes; see `ResidualCache`."""
+    """Where residuals are kept, in which dtype, and the byte budget; see `ResidualCache`."""
 
     store: Store = "device"
     dtype: torch.dtype | None = None
     budget: int | None = None
 
     def __post_init__(self) -> None:
-        self.cache(1)  # says what is wrong
+        self.cache(1)  # raises if a setting is out of range
 
     def cache(self, keep: int) -> ResidualCache:
-        """A cache of so many residuals a branch."""
+        """A cache that keeps `keep` residuals per branch."""
         return ResidualCache(keep, self.store, self.dtype, self.budget)
 
 
 class Stopwatch:
-    """Times work on a device without waiting for it."""
+    """Times work on a device without synchronising until the time is read."""
 
     def __init__(self, device: torch.device) -> None:
         self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
@@ -54,7 +54,7 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """Waits for the device where it has not finished."""
+        """Elapsed time; waits for the device if it has not finished."""
         if not self._events:
             return self._end - self._start
         begin, end = self._events
@@ -64,17 +64,17 @@ class Stopwatch:
 
 @dataclass
 class Evaluation:
-    """One call of the denoiser by the sampler, as it went.
+    """One call of the denoiser by the sampler, and what happened in it.
 
     Attributes:
         sigma: Its noise level.
         step: Its step in the run.
-        reason: Why it was computed, or that it was skipped.
-        computed: For each branch whether it was computed.
-        mended: Whether it was computed, and puts right what was skipped before it.
-        error: Of a skipped one the expected error of what was predicted, as a share of its norm;
-            None where no Gram curve tells it.
-        level: Its noise level as the curves have it, where that is another: the flow's level.
+        reason: Why it was computed, or `Reason.SKIPPED`.
+        computed: Whether each branch was computed.
+        mended: Whether it also mended the gap before it (see `decide.mending`).
+        error: Expected relative error of the prediction if it was skipped; None without a Gram
+            curve.
+        level: Its flow level, if the curves are indexed by that instead of `sigma`.
     """
 
     sigma: float
@@ -89,7 +89,7 @@ class Evaluation:
 
     @property
     def place(self) -> float:
-        """Its noise level as the curves have it."""
+        """Its noise level on the curves."""
         return self.sigma if self.level is None else self.level
 
     @property
@@ -99,34 +99,34 @@ class Evaluation:
 
     @property
     def outcome(self) -> Reason:
-        """`reason`, unless a branch could not be skipped with the others."""
+        """`reason`, or `NO_RESIDUAL` if the skip was planned but a branch had to be computed."""
         alone = self.reason is Reason.SKIPPED and not self.skipped
         return Reason.NO_RESIDUAL if alone else self.reason
 
     @property
     def seconds(self) -> float:
-        """Time of all of it where the host has timed that, else of its model calls."""
+        """Time of the whole evaluation if the host measured it, otherwise of its model calls."""
         watches = [self._whole] if self._whole else self._watches
         return sum(watch.seconds for watch in watches)
 
 
 class Run:
-    """The state of one sampling run of one model. Nothing of it is kept on the model.
+    """The state of one sampling run of one model. It stores nothing on the model.
 
-    The host calls `begin` once an evaluation and `call` for each of its model calls, and
-    `close` at the end, also after an exception.
+    The host calls `begin` once per evaluation, `call` for each model call in it, and `close` at
+    the end, including after an exception.
 
     Args:
-        decider: Decides the evaluations.
-        stack: Where residuals are taken from and put back: the model's blocks, or its output.
+        decider: Decides which evaluations are computed.
+        stack: Where residuals are taken and added back: the model's blocks, or its output.
         storage: Where residuals are kept.
-        calibrator: If given, everything is computed and measured.
-        label: What the report calls the settings, a preset's name for instance.
-        together: Given where other processes sample with this one. All have to decide alike, so
-            nothing that only this one's residuals show decides then; where each samples another
-            branch, the names of all curves.
-        mender: Given where the sampler allows it: puts right what was skipped, as far as the
-            decider predicts residuals.
+        calibrator: If given, every evaluation is computed and measured.
+        label: Name of the settings in the report, for example a preset's name.
+        together: Not None if other processes sample with this one. All must reach the same
+            decision, so nothing that only this process can see may affect it. If each process
+            samples a different branch, it holds the names of all curves.
+        mender: Corrects the error of skipped evaluations. Pass one if the sampler allows it; it
+            is used only if the decider predicts residuals.
     """
 
     def __init__(
@@ -147,8 +147,8 @@ class Run:
         self.evaluations: list[Evaluation] = []
         self.warnings: list[str] = []
         self.cache = self.storage.cache(decider.keep)
-        self._unread: dict[Hashable, torch.Tensor] = {}  # sizes of what was computed
-        self._sizes: list[torch.Tensor] = []  # of each computed call
+        self._unread: dict[Hashable, torch.Tensor] = {}  # sizes not yet checked for NaN or Inf
+        self._sizes: list[torch.Tensor] = []  # one per computed call
         self._spoilt = ""
         self._observer: Observer | None = None
         if decider.observes and together is None:
@@ -159,16 +159,16 @@ class Run:
         self._last = False
         self._together = together
         self._mender = mender if decider.predicts else None
-        stack.forget_bases()  # what acts between blocks and head may differ from run to run
+        stack.forget_bases()  # what runs between blocks and head may differ between runs
 
     @property
     def skipped(self) -> int:
-        """Evaluations without any computed branch."""
+        """Number of evaluations in which no branch was computed."""
         return sum(evaluation.skipped for evaluation in self.evaluations)
 
     @property
     def mended(self) -> int:
-        """Evaluations that put right what was skipped before them."""
+        """Number of evaluations that mended the gap before them."""
         return sum(evaluation.mended for evaluation in self.evaluations)
 
     def begin(
@@ -179,14 +179,14 @@ class Run:
         fresh: bool = False,
         level: float | None = None,
     ) -> Reason:
-        """Starts an evaluation and decides it, for all its branches.
+        """Starts an evaluation and makes the decision for all its branches.
 
         Args:
             sigma: Noise level.
-            step: Step of this run it belongs to.
-            last: Whether no evaluation follows, so that no residual need be kept.
-            fresh: Whether nothing from before it may be used.
-            level: The noise level as the curves have it, where that is another.
+            step: The step of this run that it belongs to.
+            last: Whether this is the last evaluation, so its residual need not be kept.
+            fresh: Whether it starts afresh: nothing cached before it may be used.
+            level: Its flow level, if the curves are indexed by that instead of `sigma`.
         """
         if fresh:
             self.cache.clear()
@@ -206,7 +206,7 @@ class Run:
         return decision.reason
 
     def ahead(self, evaluations: Sequence[tuple[float, int]]) -> Schedule:
-        """What would be decided of evaluations (σ and step) behind the one that has begun."""
+        """The schedule of the evaluations (σ, step) that follow the current one."""
         if self._uncached or self.calibrator:
             computed = [self._decision.reason] * len(evaluations)
             return Schedule(tuple(sigma for sigma, _ in evaluations), tuple(computed))
@@ -223,11 +223,11 @@ class Run:
         """Runs one model call of the current evaluation.
 
         Args:
-            branch: What tells this call's residual from others': branch and shapes.
-            curves: Name of the magnitude curve it follows, "cond" for instance; of a batch that
-                holds several branches one after another, the name of each.
-            device: Where the model computes.
-            forward: The call, arguments bound.
+            branch: Key of this call's residual: the branch and its shapes.
+            curves: Name of the curve it follows, for example "cond"; for a batch of several
+                branches, the name of each in order.
+            device: Where the model runs.
+            forward: The call, with its arguments bound.
         """
         parts = {branch: (curves,) if isinstance(curves, str) else curves}
         return self.call_parts(parts, device, forward)
@@ -235,11 +235,11 @@ class Run:
     def call_parts(
         self, parts: Mapping[Hashable, tuple[str, ...]], device: torch.device, forward: Call
     ) -> Any:
-        """Runs one model call whose residual has parts that are predicted each by itself.
+        """Runs one model call whose residual consists of separately predicted parts.
 
         Args:
-            parts: Of each part what `call` asks of a branch. The residual has as many tensors
-                of each, part by part.
+            parts: For each part its key and curve names, as in `call`. The residual holds the
+                same number of tensors for each part, one part after another.
             device, forward: See `call`.
         """
         evaluation = self.evaluations[-1]
@@ -251,7 +251,7 @@ class Run:
                 try:
                     return self._skip(parts, forward)
                 except StackMismatch as mismatch:
-                    self.warn(f"{mismatch}; computed instead")
+                    self.warn(f"{mismatch}, so the evaluation was computed")
                     self.drop(parts)
                     skip = False
             return self._compute(parts, evaluation, forward)
@@ -265,11 +265,11 @@ class Run:
                 self._prefetch_next([*parts][-1])
 
     def skips(self, parts: Iterable[Hashable]) -> bool:
-        """Whether the current evaluation skips a call with these parts."""
+        """Whether a call with these parts is skipped in the current evaluation."""
         return all(part in self._decision.weights and part in self.cache for part in parts)
 
     def aside(self, device: torch.device, forward: Call) -> Any:
-        """Runs a call that belongs to the current evaluation, and caches nothing of it."""
+        """Runs and times a call of the current evaluation without caching anything."""
         watch = Stopwatch(device)
         try:
             return forward()
@@ -278,30 +278,30 @@ class Run:
             self.evaluations[-1]._watches.append(watch)
 
     def took(self, watch: Stopwatch) -> None:
-        """Tells what all of the current evaluation took, with ControlNets and guidance."""
+        """Sets the time of the whole current evaluation, ControlNets and guidance included."""
         self.evaluations[-1]._whole = watch
 
     def drop(self, parts: Iterable[Hashable]) -> None:
-        """Frees what is cached of these parts."""
+        """Frees the cached residuals of these parts."""
         for part in parts:
             self.cache.drop(part)
 
     def spoil(self, reason: str) -> None:
-        """Has nothing measured or learned of this run, whatever comes."""
+        """Marks the run as unfit to measure or learn from, and says why."""
         self._spoilt = reason
         if self.calibrator:
             self.calibrator.spoil(reason)
 
     def warn(self, message: str) -> None:
-        """Tells the user something, once: in the log, and in the report."""
+        """Warns the user once, in the log and in the report."""
         if message not in self.warnings:
             self.warnings.append(message)
             log.warning("MagCache%s: %s", f" ({self.label})" if self.label else "", message)
 
     def lessons(self) -> list[Lesson]:
-        """What the run has taught of its model; waits for the device.
+        """What the run has taught about its model; waits for the device.
 
-        Nothing where it was spoilt, by an output of NaN, Inf or nothing for instance.
+        Empty if the run was spoilt, for example by an output of NaN, Inf or all zeros.
         """
         if self._observer is None:
             return []
@@ -311,7 +311,7 @@ class Run:
             return []
         spoilt = self._spoilt or ("" if all(sizes) else "the model returned 0 everywhere")
         if spoilt:
-            self.warn(f"nothing is learned from this run: {spoilt}")
+            self.warn(f"nothing was learned from this run: {spoilt}")
             return []
         return self.decider.lessons(self._observer.comparisons())
 
@@ -325,7 +325,7 @@ class Run:
             self.calibrator.release()
 
     def _held(self) -> Holding:
-        """What the cache holds of the branches that take part, as far as they are known."""
+        """What the cache holds for the branches seen so far."""
         if not self._curves_of:
             return nothing_held(self.decider.curves, self.decider.keep)
         rooms = self.cache.rooms()
@@ -335,7 +335,7 @@ class Run:
             )
             for branch, curves in self._curves_of.items()
         }
-        own = next(iter(held.values()))  # where each process has a branch, all hold the same
+        own = next(iter(held.values()))  # with a branch per process, all processes hold the same
         return {name: replace(own, curves=(name,)) for name in self._together or ()} | held
 
     def _skip(self, parts: Iterable[Hashable], forward: Call) -> Any:
@@ -357,7 +357,7 @@ class Run:
         if residual is None:
             self._uncached = True
             self.close()
-            self.warn(f"runs uncached from here on: {self.stack.problem}")
+            self.warn(f"the rest of this run is uncached: {self.stack.problem}")
             return output
         size = len(residual) // len(parts)
         sizes = []
@@ -384,7 +384,7 @@ class Run:
         sigma: float,
         cached: Mapping[Hashable, Sequence[float]],
     ) -> Mend | None:
-        """What puts right the evaluations skipped just before, of a call with these parts."""
+        """The function that mends the gap before a call with these parts, or None."""
         found = {
             part: self._factors(part, curves, sigma, cached[part]) for part, curves in parts.items()
         }
@@ -404,7 +404,7 @@ class Run:
     def _factors(
         self, branch: Hashable, curves: tuple[str, ...], sigma: float, cached: Sequence[float]
     ) -> list[float] | None:
-        """What to add of a branch's cached residuals and the computed one; None for nothing."""
+        """Mending weights of a branch's cached residuals and the computed one, or None."""
         if self._mender is None or not cached or not self.cache.fits_one_more(branch):
             return None
         before = reversed(self.evaluations[:-1])
@@ -418,12 +418,12 @@ class Run:
         return self._mender.factors(predict, cached, gap, sigma, self._decision.following)
 
     def _check_computed(self) -> bool:
-        """Looks at what was computed since the last skipped evaluation, which waits for it.
+        """Checks the residuals computed since the last skipped evaluation; waits for the device.
 
-        Tells the decider how good predictions were, and frees residuals with NaN or Inf.
+        Tells the decider how good its predictions were, and frees residuals with NaN or Inf.
 
         Returns:
-            Whether there were any of these.
+            Whether any residual held NaN or Inf.
         """
         if self._observer:
             self._observer.tell()
@@ -435,14 +435,14 @@ class Run:
         return bool(broken)
 
     def _drop_vanished(self) -> None:
-        """Frees branches that did not take part in the last evaluation; they decide no more."""
+        """Forgets branches that took no part in the last evaluation."""
         taking_part = self.evaluations[-1].computed if self.evaluations else {}
         for branch in [b for b in self._curves_of if b not in taking_part]:
             del self._curves_of[branch]
             self.cache.drop(branch)
 
     def _prefetch_next(self, branch: Hashable) -> None:
-        """Starts to bring back the residual that this evaluation's next call needs."""
+        """Starts to copy back the residual that the next call of this evaluation needs."""
         order = list(self._curves_of)
         following = order.index(branch) + 1
         if following < len(order):

@@ -201,7 +201,7 @@ def test_files_of_older_formats_have_no_checksum_and_are_read(
 def test_what_could_not_be_read_is_not_written(tmp_path: Path) -> None:
     bad = measured()
     bad.branches["cond"].norms[3] = math.nan
-    with pytest.raises(CalibrationError, match=r"is not written: branches\.cond\.norms\.3 must be"):
+    with pytest.raises(CalibrationError, match=r"was not saved: branches\.cond\.norms\.3 must be"):
         bad.save(tmp_path / "bad.json")
     assert os.listdir(tmp_path) == []
 
@@ -256,7 +256,7 @@ def test_it_is_passed_over_with_one_warning(
         found = store.nearest(MODEL, LEVELS, RUN)
         assert found and found.path.stem == "good"
     (said,) = caplog.messages
-    assert str(store.folder / "bad.json") in said and said.endswith("it is left out")
+    assert str(store.folder / "bad.json") in said and said.endswith("it was ignored")
 
 
 @on_posix
@@ -486,7 +486,7 @@ def test_every_text_makes_a_name(text: str) -> None:
 def test_names_that_differ_in_case_only_do_not_meet(store: Store, tmp_path: Path) -> None:
     store.save(calibration(), "Flux")
     for name in ("flux", "FLUX.json"):
-        with pytest.raises(CalibrationError, match="there is a calibration Flux already, which"):
+        with pytest.raises(CalibrationError, match="calibration Flux already exists, the same"):
             store.save(calibration(), name)
     kept = store.import_file(calibration(steps=5).save(tmp_path / "fluX.json"))
     assert kept.name == "fluX-2.json"
@@ -514,5 +514,5 @@ def test_the_command_tells_a_bad_name_before_it_measures(
 
 def test_a_folder_that_cannot_be_written_is_told_before_a_measurement(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="no calibration was written to"):
+    with pytest.raises(OSError, match="no calibration was saved in"):
         Store(tmp_path / "file" / "kept").prepare()

@@ -101,7 +101,7 @@ def test_a_failing_disk_leaves_the_old_file_and_no_scratch(
 
 def test_settings_that_are_no_json_leave_the_old_file(saved: Path) -> None:
     before = saved.read_bytes()
-    with pytest.raises(CalibrationError, match=r"toy is not written: .* not JSON serializable"):
+    with pytest.raises(CalibrationError, match=r"toy was not saved: .* not JSON serializable"):
         calibration(name="toy", settings={"sampler": object()}).save(saved)
     assert saved.read_bytes() == before and os.listdir(saved.parent) == ["toy.json"]
 
@@ -134,7 +134,9 @@ def test_a_foreign_file_is_named(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize("version", [4, 99, 0, "x"])
 def test_another_format_says_what_to_do(saved: Path, version: Any) -> None:
     edited(saved, lambda data: data.update(format=version))
-    refuse(saved, f"has calibration format {version}, this MagCache reads up to 3: update MagCache")
+    refuse(
+        saved, f"has calibration format {version}, but this MagCache reads up to 3: update MagCache"
+    )
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_a_broken_branch_makes_a_measurement_useless():
     calibrator = Calibrator()
     batch = torch.cat([alike(math.nan, 1), alike(1, 2)])
     calibrator.add("both", ("uncond", "cond"), 1.0, (batch,))
-    with pytest.raises(CalibrationError, match=r"added to uncond at evaluation 1 .* NaN"):
+    with pytest.raises(CalibrationError, match=r"residual of uncond at evaluation 1 .* NaN"):
         calibrator.finish()
 
 

@@ -77,7 +77,7 @@ def test_plan_for_an_error(capsys, tmp_path):
 def test_plan_for_a_speedup_is_refused_where_it_cannot_be(capsys, tmp_path):
     path = str(calibration(50).save(tmp_path / "toy.json"))
     said = complaint(capsys, "plan", "--preset=flux", "--speedup=2")
-    assert "flux has no Gram curve to plan with" in said
+    assert "flux has no Gram curve to plan from" in said
     said = complaint(capsys, "plan", "--calibration", path, "--speedup=2", "--retention=0.1")
     assert "--speedup and --error take the place of retention" in said
 
@@ -100,7 +100,7 @@ def test_plan_for_a_speedup_is_refused_where_it_cannot_be(capsys, tmp_path):
         (["calibrate", "emoji", "--name=../x"], "'../x' cannot be the name of a calibration"),
         (["calibrate", ".", "--cfg=1"], ". is no saved pipeline: it has no model_index.json"),
         (["calibrate", "x", "--image=missing.png"], "there is no file missing.png"),
-        (["plan", "--preset", "omnigen2_edit"], "publishes no max_skip, retention: give them"),
+        (["plan", "--preset", "omnigen2_edit"], "has no max_skip, retention: set them"),
         (["plan", "--calibration", "missing.json"], "there is no calibration file missing.json"),
         (["demo", "--steps", "0"], "--steps: give a whole number from 1 to 1,000, not '0'"),
     ],
@@ -124,7 +124,7 @@ def test_a_wrong_folder_or_name_is_told_before_the_work(capsys, tmp_path, home, 
             capsys, "calibrate", "emoji", f"--home={place}"
         )
     calibration(9).save(home / "mine.json")
-    assert "there is a calibration mine already" in complaint(
+    assert "calibration mine already exists" in complaint(
         capsys, "calibrate", "emoji", "--name=mine"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "home"]

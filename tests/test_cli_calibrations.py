@@ -186,14 +186,14 @@ def test_merge_as_json(capsys, store):
 
 def test_merge_overwrites_nothing(capsys, store):
     store.save(calibration(), "a")
-    assert "there is a calibration a already" in complaint(capsys, "merge", "a", "a", "-o", "a")
+    assert "calibration a already exists" in complaint(capsys, "merge", "a", "a", "-o", "a")
 
 
 def test_merge_says_what_does_not_mix(capsys, store):
     store.save(calibration(), "a")
     store.save(calibration(model="Wan"), "b")
     said = complaint(capsys, "merge", "a", "b", "-o", "c")
-    assert "a and b are of different models: Toy and Wan" in said
+    assert "a and b cannot be merged: they are of different models, Toy and Wan" in said
     assert store.names() == ["b", "a"]
 
 

@@ -112,7 +112,8 @@ def test_larger_errors_compute_more_at_most_a_quarter_more_and_say_so() -> None:
     assert 10 < corrected.count("#") <= 12
     more = corrected.count("#") - 10
     assert own.notes == [
-        f"errors are larger than the calibration's: {more} evaluations more are computed"
+        f"errors are larger than in the calibration, so {more} more "
+        f"{'evaluation is' if more == 1 else 'evaluations are'} computed"
     ]
 
 

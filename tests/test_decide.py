@@ -136,11 +136,11 @@ def test_noise_levels_outside_the_calibration_are_noticed() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "ask for a speedup or for an error"),
-        ({"speedup": 2, "error": 0.1}, "ask for a speedup or for an error"),
-        ({"speedup": 0.5}, "speedup is a factor from 1 to 10, got 0.5"),
-        ({"speedup": float("nan")}, "speedup is a factor from 1 to 10, got nan"),
-        ({"error": 1.0}, "error is a share from 0 to 1, got 1.0"),
+        ({}, "give either a speedup or an error"),
+        ({"speedup": 2, "error": 0.1}, "give either a speedup or an error"),
+        ({"speedup": 0.5}, "speedup must be between 1 and 10, got 0.5"),
+        ({"speedup": float("nan")}, "speedup must be between 1 and 10, got nan"),
+        ({"error": 1.0}, "error must be at least 0 and below 1, got 1.0"),
         ({"speedup": 2, "keep": 4}, "keep must be 1, 2 or 3, got 4"),
     ],
 )
@@ -192,6 +192,6 @@ def test_fewer_computed_evaluations_than_are_worth_it_are_not_planned(
     own = decider(steps, speedup=4)
     assert symbols(reasons(own)).count("#") == fewest == fewest_worth(steps)
     assert own.notes == [
-        f"a speed-up of 4 leaves fewer than {fewest} evaluations: as many plain steps are as good; "
-        f"the best is {reached}"
+        f"a speed-up of 4 computes fewer than {fewest} evaluations, "
+        f"no better than as many plain steps; the best is {reached}"
     ]

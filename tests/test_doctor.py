@@ -106,8 +106,14 @@ def double(name: str, **versions: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda path: path / "nowhere", "is no folder: give the one that holds ComfyUI's main.py"),
-        (lambda path: path, "is not ComfyUI, it has no main.py, nodes.py, folder_paths.py, comfy"),
+        (
+            lambda path: path / "nowhere",
+            "is not a folder: give the one that holds ComfyUI's main.py",
+        ),
+        (
+            lambda path: path,
+            "is not ComfyUI, as it has no main.py, nodes.py, folder_paths.py, comfy",
+        ),
     ],
     ids=["no folder", "another folder"],
 )
@@ -120,7 +126,7 @@ def test_a_path_that_is_not_comfyui(
 
 def test_what_is_given_as_its_python_has_to_be_a_program(tmp_path: Path) -> None:
     comfyui(tmp_path)
-    with pytest.raises(installation.CannotCheck, match="is no program"):
+    with pytest.raises(installation.CannotCheck, match="is not a program"):
         installation.find(tmp_path, tmp_path / "main.py")
 
 
@@ -134,7 +140,7 @@ def test_without_a_python_of_its_own_this_one_runs_it(
     assert cli.main(["doctor", "--comfyui", str(tmp_path)]) == 2
     output = capsys.readouterr().out
     assert f"{sys.executable} (it runs this command, and there is no venv" in output
-    assert "  -> give the Python that you start ComfyUI with: --python PATH" in output
+    assert "  -> name the Python that you start ComfyUI with: --python PATH" in output
 
 
 def test_this_python_goes_first_where_comfyuis_page_is_installed_in_it(
@@ -200,7 +206,7 @@ def test_one_that_does_not_start(
     what, _, rest = output.partition("NOT CHECKED: ")[2].partition("\n  -> ")
     assert says in what and "while starting ComfyUI" in what
     assert advice in rest.splitlines()[0]
-    assert "the end of what ComfyUI printed:" in rest and "about to start" in rest
+    assert "ComfyUI's last output:" in rest and "about to start" in rest
 
 
 def test_one_that_hangs_is_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -284,7 +290,7 @@ def test_a_custom_node_that_hangs_is_named(
     assert doctor(comfyui(tmp_path, LOADS_A_NODE), "--timeout", "9") == 2
     captured = capsys.readouterr()
     assert "not done after 9 s, while loading the custom node Sleepy" in captured.out
-    assert "give it longer with --timeout, or try without Sleepy: rename" in captured.out
+    assert "allow more time with --timeout, or try without Sleepy: rename" in captured.out
     assert captured.err.splitlines() == ["starting ComfyUI", "loading the custom node Sleepy"]
 
 
@@ -370,12 +376,12 @@ def test_nothing_to_say_of_an_installation_that_is_fine() -> None:
             },
             [
                 (PROBLEM, "a: is off", "try again without Other, whose code runs in these models"),
-                (PROBLEM, "b: is off", "take MagCache off these models"),
+                (PROBLEM, "b: is off", "do not use it on these models"),
                 (NOTE, "Other"),
             ],
             1,
         ),
-        ({"pack": {"name": "", "version": "0.1.0"}}, [(NOTE, "MagCache", "own was tried")], 0),
+        ({"pack": {"name": "", "version": "0.1.0"}}, [(NOTE, "MagCache", "own copy")], 0),
         (
             {"custom_nodes": [custom_node("Other", "no av")]},
             [(NOTE, "Other", "no av")],
@@ -383,12 +389,12 @@ def test_nothing_to_say_of_an_installation_that_is_fine() -> None:
         ),
         (
             {"custom_nodes": [custom_node("MagCache", "no", ours=True)]},
-            [(PROBLEM, "MagCache", "no", "install it anew")],
+            [(PROBLEM, "MagCache", "no", "reinstall it")],
             1,
         ),
         (
             {"custom_nodes": [custom_node("magcache-SDXL", "no")]},
-            [(NOTE, "magcache-SDXL", "no", "nothing, as far as MagCache goes")],
+            [(NOTE, "magcache-SDXL", "no", "MagCache is not affected")],
             0,
         ),
         (

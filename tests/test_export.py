@@ -159,12 +159,12 @@ def test_vllm_omni_takes_no_retention_of_zero() -> None:
 @pytest.mark.parametrize(
     ("engine", "preset", "known"),
     [
-        ("vllm-omni", "wan2.1_t2v_14B", "it knows flux, flux2 (presets emoji, flux)"),
-        ("vllm-omni", "flux_kontext", "it knows flux, flux2"),
-        ("lightx2v", "flux", "it knows wan, hunyuan_video_1.5"),
-        ("lightx2v", "wan2.1_vace_14B", "it knows wan, hunyuan_video_1.5"),
-        ("diffusers", "chroma", "it knows flux, hunyuan_video, qwen_image, wan, wan_vace"),
-        ("wanvideowrapper", "hunyuan_video", "it knows wan, wan_vace"),
+        ("vllm-omni", "wan2.1_t2v_14B", "it supports flux, flux2 (presets emoji, flux)"),
+        ("vllm-omni", "flux_kontext", "it supports flux, flux2"),
+        ("lightx2v", "flux", "it supports wan, hunyuan_video_1.5"),
+        ("lightx2v", "wan2.1_vace_14B", "it supports wan, hunyuan_video_1.5"),
+        ("diffusers", "chroma", "it supports flux, hunyuan_video, qwen_image, wan, wan_vace"),
+        ("wanvideowrapper", "hunyuan_video", "it supports wan, wan_vace"),
     ],
 )
 def test_a_model_that_the_program_does_not_know(
@@ -197,8 +197,8 @@ def test_a_file_is_written_where_asked(tmp_path, capsys) -> None:
 @pytest.mark.parametrize(
     ("option", "why"),
     [
-        ("--threshold=0", "skip nothing: leave the other program's cache off"),
-        ("--max-skip=0", "skip nothing: leave the other program's cache off"),
+        ("--threshold=0", "skip nothing: turn off the other program's cache"),
+        ("--max-skip=0", "skip nothing: turn off the other program's cache"),
         ("--threshold=1", "a threshold of 1 cannot be exported"),
         ("--steps=0", "--steps: give a whole number from 1 to 1,000"),
     ],
@@ -211,4 +211,4 @@ def test_settings_that_make_no_export(option: str, why: str, capsys) -> None:
 def test_more_steps_than_wanvideowrapper_can_look_up(capsys) -> None:
     options = ["--preset=wan2.1_t2v_14B", "--steps=101"]
     assert cli.main(["export", "--to=wanvideowrapper", *options]) == 2
-    assert "100 steps at most, not 101" in capsys.readouterr().err
+    assert "at most 100 steps, not 101" in capsys.readouterr().err

@@ -91,7 +91,7 @@ def test_the_smallest_image_has_one_window() -> None:
 @pytest.mark.parametrize("size", [(6, 32), (32, 10), (10, 10)])
 def test_a_smaller_image_is_refused_with_what_to_do(size: tuple[int, int]) -> None:
     black = torch.zeros(1, *size, 3)
-    message = rf"needs 11 pixels a side.* are {size[1]}x{size[0]}: compare larger ones"
+    message = rf"needs at least 11 pixels a side.* are {size[1]}x{size[0]}: compare larger ones"
     for measured in (compare, difference):
         with pytest.raises(ValueError, match=message):
             measured(black, black)

@@ -147,7 +147,7 @@ def test_a_file_that_cannot_be_used_is_passed_over_with_a_warning(
     book = Notebook(tmp_path, IDENTITY)
     book.path.write_text(text)
     assert book.read() == Learned()
-    assert f"{book.path} is passed over" in caplog.text
+    assert f"{book.path} was ignored" in caplog.text
     book.add([(0.5, 2.0)])
     assert book.read().runs == 1
 

@@ -179,7 +179,7 @@ def test_nothing_cannot_be_merged():
 
 
 def test_two_models_do_not_mix():
-    refuse("A and B are of different models: Toy and Wan do not mix",
+    refuse("A and B cannot be merged: they are of different models, Toy and Wan",
            calibration(name="A"), calibration(name="B", model="Wan"))  # fmt: skip
 
 
@@ -189,12 +189,12 @@ def test_two_sizes_of_a_model_do_not_mix():
 
 
 def test_two_experts_and_one_do_not_mix():
-    refuse("one has two experts", experts(), calibration())
-    refuse("one has two experts", calibration(), experts())
+    refuse("one of them has two experts", experts(), calibration())
+    refuse("one of them has two experts", calibration(), experts())
 
 
 def test_experts_that_change_elsewhere_do_not_mix():
-    refuse("at different noise levels: 0.55 and 0.7", experts(), experts(switch_at=0.7))
+    refuse("at different noise levels, 0.55 and 0.7", experts(), experts(switch_at=0.7))
 
 
 def test_without_a_branch_in_common_there_is_nothing_to_merge():
@@ -204,7 +204,7 @@ def test_without_a_branch_in_common_there_is_nothing_to_merge():
 
 def test_half_a_range_does_not_stand_for_all_of_it():
     half = of(measurement(EVEN[5:]), name="half")
-    refuse("half knows noise levels 0.5 to 0.1, whole 1 to 0.1.*smallest one first",
+    refuse("half covers noise levels 0.5 to 0.1, but whole 1 to 0.1.*smallest one first",
            calibration(name="whole"), half)  # fmt: skip
     assert merge([half, calibration()]).branches["cond"].sigmas == pytest.approx(list(EVEN[5:]))
 

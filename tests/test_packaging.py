@@ -157,4 +157,4 @@ def test_the_wheel_brings_one_model(wheel: Path) -> None:
 def test_the_wheel_says_where_to_get_the_model_that_it_does_not_bring(wheel: Path) -> None:
     said = run("from magcache.emoji import video; video.load()", wheel)
     assert f"neither in {wheel / 'magcache' / 'models' / 'emoji-video'}" in said
-    assert "source archive (sdist) have models/emoji-video" in said
+    assert "Copy models/emoji-video from the repository or the source archive" in said

@@ -81,7 +81,7 @@ def test_after_a_disagreement_they_may_agree() -> None:
 
 def test_one_that_does_not_come_is_named() -> None:
     group = peers(2)
-    with pytest.raises(ParallelError, match=rf"rank {group[1].rank} did not come within 0.3 s"):
+    with pytest.raises(ParallelError, match=rf"rank {group[1].rank} did not answer within 0.3 s"):
         group[0].agree({})
 
 

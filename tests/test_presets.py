@@ -203,7 +203,7 @@ def test_a_name_is_no_path() -> None:
 @pytest.mark.parametrize("name", ["omnigen2_edit", "omnigen2_t2i"])
 def test_settings_that_nobody_published_have_to_be_given(name: str) -> None:
     preset = presets.load(name)
-    with pytest.raises(ValueError, match=f"preset {name} publishes no .*: give them"):
+    with pytest.raises(ValueError, match=f"preset {name} has no .*: set them"):
         rule_of(preset)
     missing = {k: v for k, v in (("retention", 0.3), ("max_skip", 1)) if getattr(preset, k) is None}
     rule = rule_of(preset, **missing)

@@ -48,7 +48,7 @@ def test_in_few_steps_no_less_is_computed_than_is_better_than_plain_steps(
     own = decider_for(Target(2, draft=True), course)
     plan = str(own.schedule())
     assert plan.count("#") == max(draft, steps // 2) and plan.endswith("##")
-    assert any("a draft: it may end" in note for note in own.notes)
+    assert any("a draft: it may differ" in note for note in own.notes)
 
 
 def test_the_parts_of_a_split_run_of_eight_steps_are_planned_as_the_whole() -> None:

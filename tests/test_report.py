@@ -78,14 +78,14 @@ def test_the_whole_text() -> None:
         "  times      5.50 s for all evaluations, computed 1 s each, skipped 0.25 s each",
         f"  schedule   {PERIODIC}",
         "  computed   4 (first evaluation 1, max_skip 3)",
-        "  settings   retention 0, steps 0 to -1, residuals: reuse, kept on device",
+        "  settings   retention 0, steps 0 to -1, residuals reused, kept on device",
         "  memory     0.0 MiB of residuals at most",
     ]
 
 
 def test_settings_in_the_text_are_those_of_the_run() -> None:
     text = str(report_of([timed(1.0, 0.25, retention=0.3, storage=Storage("offload"))]))
-    assert "retention 0.3, steps 0 to -1, residuals: reuse, kept on offload" in text
+    assert "retention 0.3, steps 0 to -1, residuals reused, kept on offload" in text
     assert "retention 2" in text.splitlines()[3]  # of int(10·0.3) = 3 the first one is "first"
 
 
@@ -170,19 +170,19 @@ def test_an_evaluation_that_could_not_be_skipped_counts_as_computed_everywhere()
 @pytest.mark.parametrize(("steps", "noted"), [(8, True), (9, False)])
 def test_few_steps_are_noted(steps: int, noted: bool) -> None:
     warnings = report_of([sampled(steps)]).warnings
-    assert warnings == ["8 steps: too few for the rule, the difference shows"] * noted
+    assert warnings == ["8 steps: too few for the rule, so the difference is visible"] * noted
 
 
 def test_a_curve_over_the_fraction_is_noted() -> None:
     run = with_curve(MagnitudeCurve.from_ratios([1.0] * 10))
-    note = "the curve's sampling schedule is unknown: it is used by fraction of the trajectory"
+    note = "the curve's noise levels are unknown, so it is applied by fraction of the trajectory"
     assert report_of([run]).warnings == [note]
     assert str(report_of([run])).endswith(f"\n  note       {note}")
 
 
 def test_noise_levels_outside_the_curve_are_noted() -> None:
     run = with_curve(MagnitudeCurve((0.9, 0.2), (0.0, 0.0)))
-    note = "noise levels outside the calibrated range: the curve's end slope is used"
+    note = "some noise levels are outside the calibrated range, so the curve is extrapolated"
     assert report_of([run]).warnings == [note]
     assert report_of([with_curve(flat_curve())]).warnings == []
 
@@ -194,7 +194,7 @@ def test_warnings_of_the_run_come_first_and_without_repeats() -> None:
     assert report_of(runs, "one expert runs uncached").warnings == [
         "one expert runs uncached",
         "a residual held NaN or Inf",
-        "5 steps: too few for the rule, the difference shows",
+        "5 steps: too few for the rule, so the difference is visible",
     ]
 
 

@@ -23,9 +23,9 @@ def decisions(rule: Rule, ratios: list[float | None]) -> str:
         ({"threshold": float("inf")}, "threshold must be 0 or more, got inf"),
         ({"max_skip": -1}, "max_skip must be a whole number, 0 or more, got -1"),
         ({"max_skip": 1.5}, "max_skip must be a whole number, 0 or more, got 1.5"),
-        ({"retention": 1.1}, "retention is a fraction from 0 to 1, got 1.1"),
-        ({"retention": float("nan")}, "retention is a fraction from 0 to 1, got nan"),
-        ({"refresh": -0.1}, "refresh is a fraction from 0 to 1, got -0.1"),
+        ({"retention": 1.1}, "retention must be between 0 and 1, got 1.1"),
+        ({"retention": float("nan")}, "retention must be between 0 and 1, got nan"),
+        ({"refresh": -0.1}, "refresh must be between 0 and 1, got -0.1"),
     ],
 )
 def test_a_setting_out_of_range_is_named(settings: dict[str, Any], message: str) -> None:

@@ -137,7 +137,7 @@ def test_a_changed_shape_under_the_same_name_is_computed_with_a_warning(
     run.begin(0.9, 1)
     output = run.call("cond", "cond", CPU, lambda: model(tokens(2, count=5)))
     assert output[0, 0, 0] == 160 and symbols(run) == "##"
-    assert "(1, 2, 3) does not fit a head's (1, 5, 3); computed instead" in caplog.text
+    assert "does not fit the head's (1, 5, 3), so the evaluation was computed" in caplog.text
     run.begin(0.8, 2)
     assert run.call("cond", "cond", CPU, lambda: model(tokens(2, count=5)))[0, 0, 0] == 160
     assert symbols(run) == "##."
@@ -320,7 +320,7 @@ def test_a_model_that_does_not_fit_runs_uncached_with_one_warning(
     assert symbols(run) == "#####" and block_calls(model) == 5
     assert dry_calls(run.stack) == 1  # it is not tried again
     assert len(caplog.records) == 1
-    assert "runs uncached from here on: without its blocks the model fails" in caplog.text
+    assert "the rest of this run is uncached: the model fails without its blocks" in caplog.text
 
 
 @pytest.mark.parametrize("store", ["device", "offload"])

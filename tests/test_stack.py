@@ -452,7 +452,7 @@ def test_after_an_exception_the_next_compute_is_right() -> None:
 def test_a_residual_of_another_shape_is_a_mismatch() -> None:
     model = Toy()
     stack, before = toy_stack(model), state(model)
-    with pytest.raises(StackMismatch, match=r"shape \(1, 5, 3\) does not fit a head's \(1, 2, 3\)"):
+    with pytest.raises(StackMismatch, match=r"\(1, 5, 3\) does not fit the head's \(1, 2, 3\)"):
         stack.skip(lambda: model(tokens()), (tokens(count=5),))
     assert state(model) == before
     assert is_all(stack.compute(lambda: model(tokens()))[0], 80)
@@ -467,7 +467,7 @@ def test_a_residual_is_not_broadcast() -> None:
 @pytest.mark.parametrize(
     ("model", "value", "problem"),
     [
-        (NeedsBlocks, 20, "without its blocks the model fails: IndexError"),
+        (NeedsBlocks, 20, "the model fails without its blocks: IndexError"),
         (Recurrent, 8000, "a head is called more than once"),
         (Headless, 8, "the head was not called"),
     ],
@@ -501,8 +501,8 @@ class AnotherShapeWithoutBlocks(Toy):
 @pytest.mark.parametrize(
     ("model", "problem"),
     [
-        (HeadOnlyBehindBlocks, "without its blocks the model does not reach its head"),
-        (AnotherShapeWithoutBlocks, "without its blocks the head sees another shape"),
+        (HeadOnlyBehindBlocks, "the model does not reach its head without its blocks"),
+        (AnotherShapeWithoutBlocks, "the head sees another shape without the blocks"),
     ],
 )
 def test_a_model_that_does_otherwise_without_blocks(model: type[Toy], problem: str) -> None:
@@ -531,7 +531,7 @@ def test_a_head_that_changes_its_shape_is_noticed_and_learned_anew() -> None:
     model.keep = 3
     output, residual = stack.compute(call)
     assert is_all(output[0], 80) and residual is None
-    assert stack.problem == "the head's input changed its shape"
+    assert stack.problem == "the shape of the head's input changed"
     _, residual = stack.compute(call)
     assert residual is not None and [r.shape[1] for r in residual] == [3, 3]
     assert stack.problem is None and is_all(residual[1], 7)
@@ -540,9 +540,9 @@ def test_a_head_that_changes_its_shape_is_noticed_and_learned_anew() -> None:
 @pytest.mark.parametrize(
     ("lists", "heads", "message"),
     [
-        (["layers"], ["head"], "Toy has no list of blocks named layers"),
-        (["layers", "stages"], ["head"], "no list of blocks named layers or stages"),
-        (["head"], ["head"], "no list of blocks named head"),
+        (["layers"], ["head"], "Toy has no block list named layers"),
+        (["layers", "stages"], ["head"], "no block list named layers or stages"),
+        (["head"], ["head"], "no block list named head"),
         (["blocks"], ["norm_out"], "Toy has no head named norm_out"),
         (["blocks"], ["head", "norm_out"], "no head named head and norm_out"),
         (["blocks"], [], "Toy has no head"),
@@ -558,7 +558,7 @@ def test_missing_lists_and_heads_are_named(
 def test_an_empty_list_is_no_list() -> None:
     model = Toy()
     model.blocks = nn.ModuleList()
-    with pytest.raises(StackNotFound, match="no list of blocks named blocks"):
+    with pytest.raises(StackNotFound, match="no block list named blocks"):
         toy_stack(model)
 
 

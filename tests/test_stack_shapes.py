@@ -142,7 +142,7 @@ def test_a_call_that_fails_before_its_head_is_a_mismatch_and_says_why() -> None:
     _, residual = stack.compute(lambda: model(tokens()))
     assert residual is not None
     model.strict = True
-    with pytest.raises(StackMismatch, match=r"without its blocks the model fails: .*2 controls"):
+    with pytest.raises(StackMismatch, match=r"the model fails without its blocks: .*2 controls"):
         stack.skip(lambda: model(tokens()), residual)
     assert len(model.blocks) == 3
 
@@ -155,7 +155,7 @@ def test_a_guess_that_misses_a_stream_is_found_out() -> None:
     stack = find_stack(model, {}, GUESS)
     output, residual = stack.compute(lambda: model(tokens()))
     assert residual is None
-    assert stack.problem == "skipping with the true residual does not give its output"
+    assert stack.problem == "skipping with the true residual changes the model's output"
     assert torch.equal(output[1], model(tokens())[1])
 
 

@@ -92,7 +92,7 @@ def test_without_an_identity_a_file_can_be_named_too(store):
 
 def test_a_name_can_be_given_and_is_taken_then(store):
     assert store.save(calibration(), "mine").name == "mine.json"
-    with pytest.raises(CalibrationError, match=r"there is a calibration mine already: .*mine"):
+    with pytest.raises(CalibrationError, match=r"calibration mine already exists: .*mine"):
         store.save(calibration(steps=50), "mine.json")
     assert store.load("mine").settings["steps"] == 10
 
@@ -313,7 +313,7 @@ def test_files_that_cannot_be_used_are_passed_over_with_one_warning_each(store, 
     said = sorted(caplog.messages)
     assert len(said) == 4
     for name, message in zip(sorted([*BROKEN, "binary.json"]), said, strict=True):
-        assert str(store.folder / name) in message and message.endswith("it is left out")
+        assert str(store.folder / name) in message and message.endswith("it was ignored")
 
 
 def test_a_file_that_changes_is_warned_of_anew(store, caplog):
@@ -355,7 +355,7 @@ def test_a_name_that_leads_elsewhere_is_refused(store, name, tmp_path):
 
 def test_a_missing_one_is_named_with_those_there_are(store):
     store.save(calibration(), "mine")
-    with pytest.raises(CalibrationError, match=r"no calibration their in .*; there is mine"):
+    with pytest.raises(CalibrationError, match=r"no calibration their in .*; it holds mine"):
         store.load("their")
     with pytest.raises(CalibrationError, match="no calibration their in"):
         store.remove("their")
@@ -371,7 +371,7 @@ def test_a_full_disk_leaves_the_older_file_and_says_so(store, failing, monkeypat
     before = path.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(os, failing, full)
-        with pytest.raises(OSError, match=r"no calibration was written to .*No space left"):
+        with pytest.raises(OSError, match=r"no calibration was saved in .*No space left"):
             store.save(calibration())
     assert path.read_bytes() == before and files(store) == [path.name]
     assert store.save(calibration()) == path  # the lock is free again
@@ -379,13 +379,13 @@ def test_a_full_disk_leaves_the_older_file_and_says_so(store, failing, monkeypat
 
 def test_a_folder_that_cannot_be_made_says_so(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(OSError, match="no calibration was written to"):
+    with pytest.raises(OSError, match="no calibration was saved in"):
         Store(tmp_path / "file" / "kept").save(calibration())
 
 
 def test_another_process_that_never_finishes_is_not_waited_for_for_ever(store, monkeypatch):
     monkeypatch.setattr(module, "_PATIENCE", 0.05)
-    with store._locked(), pytest.raises(OSError, match=r"no calibration was written.*\.lock"):
+    with store._locked(), pytest.raises(OSError, match=r"no calibration was saved.*\.lock"):
         Store(store.folder).save(calibration())
 
 

@@ -1,4 +1,4 @@
-"""Clips of the video model, uncached beside accelerated, as the animated picture of the README.
+"""Makes the README's animated picture: clips of the video model, uncached and accelerated.
 
 python -m tools.clips
 """
@@ -19,7 +19,7 @@ ZOOM, GAP, LEFT, TOP = 3, 6, 190, 8  # pixels
 
 
 def sampled() -> dict[str, np.ndarray]:
-    """Clips (N, frames, H, W, 3) of the first test prompts, a row each."""
+    """Rows of clips (N, frames, H, W, 3) of the first test prompts, by label."""
     model = emoji_video.load()
     prompts, seeds = model.prompts("test")[:PROMPTS], range(PROMPTS)
 
@@ -40,7 +40,7 @@ def sampled() -> dict[str, np.ndarray]:
 
 
 def told(name: str, clips: np.ndarray, uncached: np.ndarray) -> str:
-    """A row's label: its name and its mean PSNR."""
+    """The label of a row: its name and mean PSNR."""
     if clips is uncached:
         return f"{name}, {STEPS} steps"
     psnr = np.mean([difference(a, b).psnr for a, b in zip(uncached, clips, strict=True)])
@@ -48,7 +48,7 @@ def told(name: str, clips: np.ndarray, uncached: np.ndarray) -> str:
 
 
 def drawn(rows: dict[str, np.ndarray]) -> list[Image.Image]:
-    """The picture's frames."""
+    """The frames of the picture."""
     uncached = rows["uncached"]
     labels = [told(name, clips, uncached) for name, clips in rows.items()]
     count, frames, side = uncached.shape[:3]

@@ -1,4 +1,4 @@
-"""What both small models' files are made of: splits of the prompts, the words, the loss."""
+"""Writes the files of the small models: weights, splits of the prompts, words, losses."""
 
 import base64
 import json
@@ -19,12 +19,12 @@ CHANNELS = (
 
 
 def splits_of(prompts: list[str], demo: list[str], test: int) -> dict[str, list[str]]:
-    """Disjoint fixed sets, each spread evenly over the categories, in which prompts are sorted.
+    """Disjoint fixed sets of prompts, each spread evenly over the categories.
 
     Args:
-        prompts: All of them.
+        prompts: All prompts, sorted by category.
         demo: The set "demo".
-        test: How many make the set "test".
+        test: The size of the set "test".
     """
     left = [prompt for prompt in prompts if prompt not in demo]
     tested = evenly(left, test)
@@ -37,13 +37,13 @@ def evenly(items: list[str], count: int) -> list[str]:
 
 
 def read_log(path: Path) -> dict[int, float]:
-    """Mean loss by step; a stretch that was trained again after a stop counts once."""
+    """Mean loss by step. Steps that were repeated after an interruption count once."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return {line["step"]: line["loss"] for line in sorted(lines, key=lambda line: line["step"])}
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader sees the old or the new one, never a part."""
+    """Writes a file atomically: a reader sees the old or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".new")
     scratch.write_bytes(content)
@@ -73,7 +73,7 @@ def evaluation_of(
     found: list[dict[str, str | float]],
     made_with: dict[str, Any],
 ) -> dict[str, Any]:
-    """What evaluation.json holds: of each sample the training example nearest to it."""
+    """The content of evaluation.json, with the nearest training example of each sample."""
     training = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["training"]
     samples = [
         {"prompt": prompt, "seed": seed, "hit": prompt == best["nearest"], **best}
@@ -91,7 +91,7 @@ def description_of(
     splits: dict[str, list[str]],
     training: dict[str, Any],
 ) -> dict[str, Any]:
-    """What emoji.json holds; `words` (V, 128) are the embeddings of the vocabulary."""
+    """The content of emoji.json; `words` (V, 128) are the embeddings of the vocabulary."""
     return {
         "format": FORMAT,
         "channels": CHANNELS,
@@ -108,6 +108,6 @@ def description_of(
 
 
 def training_of(log: Path, step: int, date: str) -> dict[str, Any]:
-    """The record of a training run: its last step, the loss over its last 500 steps, its day."""
+    """The record of a training run: its last step, the mean loss of the last 500, its date."""
     losses = [loss for at, loss in read_log(log).items() if at <= step][-10:]
     return {"steps": step, "loss": round(sum(losses) / len(losses), 5), "date": date}

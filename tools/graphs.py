@@ -1,11 +1,11 @@
-"""Workflows as ComfyUI's page saves them: nodes in subgraphs, and where a value comes from."""
+"""Reads workflows as ComfyUI's page saves them: nodes, subgraphs, and the origin of values."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-_INSIDE = -10  # id of a subgraph's inputs, seen from within
-_MUTED, _BYPASSED = 2, 4  # modes
+_INSIDE = -10  # id of a subgraph's inputs, as seen from inside
+_MUTED, _BYPASSED = 2, 4  # modes of nodes
 _WIDGETS: Mapping[str, tuple[str, ...]] = {
     "KSampler": ("seed", "", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
     "KSamplerAdvanced": (
@@ -23,7 +23,7 @@ _WIDGETS: Mapping[str, tuple[str, ...]] = {
     "SplitSigmas": ("step",),
     "ManualSigmas": ("sigmas",),
 }  # fmt: skip
-"""Names of a node's widgets in their order, as far as they are read."""
+"""Names of a node's widgets in order, as far as they are needed."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Graph:
     """A workflow, or one use of a subgraph in it.
 
     Attributes:
-        data: The workflow or the subgraph, as it is saved.
-        subgraphs: All of the workflow's, by id.
-        user: The node that a subgraph is used by.
+        data: The saved workflow or subgraph.
+        subgraphs: All subgraphs of the workflow, by id.
+        user: The node that uses the subgraph.
     """
 
     data: Mapping[str, Any]
@@ -43,7 +43,7 @@ class Graph:
 
     def __post_init__(self) -> None:
         for link in self.data.get("links") or []:
-            names = ("id", "origin_id", "origin_slot")  # of a workflow's are lists
+            names = ("id", "origin_id", "origin_slot")  # a workflow's links are lists
             told = link if isinstance(link, dict) else dict(zip(names, link, strict=False))
             self._links[told["id"]] = told["origin_id"], told["origin_slot"]
 
@@ -54,7 +54,7 @@ class Graph:
         return cls(workflow, {each["id"]: each for each in subgraphs})
 
     def nodes(self) -> Iterator["Node"]:
-        """All that run, those of subgraphs for each use of theirs."""
+        """All nodes that run; those in subgraphs once per use."""
         for data in self.data["nodes"]:
             node = Node(data, self)
             if node.data.get("mode") in (_MUTED, _BYPASSED):
@@ -65,7 +65,7 @@ class Graph:
                 yield node
 
     def origin(self, link: int) -> "tuple[Node, int] | None":
-        """The node at a link's beginning and its output's number; None at a widget of `user`."""
+        """The node and output that a link starts at; None for a widget of `user`."""
         identity, slot = self._links[link]
         if identity == _INSIDE:
             assert self.user is not None
@@ -77,7 +77,7 @@ class Graph:
         return node, slot
 
     def promoted(self, link: int | None) -> Any:
-        """What the use of this subgraph sets a widget to; None where it leaves it as it is."""
+        """The value that the use of this subgraph gives to a widget, or None."""
         identity, slot = self._links.get(link or 0, (0, 0))
         if identity != _INSIDE or self.user is None:
             return None
@@ -100,12 +100,12 @@ class Node:
 
     @property
     def inside(self) -> Graph | None:
-        """The subgraph that it stands for."""
+        """The subgraph that the node stands for, or None."""
         found = self.graph.subgraphs.get(self.kind)
         return Graph(found, self.graph.subgraphs, self) if found else None
 
     def source(self, name: str) -> tuple["Node", int] | None:
-        """What an input is linked to, past switches, reroutes and bypassed nodes."""
+        """The node and output that feed an input, through switches, reroutes and bypassed nodes."""
         link = self._link(name)
         origin = self.graph.origin(link) if link is not None else None
         while origin and (passed := origin[0]._passed(origin[1])) is not None:
@@ -113,13 +113,13 @@ class Node:
         return origin
 
     def value(self, name: str, names: Sequence[str] = ()) -> Any:
-        """What a widget holds, or the primitive that it is linked to.
+        """The value of a widget, or of the primitive that it is linked to.
 
-        Where it is computed while the workflow runs, what it held when that was saved.
+        If the value is computed while the workflow runs, this is the one that was saved.
 
         Args:
-            name: The widget's.
-            names: Those of all its widgets in their order, where they are known better than here.
+            name: Name of the widget.
+            names: Names of all widgets of the node in order, if the caller knows them.
         """
         source = self.source(name)
         if source and source[0].kind.startswith("Primitive"):
@@ -133,14 +133,14 @@ class Node:
         return dict(zip(names, self.data.get("widgets_values") or [], strict=False)).get(name)
 
     def first_of(self, kind: str) -> str:
-        """The name of the first input of a type; "" where there is none."""
+        """The name of the first input of a type, or ""."""
         return next((i["name"] for i in self._inputs() if i["type"] == kind), "")
 
     def _link(self, name: str) -> int | None:
         return next((i.get("link") for i in self._inputs() if i["name"] == name), None)
 
     def _passed(self, slot: int) -> str | None:
-        """The input that comes out at an output unchanged."""
+        """The input that is passed unchanged to an output, or None."""
         names = [each["name"] for each in self._inputs()]
         if self.kind == "Reroute":
             return names[0]

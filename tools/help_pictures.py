@@ -37,8 +37,8 @@ DRAWN = {  # nodes of an example, from left to right
     ),
 }
 ALONE = ("MagCacheWanVideoWrapper", "MagCacheFramePackWrapper")
-SHOWN = {"MagCacheReport": "emoji", "MagCacheCompare": "emoji_video"}  # what a run of it shows
-ROWS, OF, NAMES = (0, 1, 3, 4, 6), 7, 53  # of docs/demo.png, under 53 pixels of names
+SHOWN = {"MagCacheReport": "emoji", "MagCacheCompare": "emoji_video"}  # the example to run
+ROWS, OF, NAMES = (0, 1, 3, 4, 6), 7, 53  # of docs/demo.png, below 53 pixels of names
 Json = dict[str, Any]
 
 
@@ -52,12 +52,12 @@ def save(picture: Image.Image, name: str, folder: Path = PAGES, width: int = WID
 
 
 def read(name: str) -> Json:
-    """An example."""
+    """Reads an example workflow."""
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def row(name: str, types: tuple[str, ...]) -> Json:
-    """The first nodes of some types in an example, side by side and without groups."""
+    """The first node of each type in an example, side by side and without groups."""
     workflow, x = read(name), 0
     found = {node["type"]: node for node in reversed(workflow["nodes"])}
     workflow["nodes"] = [found[kind] for kind in types]
@@ -70,7 +70,7 @@ def row(name: str, types: tuple[str, ...]) -> Json:
 
 
 def shown(page: Editor, name: str, kind: str) -> Image.Image:
-    """What a node shows after the second run of an example; the first one measures."""
+    """What a node shows after the second run of an example; the first run measures."""
     page.open(read(name))
     for _ in range(2):
         page.run(WITHIN)
@@ -135,7 +135,7 @@ def at_work(page: Editor) -> Image.Image:
 
 
 def rows() -> Image.Image:
-    """Some rows of the demonstration's picture."""
+    """Some rows of the demo's picture."""
     with Image.open(ROOT / "docs" / "demo.png") as picture:
         height = (picture.height - NAMES) / OF
         chosen = Image.new("RGB", (picture.width, round(NAMES + height * len(ROWS))), "white")

@@ -1,8 +1,8 @@
-"""Writes locales/en from the nodes' own texts, in the form that ComfyUI's page reads.
+"""Writes locales/en from the nodes' texts, in the format that ComfyUI's page reads.
 
     PYTHONPATH=path/to/ComfyUI python -m tools.locales
 
-locales/zh is translated by hand; tests/comfyui/test_locales.py compares both with the nodes.
+locales/zh is translated by hand. tests/comfyui/test_locales.py compares both with the nodes.
 """
 
 import json
@@ -14,7 +14,7 @@ Json = dict[str, Any]
 
 
 def definitions() -> Json:
-    """What nodeDefs.json of "en" has to hold, by node id."""
+    """The content of nodeDefs.json for "en", by node id."""
     from magcache.hosts.comfyui.nodes import NODE_CLASS_MAPPINGS as NODES
     from magcache.hosts.comfyui.nodes import NODE_DISPLAY_NAME_MAPPINGS as TITLES
 
@@ -22,7 +22,7 @@ def definitions() -> Json:
 
 
 def main_file() -> Json:
-    """What main.json of "en" has to hold: the menu's names."""
+    """The content of main.json for "en": the names of the menus."""
     from magcache.hosts.comfyui.nodes import NODE_CLASS_MAPPINGS as NODES
 
     names = {name for node in NODES.values() for name in node.CATEGORY.split("/")}
@@ -44,7 +44,7 @@ def _definition(node: Any, title: str) -> Json:
 
 
 def _outputs(node: Any) -> list[Json]:
-    """The page translates the names of outputs that are not named as their types are."""
+    """The outputs. The page translates an output's name only if it differs from its type."""
     names = getattr(node, "RETURN_NAMES", node.RETURN_TYPES)
     found = zip(names, node.RETURN_TYPES, node.OUTPUT_TOOLTIPS, strict=True)
     return [

@@ -1,9 +1,9 @@
-"""Makes the prior: inner products of what the project's trained models return, over the flow level.
+"""Makes the prior: inner products of the trained models' outputs over the flow level.
 
     python -m tools.prior
 
-Each model samples a few prompts uncached. What it returns is taken as the velocity of the flow,
-and of the two branches their mean and their difference (docs/prediction.md). The result is
+Each model samples a few prompts uncached. Its outputs are converted to the velocity of the flow,
+and the two branches to their mean and their difference (docs/prediction.md). The result is
 magcache/curves/prior.json.
 """
 
@@ -58,7 +58,7 @@ def _member(model: Any) -> dict[str, Any]:
 
 
 def _told(levels: tuple[float, ...], signal: np.ndarray) -> dict[str, Any]:
-    """Norms and correlations at `LEVELS` of a signal (T, entries) at other levels."""
+    """Norms and correlations, resampled at `LEVELS`, of a signal (T, entries) at `levels`."""
     norms = np.linalg.norm(signal, axis=1)
     unit = signal / norms[:, None]
     own = MagnitudeCurve(levels, tuple(np.log(norms)))
@@ -96,14 +96,14 @@ def _recorded(model: Any, arguments: dict[str, Any]) -> list[tuple[float, torch.
         scale, shift = velocity_of(pipe.scheduler, sigma)
         velocity = output
         if shift:
-            uncond, cond = (scale * output + shift * sample).chunk(2)  # in this order in a batch
+            uncond, cond = (scale * output + shift * sample).chunk(2)  # batches are in this order
             velocity = torch.cat([cond, uncond])
         recorded.append((level_of(pipe.scheduler, sigma), velocity))
     return recorded
 
 
 def _rows_on_lines(text: str) -> str:
-    """JSON with each list of numbers on a line."""
+    """JSON with each list of numbers on one line."""
     import re
 
     return re.sub(r"\[\s+([^\[\]]*?)\s+\]", lambda m: "[" + " ".join(m[1].split()) + "]", text)

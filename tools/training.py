@@ -1,9 +1,9 @@
-"""The training loop that the small models share; stops and resumes at any step.
+"""The training loop of the small models. It can stop and resume at any step.
 
-Constant learning rate, then a linear cool-down over the last steps, so a run can be prolonged:
-start it again with more steps. On a lent GPU a run is given seconds instead of steps; it keeps
-nothing but the averaged weights, and does not resume. Muon trains the blocks' matrices, AdamW the
-rest; the weights that are exported are an exponential moving average.
+The learning rate is constant and then falls linearly over the last steps, so a run can be extended
+by starting it again with more steps. With a time limit, for example on a borrowed GPU, a run keeps
+only the averaged weights and cannot resume. Muon trains the blocks' matrices, AdamW the rest. The
+exported weights are an exponential moving average.
 """
 
 import argparse
@@ -29,7 +29,7 @@ SAVE_SECONDS = 60
 class Length:
     """How long to train: up to step `end`, or for `end` seconds if `timed`.
 
-    Over the last `cooldown` steps or seconds the learning rate falls to zero.
+    The learning rate falls to zero over the last `cooldown` steps or seconds.
     """
 
     end: float
@@ -45,11 +45,11 @@ class Length:
 
 
 def device_options(doc: str | None, *, batch: int, lr: float) -> argparse.ArgumentParser:
-    """The options of a script that trains for some seconds on a GPU."""
+    """The options of a script that trains on a GPU for a given time."""
     parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
-    parser.add_argument("--seconds", type=float, required=True, help="of training, after set-up")
-    parser.add_argument("--cooldown", type=float, required=True, help="seconds at falling rate")
-    parser.add_argument("--folder", type=Path, required=True, help="for checkpoint and log")
+    parser.add_argument("--seconds", type=float, required=True, help="training time after set-up")
+    parser.add_argument("--cooldown", type=float, required=True, help="seconds of falling rate")
+    parser.add_argument("--folder", type=Path, required=True, help="folder for checkpoint and log")
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--lr", type=float, default=lr)
     parser.add_argument("--device", default="cuda")
@@ -57,7 +57,7 @@ def device_options(doc: str | None, *, batch: int, lr: float) -> argparse.Argume
 
 
 def half_precision(device: torch.device) -> torch.autocast:
-    """bfloat16 on a GPU; not every CPU is faster with it."""
+    """bfloat16 on a GPU only, because not every CPU is faster with it."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
@@ -86,10 +86,10 @@ def train(
     lr: float,
     muon: bool = True,
 ) -> None:
-    """Trains until `length` is over, from `folder`/checkpoint.pt if it is there and not timed.
+    """Trains for `length`. Resumes from `folder`/checkpoint.pt if it exists, unless timed.
 
-    `draw_loss` draws a batch of `batch` samples and returns its loss. Every 50 steps a line goes
-    to `folder`/training_log.jsonl. Without `muon` AdamW trains the blocks' matrices too: where
+    `draw_loss` draws a batch of `batch` samples and returns its loss. Every 50 steps a line is
+    added to `folder`/training_log.jsonl. Without `muon`, AdamW also trains the blocks' matrices: if
     they are many and small, Muon takes longer than the model.
     """
     run = _Run(model, _optimizers_of(model, lr, muon), folder, batch)
@@ -119,7 +119,7 @@ def train(
 
 @dataclass
 class _Run:
-    """What a training run holds, and what it writes."""
+    """The state of a training run, and the files that it writes."""
 
     model: nn.Module
     optimizers: list[torch.optim.Optimizer]
@@ -142,7 +142,7 @@ class _Run:
         return time.perf_counter() - self.started
 
     def advance(self, loss: torch.Tensor) -> None:
-        """Counts a step and takes its weights into the average."""
+        """Counts a step and updates the averaged weights."""
         self._losses.append(loss)
         self.step += 1
         decay = min(EMA_DECAY, self.step / (self.step + 9))
@@ -151,7 +151,7 @@ class _Run:
             torch._foreach_lerp_(self._averaged, weights, 1 - decay)
 
     def log(self, rate: float) -> None:
-        loss = torch.stack(self._losses).mean().item()  # the only wait for a GPU
+        loss = torch.stack(self._losses).mean().item()  # the only synchronisation with a GPU
         now = time.perf_counter()
         line = {"step": self.step, "loss": loss, "lr": rate}
         line["samples_per_second"] = round(self.batch * len(self._losses) / (now - self._logged), 1)
@@ -180,7 +180,7 @@ class _Run:
         )
 
     def save_average(self) -> None:
-        """The averaged weights in half precision, small enough to travel."""
+        """Saves only the averaged weights, in half precision, which keeps the file small."""
         average = {name: w.half().cpu() for name, w in self.average.state_dict().items()}
         self._write({"step": self.step, "average": average})
         self.saved = self.seconds

@@ -1,1 +1,1 @@
-"""Speed and memory of full-size models on one GPU."""
+"""Measures speed and memory of full-size models on one GPU."""

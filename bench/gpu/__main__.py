@@ -1,11 +1,11 @@
-"""What MagCache gains and costs on full-size models on one GPU, with random weights.
+"""Measures MagCache's gain and cost on full-size models with random weights on one GPU.
 
     python -m bench.gpu                         every case, about six minutes on an H200
     python -m bench.gpu --cases flux wan        some of them
     python -m bench.gpu --tiny --device cpu     the same code on tiny models, in seconds
-    python -m bench.gpu --page docs/gpu.json    writes docs/gpu.md anew from its figures
+    python -m bench.gpu --page docs/gpu.json    rewrites docs/gpu.md from its figures
 
-Figures are written after each measurement, so a run that is cut short keeps what it has measured.
+Figures are written after each measurement, so an interrupted run keeps what it has measured.
 """
 
 import argparse
@@ -28,7 +28,7 @@ NO_TIME = "no time left"
 
 
 def machine(device: torch.device) -> str:
-    """What the figures are measured on."""
+    """The machine and the versions that the figures are measured with."""
     parts = [f"diffusers {diffusers.__version__}", f"Python {platform.python_version()}"]
     if device.type != "cuda":
         return ", ".join([platform.processor() or "CPU", f"torch {torch.__version__}", *parts])
@@ -44,13 +44,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="tiny models, to try the code")
+    parser.add_argument("--tiny", action="store_true", help="use tiny models, to test the code")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--seconds", type=float, default=540, help="begin nothing after this time")
+    parser.add_argument("--seconds", type=float, default=540, help="start nothing after this time")
     parser.add_argument("--output", type=Path, default=Path("bench-output/gpu.json"))
     parser.add_argument(
         "--page", type=Path, nargs="+", metavar="JSON",
-        help="measure nothing: add all other files' cases to the first, and write its page",
+        help="measure nothing; add the cases of the other files to the first and write its page",
     )  # fmt: skip
     arguments = parser.parse_args()
     if arguments.page:
@@ -81,7 +81,7 @@ def main() -> None:
             bench.measure(case)
         except OutOfTime:
             break
-        except RuntimeError as error:  # the others can still be measured
+        except RuntimeError as error:  # measure the other cases anyway
             traceback.print_exc()
             left_out[case.name] = f"{type(error).__name__}: {error}".splitlines()[0]
             continue
@@ -92,11 +92,11 @@ def main() -> None:
 
 
 def write_page(path: Path, *others: Path) -> str:
-    """Adds other files' cases to those of `path`, writes the page beside it, and returns it."""
+    """Adds the cases of other files to those of `path`, writes its page, and returns it."""
     figures, *rest = (json.loads(p.read_text(encoding="utf-8")) for p in (path, *others))
     for other in rest:
         if other["machine"] != figures["machine"]:
-            raise ValueError(f"{other['machine']} is another machine than {figures['machine']}")
+            raise ValueError(f"the machines differ: {other['machine']} and {figures['machine']}")
         new = {case["name"] for case in other["cases"]}
         figures["cases"] = [c for c in figures["cases"] if c["name"] not in new] + other["cases"]
         kept = {name: why for name, why in figures["left_out"].items() if name not in new}

@@ -1,4 +1,4 @@
-"""The models, made of random weights on the device they run on; nothing is downloaded."""
+"""The models, with random weights created on their device. Nothing is downloaded."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 Config = dict[str, Any]
 Timed = Callable[[Callable[[], Any]], Any]
-"""Makes one call of the model and returns what it returns."""
+"""Makes one call of the model and returns its output."""
 
 
 @dataclass(frozen=True)
@@ -21,18 +21,18 @@ class Case:
     """A model at one size.
 
     Attributes:
-        name: What the page calls it.
+        name: Its name on the page.
         preset: Published curve and settings.
-        build: Makes the transformer.
-        latent: Shape of what is sampled.
-        conditions: Shapes of the other inputs, by the model's names for them.
-        shift: The scheduler's.
+        build: Creates the transformer.
+        latent: Shape of the latent.
+        conditions: Shapes of the other inputs, by argument name.
+        shift: The scheduler's shift.
         steps: Euler steps of a whole sampling; 0 measures single calls only.
-        calls: How many evaluations are computed, and skipped, to time single calls.
+        calls: Number of evaluations to compute, and to skip, for timing single calls.
         guidance: CFG scale; 1 samples one branch.
         time_scale: The model's timestep at σ = 1.
-        storages: Whether every place for residuals is measured, or only the default.
-        exact: Whether a sampling with threshold 0 has to give the plain result.
+        storages: Whether to measure every storage of residuals, or only the default.
+        exact: Whether a sampling with threshold 0 must give the plain result.
         prepare: "compile" compiles the blocks, "offload" streams them from host memory.
     """
 
@@ -52,7 +52,7 @@ class Case:
 
 
 def flux(tiny: bool, prepare: str = "") -> Case:
-    """FLUX.1-dev at 1024x1024: 4096 image tokens and 512 of text."""
+    """FLUX.1-dev at 1024x1024: 4096 image tokens and 512 text tokens."""
     size = {"num_layers": 2, "num_single_layers": 4, "num_attention_heads": 2} if tiny else {}
     text, pooled, side, tokens = (64, 32, 8, 16) if tiny else (4096, 768, 64, 512)
     config: Config = {"joint_attention_dim": text, "pooled_projection_dim": pooled, **size}
@@ -69,7 +69,7 @@ def flux(tiny: bool, prepare: str = "") -> Case:
             "txt_ids": (tokens, 3),
             "guidance": (1,),
         },
-        shift=math.exp(1.15),  # FLUX's own at 4096 tokens
+        shift=math.exp(1.15),  # FLUX's own shift at 4096 tokens
         steps=28,
         calls=6,
         storages=not prepare,
@@ -78,7 +78,7 @@ def flux(tiny: bool, prepare: str = "") -> Case:
 
 
 def wan(tiny: bool, frames: int, steps: int, guidance: float) -> Case:
-    """Wan 2.1 14B at 832x480: 1560 tokens for each of the first and every fourth frame."""
+    """Wan 2.1 14B at 832x480: 1560 tokens for the first and every fourth frame."""
     size = {"num_attention_heads": 2, "num_layers": 4, "ffn_dim": 256} if tiny else {}
     text, tokens, height, width = (64, 16, 8, 8) if tiny else (4096, 512, 60, 104)
     config: Config = {"num_layers": 40, "ffn_dim": 13824, "text_dim": text, **size}
@@ -93,7 +93,7 @@ def wan(tiny: bool, frames: int, steps: int, guidance: float) -> Case:
         steps=steps,
         calls=3 if steps else 2,
         storages=not steps,
-        exact=tiny,  # FLUX has shown it, and this sampling takes most of a minute
+        exact=tiny,  # tested on FLUX; here it would take most of a minute
         guidance=guidance,
         time_scale=1000.0,
     )
@@ -106,14 +106,14 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "wan-81": lambda tiny: wan(tiny, frames=81, steps=0, guidance=1.0),
     "flux-offload": lambda tiny: flux(tiny, "offload"),
 }
-"""By the name that `--cases` takes, the most wanted ones first."""
+"""The cases by the name that `--cases` takes, the most important ones first."""
 
 
 class Subject:
     """The model of a case, its inputs, and the loop that samples it.
 
     Attributes:
-        parameters, weights: How many, and their bytes.
+        parameters, weights: Number of parameters, and their size in bytes.
     """
 
     def __init__(self, case: Case, device: torch.device, dtype: torch.dtype) -> None:
@@ -145,7 +145,7 @@ class Subject:
 
     @torch.no_grad()
     def sample(self, steps: int, timed: Timed) -> Tensor:
-        """Euler steps from noise; `timed` makes each call of the model."""
+        """Samples from noise with Euler's method; `timed` makes each call of the model."""
         sigmas = [1 - step / steps for step in range(steps)]
         self.scheduler.set_timesteps(sigmas=sigmas, device=self.device)
         self.scheduler.set_begin_index(0)
@@ -163,7 +163,7 @@ class Subject:
 def random_model(
     build: Callable[[], nn.Module], device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
-    """A model made on its device; norms weigh 1, everything else is drawn from N(0, 0.02²)."""
+    """A model created on its device; norm weights are 1, everything else is from N(0, 0.02²)."""
     torch.manual_seed(0)
     usual = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

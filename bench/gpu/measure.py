@@ -1,4 +1,4 @@
-"""Times and memory of single calls and of whole samplings, plain and with MagCache."""
+"""Measures time and memory of single calls and whole samplings, plain and with MagCache."""
 
 import gc
 import time
@@ -23,19 +23,19 @@ STORAGES: dict[str, Config] = {
     ", kept in host memory": {"store": "offload"},
     ", kept as fp8": {"dtype": torch.float8_e4m3fn},
 }
-"""Where residuals are kept, and as what."""
+"""Where residuals are kept, and in which dtype."""
 HALF: Config = {"threshold": 1e9, "max_skip": 10**6, "retention": 0.5}
-"""Computes the first half of all evaluations and skips the other."""
+"""Computes the first half of the evaluations and skips the second."""
 _T = TypeVar("_T")
 
 
 @dataclass
 class Calls:
-    """Calls of one kind: the median of their wall times, and the largest of their peaks.
+    """Calls of one kind: median wall time and largest memory peak.
 
     Attributes:
-        peak: Most bytes on the device during a call.
-        held: Most bytes of residuals.
+        peak: Largest number of bytes on the device during a call.
+        held: Largest number of bytes of residuals.
     """
 
     name: str
@@ -50,10 +50,10 @@ class Sampling:
     """One whole sampling.
 
     Attributes:
-        seconds: Wall time, MagCache's own work included.
-        told: The speed-up that MagCache's report tells.
-        difference: ‖x - y‖/‖y‖ of its result and of one that must be equal; None without one.
-        equal_to: The name of that other one.
+        seconds: Wall time, including MagCache's own work.
+        told: The speed-up that MagCache's report states.
+        difference: ‖x - y‖/‖y‖ to a result that must be equal; None if there is none.
+        equal_to: The name of the sampling with that result.
     """
 
     name: str
@@ -71,13 +71,13 @@ class Sampling:
 
 @dataclass
 class Figures:
-    """All of one case.
+    """All figures of one case.
 
     Attributes:
-        first_call: Seconds of the very first call, compilation included.
-        spread: |a/b - 1| of two medians of plain calls, the first and the last ones measured.
-        calls: Plain ones first.
-        samplings: Plain first.
+        first_call: Seconds of the very first call, including compilation.
+        spread: |a/b - 1| for the medians of the first and the last plain calls.
+        calls: Plain calls first.
+        samplings: The plain sampling first.
     """
 
     name: str
@@ -93,15 +93,15 @@ class Figures:
 
 
 class OutOfTime(Exception):
-    """The time for all measurements is used up."""
+    """There is no time left for further measurements."""
 
 
 class Bench:
     """Measures one case after another.
 
     Args:
-        device, dtype: Where the models run, and as what.
-        deadline: No measurement begins after this time, see `time.monotonic`.
+        device, dtype: Device and dtype of the models.
+        deadline: No measurement starts after this time, see `time.monotonic`.
         changed: Called whenever there are new figures.
     """
 
@@ -118,10 +118,10 @@ class Bench:
         self._calibrations: dict[str, magcache.Calibration] = {}
 
     def measure(self, case: Case) -> None:
-        """Measures a case; its figures are there as far as it gets.
+        """Measures a case. If it does not finish, the figures so far are kept.
 
         Raises:
-            OutOfTime: It is not complete.
+            OutOfTime: The case is not complete.
         """
         self._check_time()
         gc.collect()
@@ -174,7 +174,7 @@ class Bench:
         return list(STORAGES.items())[: None if case.storages else 1]
 
     def _calibration(self, subject: Subject, figures: Figures) -> magcache.Calibration:
-        """The model's own, measured once; calls that are calibrated are timed too."""
+        """The model's own calibration, measured once. Calibrating calls are timed too."""
         preset = subject.case.preset
         if preset not in self._calibrations:
             figures.calls += self._calls(subject, 9, {"calibrate": True}, CALIBRATING)
@@ -187,7 +187,7 @@ class Bench:
         settings: Mapping[str, Any] | None = None,
         way: str = "",
     ) -> list[Calls]:
-        """Samples, waiting for the device at each call; figures of computed and skipped calls."""
+        """Samples with a wait after each call; returns figures of computed and skipped calls."""
         self._check_time()
         times: list[tuple[float, int]] = []
 
@@ -208,7 +208,7 @@ class Bench:
         computed = way if way in ("", CALIBRATING) else f"computed, {way}"
         found, branches = [], len(subject.inputs)
         for mark, name in (("#", computed or "plain"), (".", f"skipped, {way}")):
-            # The first evaluation with MagCache also measures the base.
+            # Leave out the first evaluation with MagCache, which also measures the base.
             places = [i for i, m in enumerate(schedule) if m == mark and (i or not settings)]
             chosen = [times[branches * i + b] for i in places for b in range(branches)]
             if chosen:
@@ -225,7 +225,7 @@ class Bench:
         equal: Tensor | None = None,
         equal_to: str = "plain",
     ) -> Tensor:
-        """Samples without waiting for the device in between."""
+        """Samples without waiting for the device between calls."""
         self._check_time()
         steps = subject.case.steps
         applied: Any = None
@@ -260,7 +260,7 @@ class Bench:
         return magcache.apply(subject.model, scheduler=scheduler, **guidance, **settings)
 
     def _clock(self, work: Callable[[], _T]) -> tuple[_T, float, int]:
-        """What `work` returns, its wall seconds, and the most bytes on the device (0 on a CPU)."""
+        """The result of `work`, its wall time, and the peak bytes on the device (0 on a CPU)."""
         cuda = self.device.type == "cuda"
         if cuda:
             torch.cuda.synchronize(self.device)

@@ -65,7 +65,7 @@ def page(figures: Row) -> str:
 
 
 def overview(cases: list[Row]) -> str:
-    """The whole samplings of all cases, and the memory they add."""
+    """A table of the whole samplings of all cases, and the memory they add."""
     rows = [
         (case["name"], s["name"], *_speed(case, s), _more(s["peak"], case["samplings"][0]["peak"]))
         for case in cases

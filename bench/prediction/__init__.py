@@ -1,1 +1,1 @@
-"""What prediction and planning are worth, choice by choice: the study behind docs/prediction.md."""
+"""The study behind docs/prediction.md: what each choice in prediction and planning is worth."""

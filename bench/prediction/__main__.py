@@ -1,6 +1,6 @@
 """The study's command line: python -m bench.prediction [--model emoji-video] [--study keep ...]
 
-Every figure is kept as soon as it is known, so that a stopped study goes on where it was.
+Every figure is saved at once, so an interrupted study resumes where it stopped.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def scaled(computed: int, steps: int) -> int:
 
 
 def keep() -> Rows:
-    """From how many residuals to predict."""
+    """The number of residuals to predict from."""
     for condition in CONDITIONS[:2]:
         for count in (1, 2, 3):
             for cost in COSTS:
@@ -42,12 +42,12 @@ def keep() -> Rows:
 
 
 def mending() -> Rows:
-    """Whether gaps are put right by the evaluations computed behind them."""
+    """Whether gaps are mended."""
     conditions = [*CONDITIONS, *(Condition(steps, 3.0, 3.0) for steps in (12, 20, 50))]
     for condition in conditions:
         for mends in (False, True):
             for cost in COSTS:
-                name = "mended" if mends else "left as they are"
+                name = "mended" if mends else "not mended"
                 yield name, condition, Variant(scaled(cost, condition.steps), mends=mends)
 
 
@@ -61,7 +61,7 @@ def ridge() -> Rows:
 
 
 def remains() -> Rows:
-    """What remains of an error made at σ: the plan's weight."""
+    """The part of an error made at σ that remains: the plan's weight."""
     for condition in CONDITIONS:
         for name in REMAINS:
             for cost in COSTS:
@@ -69,7 +69,7 @@ def remains() -> Rows:
 
 
 def carried() -> Rows:
-    """Calibrations made at other steps, shifts and CFG scales than the run's."""
+    """Calibrations made with other steps, shifts and CFG scales than the run's."""
     made = [Measured()]
     made += [Measured(steps=steps) for steps in (10, 20, 50)]
     made += [Measured(shift=shift) for shift in (1.0, 3.0, 8.0)]
@@ -85,7 +85,7 @@ def carried() -> Rows:
 
 
 def steps() -> Rows:
-    """Other step counts, with the run's own calibration, and with that of 28 steps."""
+    """Other step counts, with their own calibration and with one of 28 steps."""
     for count in (10, 20, 50):
         condition = Condition(count, 3.0, 3.0)
         for cost in COSTS[1:]:
@@ -104,7 +104,7 @@ def prompts() -> Rows:
 
 
 def entries() -> Rows:
-    """How many entries of a residual are sampled."""
+    """The number of entries sampled from a residual."""
     for bits in (10, 12, 14, 16, 18):
         for cost in COSTS[1:]:
             measured = Measured(entries=1 << bits)
@@ -112,16 +112,16 @@ def entries() -> Rows:
 
 
 def guided() -> Rows:
-    """Weighing the branches' errors with the CFG scale, or looking at one branch only."""
+    """Weighting the branches' errors by the CFG scale, or using one branch only."""
     for condition in CONDITIONS[:2]:
         for weighs in (True, False):
             for cost in COSTS[1:]:
-                name = "weighed with the CFG scale" if weighs else "the first branch only"
+                name = "weighted by the CFG scale" if weighs else "the first branch only"
                 yield name, condition, Variant(cost, guided=weighs)
 
 
 def rule() -> Rows:
-    """The rule's schedules, with residuals reused, and predicted."""
+    """The rule's schedules, with reused and with predicted residuals."""
     for condition in CONDITIONS[:2]:
         for how in ("reuse", "predicted"):
             for cost in COSTS[1:]:
@@ -131,7 +131,7 @@ def rule() -> Rows:
 
 
 def correction() -> Rows:
-    """Online correction, with the model's own calibration and with the other model's."""
+    """Online correction, with the calibration of the model itself and of the other model."""
     for of in SUBJECTS:
         for condition in CONDITIONS[:2]:
             for corrects in (False, True):
@@ -186,7 +186,7 @@ def main() -> None:
 def run_study(
     name: str, subject: Subject, prompts: int, results: Results, console: Console
 ) -> None:
-    """Samples all variants of a study, and shows their PSNR, a row each."""
+    """Samples all variants of a study and prints a table of their PSNR."""
     labs: dict[Condition, Lab] = {}
     rows: dict[tuple[Condition, str], dict[int, str]] = {}
     for told, condition, variant in STUDIES[name]():
@@ -216,7 +216,7 @@ def run_study(
 
 
 def few(subject: Subject, prompts: int, console: Console) -> None:
-    """So few computed evaluations that as many plain steps may be as good; none is too few here."""
+    """So few computed evaluations that as many plain steps may be as good. Ignores the minimum."""
     for steps, shift in itertools.product((9, 10, 11, 12, 14, 20, 28), (1.0, 3.0)):
         lab = Lab(subject, Condition(steps, 3.0, shift), prompts)
         with patch.object(by_plan, "fewest_worth", return_value=2):
@@ -227,7 +227,7 @@ def few(subject: Subject, prompts: int, console: Console) -> None:
 
 
 def unipc(subject: Subject, prompts: int, console: Console) -> None:
-    """A sampler that uses its outputs again: weights, mending, and as many plain steps."""
+    """A multistep sampler: weights, mending, and as many plain steps."""
     lab = Lab(subject, CONDITIONS[1], prompts, multistep=True)
     for cost in COSTS:
         forms = {name: Variant(cost, remains=name, mends=False) for name in REMAINS}
@@ -239,7 +239,7 @@ def unipc(subject: Subject, prompts: int, console: Console) -> None:
 
 
 def error_ratios(subject: Subject, _prompts: int, console: Console) -> None:
-    """How far the errors of predictions are from the expected ones, on other prompts."""
+    """The ratio of prediction errors to the expected ones, on other prompts."""
     for condition in CONDITIONS[:2]:
         expected, found = Lab(subject, condition, 8).errors(Variant(14, corrects=True))
         shares = np.quantile(np.array(found) / expected, [0.05, 0.5, 0.95, 1])
@@ -248,7 +248,7 @@ def error_ratios(subject: Subject, _prompts: int, console: Console) -> None:
 
 
 def planning_time(subject: Subject, _prompts: int, console: Console) -> None:
-    """How long planning takes, from a calibration's Gram curves or the prior to a schedule."""
+    """How long it takes to plan a schedule from a calibration or from the prior."""
     calibration = Lab(subject, CONDITIONS[1], 1).calibration(Measured())
     for source, grams in (("a calibration", calibration.grams), ("the prior", {})):
         for count in (28, 50, 100):

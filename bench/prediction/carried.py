@@ -1,10 +1,10 @@
-"""What a calibration loses when it is used at other step counts and shifts than its own.
+"""Measures what a calibration loses at step counts and shifts other than its own.
 
     python -m bench.prediction.carried --model emoji
 
-Schedules differ in luck by more than that (two as good by their expected errors may lie 3 dB
-apart), so what is compared is the error that the run's own calibration expects at the end: of the
-schedule and weights that the carried one gives, over those of its own.
+The loss is smaller than the luck of a schedule: two with equal expected errors may differ by 3 dB.
+So this compares expected errors instead. The run's own calibration judges the schedule and weights
+from the other calibration, relative to those from itself.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ APART = (0, 0.25, 0.5, 1, 2, 4)  # steps, see `magcache.curves.nearness.distance
 
 
 def error(own: Calibration, used: Calibration, cfg: float, computed: int) -> float:
-    """What is expected by a run's own calibration of a schedule and weights from another one."""
+    """The error that a run's own calibration expects of another one's schedule and weights."""
     sigmas = levels(own)
     branches, weigh = list(own.grams), GuidedGrams(used.grams, cfg)
     truth = GuidedGrams(own.grams, cfg).between(branches, sigmas)
@@ -52,12 +52,12 @@ def error(own: Calibration, used: Calibration, cfg: float, computed: int) -> flo
 
 
 def levels(calibration: Calibration) -> Sequence[float]:
-    """The noise levels that it was measured at, falling."""
+    """The noise levels of a calibration, falling."""
     return next(iter(calibration.grams.values())).norms.positions
 
 
 def coarser(used: Calibration, own: Calibration) -> bool:
-    """Whether the points of a calibration lie further apart than the run's somewhere."""
+    """Whether the points of a calibration are anywhere farther apart than the run's."""
     points, run = np.array(levels(used)[::-1]), np.array(levels(own)[::-1])
     at = (run[1:] + run[:-1]) / 2
     cell = np.clip(np.searchsorted(points, at) - 1, 0, len(points) - 2)

@@ -1,10 +1,10 @@
-"""What a plan says beforehand: its expected error beside the PSNR of the pictures it makes.
+"""Compares the expected error of plans with the PSNR of the images they make.
 
     python -m bench.prediction.expected
 
-Small models in first runs of 8 to 28 Euler steps, from a prior without the model, on prompts that
-nothing is published on; what is measured is kept, as by bench.prediction.forecast. Prints a table,
-and writes docs/expected.png.
+Small models in first runs of 8 to 28 Euler steps, with a prior that does not include the model, on
+prompts that no published figure uses. Results are saved, as by bench.prediction.forecast. Prints a
+table and writes docs/expected.png.
 """
 
 import argparse
@@ -47,7 +47,7 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Point:
-    """One plan of one model: what it expects, and what came of it."""
+    """One plan of one model: its expected error and its result."""
 
     model: str
     expected: float
@@ -60,7 +60,7 @@ class Point:
 
 
 def points() -> list[Point]:
-    """One for each plan of each condition."""
+    """A point for each plan in each condition."""
     kept, found = Kept(), []
     for lab in track(LABS, "sampling"):
         _, costs = lab.costs(False, "prior", DEFAULT)
@@ -72,7 +72,7 @@ def points() -> list[Point]:
 
 
 def table(found: Sequence[Point]) -> Table:
-    """A row a word."""
+    """A table with a row per word."""
     title = f"correlation {correlation(found):.2f}"
     made = Table("expected difference", "plans", "10th percentile of PSNR, dB", title=title)
     for word in (*(word for _, word in WORDS), in_words(1.0)):
@@ -82,13 +82,13 @@ def table(found: Sequence[Point]) -> Table:
 
 
 def correlation(found: Sequence[Point]) -> float:
-    """Of the expected error's logarithm and the 10th percentile of the PSNR."""
+    """Correlation of log expected error and the 10th percentile of the PSNR."""
     logs = np.log([point.expected for point in found])
     return float(np.corrcoef(logs, [point.tenth for point in found])[0, 1])
 
 
 def draw(found: Sequence[Point]) -> "Figure":
-    """PSNR over the expected error, a colour a model."""
+    """Draws PSNR over the expected error, with a colour per model."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")

@@ -1,11 +1,11 @@
-"""Where to predict, the blocks' residual or the model's output; from which curves, by which weight.
+"""Compares where to predict (block residual or output), from which curves and with which weight.
 
     python -m bench.prediction.forecast --model emoji --shift 1 3
 
-All small models are sampled by one plain loop, in batches, from the flow's velocity; a condition's
-figures are kept in bench-output/prediction. "prior" is the mean of the other models' curves,
-"learned" what three accelerated runs have made of it, "own" the model's own curves, all from
-calibration prompts and at 50 levels.
+One plain loop samples all small models in batches, using the flow velocity. The figures of each
+condition are saved in bench-output/prediction. "prior" is the mean of the other models' curves,
+"learned" is the prior corrected by three accelerated runs, and "own" are the model's own curves.
+All are from calibration prompts, at 50 levels.
 """
 
 import argparse
@@ -44,11 +44,11 @@ from magcache.hosts.diffusers.models import FAMILIES
 from .lab import FOLDER
 
 BATCH = 16
-FIRST = 64  # of the prompts: those before it are published on, and nothing is chosen by them
+FIRST = 64  # the prompts before it are for published figures, so choices must not use them
 MEASURED = shifted_sigmas(50, 2.0)
 CALIBRATION = 8  # prompts
 KEEP = 2
-DEFAULT = "(1+4s^6)/(1+4s)"  # the product's, `magcache.decide.search.remains`
+DEFAULT = "(1+4s^6)/(1+4s)"  # that of `magcache.decide.search.remains`
 WEIGHTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "1": np.ones_like,
     "(1+4s^6)/(1+4s)": lambda s: (1 + 4 * s**6) / (1 + 4 * s),
@@ -58,11 +58,11 @@ WEIGHTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "(1+30s^3)/(1+4s)": lambda s: (1 + 30 * s**3) / (1 + 4 * s),
 }
 Outputs = list[torch.Tensor]
-"""Of each branch, cond first: what the model returns as a velocity, (B, ...)."""
+"""The velocity of each branch, cond first, (B, ...)."""
 
 
 class Emoji:
-    """The emoji model, by its velocity at a flow level."""
+    """The emoji model, as a velocity at a flow level."""
 
     library: Any = image
     name = "emoji"
@@ -74,7 +74,7 @@ class Emoji:
         self.stack = find_stack(self.network, FAMILIES)
 
     def levels(self, steps: int, shift: float) -> np.ndarray:
-        """Flow levels of a run and of its end, (steps + 1,)."""
+        """Flow levels of a run, including its end, (steps + 1,)."""
         return np.array([*shifted_sigmas(steps, shift), 0.0])
 
     def noise(self, seeds: Sequence[int]) -> torch.Tensor:
@@ -96,7 +96,7 @@ class Emoji:
 
 
 class Turbo(Emoji):
-    """The emoji model distilled for few steps."""
+    """The distilled emoji model."""
 
     library = turbo
     name = "emoji-turbo"
@@ -119,7 +119,7 @@ class Video(Emoji):
 
 
 class UNet(Emoji):
-    """The U-Net. Its sample is taken as x/(1 + σ), which lies on the flow at level σ/(1 + σ)."""
+    """The U-Net. Its sample, divided by 1 + σ, lies on the flow at level σ/(1 + σ)."""
 
     name = "emoji-unet"
     x0_plus_noise = True
@@ -129,7 +129,7 @@ class UNet(Emoji):
         self.network = self.model.pipe.unet.eval()
 
     def levels(self, steps: int, shift: float) -> np.ndarray:
-        """Those of SDXL's Euler scheduler, whatever the shift."""
+        """The levels of SDXL's Euler scheduler; ignores the shift."""
         self.model.pipe.scheduler.set_timesteps(steps)
         sigmas = np.array(self.model.pipe.scheduler.sigmas.tolist())
         return sigmas / (1 + sigmas)
@@ -171,11 +171,11 @@ class Planned:
 
     Attributes:
         chosen: Which evaluations are computed.
-        grams: Of the mean and the difference of the branches.
-        levels: (T + 1,).
-        residual: Whether the blocks' residual is predicted, in place of the output.
-        mends: "" not at all; "all" with all branches at hand; "alone" each branch from itself;
-            "again" samples a gap anew, which a multistep method allows too.
+        grams: Gram curves of the mean and the difference of the branches.
+        levels: Flow levels, (T + 1,).
+        residual: Whether the block residual is predicted instead of the output.
+        mends: "" does not mend; "all" mends with all branches; "alone" mends each branch by
+            itself; "again" samples a gap again, which also works for multistep samplers.
     """
 
     chosen: Sequence[bool]
@@ -195,7 +195,7 @@ class Planned:
     def lesson(
         self, held: Sequence[tuple[float, Outputs]], new: Outputs, level: float, cfg: float
     ) -> tuple[float, float]:
-        """How far off a prediction of a computed evaluation is, see `magcache.curves.Learned`."""
+        """The error of predicting a computed evaluation, see `magcache.curves.Learned`."""
         shares = guidance_shares(list(self.grams), cfg)
         wrong = [a - b for a, b in zip(self.predicted(held, level), new, strict=True)]
         found, at = 0.0, np.array([*(at for at, _ in held), level])
@@ -218,7 +218,7 @@ class Planned:
     def mending(
         self, held: Sequence[tuple[float, Outputs]], new: Outputs, gap: Sequence[int], place: int
     ) -> Outputs | None:
-        """What to add to the branches computed at a place, behind a gap."""
+        """The mending term of the branches computed at `place`, after a gap."""
         if self.mends not in ("all", "alone") or not (gap and held):
             return None
         past, ahead = [at for at, _ in held], [*self.chosen[place + 1 :], True].index(True)
@@ -240,7 +240,7 @@ class Planned:
     def better(
         self, held: Sequence[tuple[float, Outputs]], new: Outputs, gap: Sequence[int], place: int
     ) -> Iterator[tuple[int, Outputs]]:
-        """Of each place in a gap what it would return, now that a place behind it is computed."""
+        """Better predictions for each place in a gap, now that the place after it is computed."""
         ahead = [*self.chosen[place + 1 :], True].index(True)
         share = Mender(list(self.levels)).share(gap[0], place, ahead)
         every = [*held, (float(self.levels[place]), new)]
@@ -259,7 +259,7 @@ def _signal(name: str, outputs: Outputs) -> torch.Tensor:
 
 
 def _of_all(held: Sequence[Outputs], mean: Sequence[float], difference: Sequence[float]) -> Outputs:
-    """Each branch, its mean with the others by one set of weights, the rest by another."""
+    """Predicts the branches: their mean with one set of weights, the rest with another."""
     means = [_sum(outputs) / len(outputs) for outputs in held]
     shared = _sum((m - d) * each for m, d, each in zip(mean, difference, means, strict=True))
     return [
@@ -278,7 +278,7 @@ def sampled(
     plan: Planned | None = None, sampler: str = "euler", record: list[Any] | None = None,
     residual: bool = False, lessons: list[tuple[float, float]] | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Samples a batch; the pipeline's latents."""
+    """Samples a batch; returns the pipeline's latents."""
     x, held, gap, before = subject.noise(seeds), [], [], None
     at_gap: tuple[Any, Any] = x, before
     every = [prompts] if cfg == 1 else [prompts, [""] * len(prompts)]
@@ -333,7 +333,7 @@ def _step(
     subject: Emoji, x: torch.Tensor, levels: np.ndarray, place: int, velocity: torch.Tensor,
     before: Any, sampler: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """The next sample, and what this one's denoised was."""
+    """The next sample, and the current denoised one."""
     level, following = float(levels[place]), float(levels[place + 1])
     denoised = x - level * velocity
     if sampler == "euler" or place == 0 or following == 0:
@@ -367,7 +367,7 @@ def subject_of(name: str) -> Emoji:
 
 @cache
 def measured(name: str, residual: bool) -> Grams:
-    """A model's curves: from the prior's file, or of its residuals measured and kept."""
+    """A model's curves: from the prior's file, or measured on its residuals and saved."""
     if not residual:
         return prior.members()[name]
     path = FOLDER / f"residual-{name}.npz"
@@ -392,7 +392,7 @@ def _curve(gram: np.ndarray, mean: np.ndarray) -> GramCurve:
 
 
 def psnr(images: torch.Tensor, reference: torch.Tensor) -> list[float]:
-    """Of each image, dB."""
+    """PSNR of each image, dB."""
     error = (images - reference).square().flatten(1).mean(1)
     return (-10 * torch.log10(error.clamp_min(1e-10))).tolist()
 
@@ -423,7 +423,7 @@ class Lab:
     def images(self, **asked: Any) -> torch.Tensor:
         subject = subject_of(self.name)
         own = subject.model.prompts("test")[self.first :]
-        prompts = [own[place % len(own)] for place in range(self.prompts)]  # other seeds each time
+        prompts = [own[place % len(own)] for place in range(self.prompts)]  # repeats get new seeds
         seeds = range(self.first, self.first + self.prompts)
         asked = {"levels": self.levels, "cfg": self.cfg, "sampler": self.sampler, **asked}
         batches = [
@@ -440,7 +440,7 @@ class Lab:
         return psnr(self.images(**asked), self.reference)
 
     def plain(self, computed: int) -> list[float]:
-        """Plain sampling with so many steps."""
+        """PSNR of plain sampling with `computed` steps."""
         return self.psnr(levels=subject_of(self.name).levels(computed, self.shift))
 
     def planned(
@@ -474,7 +474,7 @@ class Lab:
     def costs(
         self, residual: bool, source: str, weight: str, learned: Learned | None = None
     ) -> tuple[Grams, Costs]:
-        """What is predicted by, and what a plan is made from."""
+        """The Gram curves to predict with, and the costs to plan with."""
         names = [self.name] if source == "own" else [*unseen(self.name)]
         if residual:
             names = [name for name in names if name != UNet.name]
@@ -490,7 +490,7 @@ class Lab:
 
 
 class Kept:
-    """PSNR of each prompt and schedules, on disk; made where they are not there yet."""
+    """PSNR of each prompt and schedules on disk; measures what is missing."""
 
     def __init__(self) -> None:
         FOLDER.mkdir(parents=True, exist_ok=True)
@@ -513,7 +513,7 @@ class Kept:
     def planned(
         self, lab: Lab, count: int, residual: bool, source: str, weight: str, mends: str
     ) -> tuple[list[float], str]:
-        """Those of `Lab.planned`."""
+        """The figures of `Lab.planned`."""
         place = "residual" if residual else "output"
         title = f"{place}, {source}, {weight}, mended {mends or 'not'}"
         make = partial(lab.planned, count, residual, source, weight, mends)

@@ -1,4 +1,4 @@
-"""One model in one condition, sampled with planned prediction in many variants."""
+"""Samples one model in one condition with many variants of planned prediction."""
 
 import argparse
 import importlib
@@ -28,7 +28,7 @@ from magcache.images import psnr
 parallel = importlib.import_module("magcache.hosts.diffusers.parallel")
 FOLDER = Path("bench-output/prediction")
 BATCH = 8
-FIRST = 64  # the prompts before it are those of bench.quality: nothing is chosen by them
+FIRST = 64  # the prompts before it are for bench.quality, so choices must not use them
 
 DEFAULT = "(1+4σ^6)/(1+4σ)"
 REMAINS: dict[str, search.Remains] = {
@@ -41,11 +41,11 @@ REMAINS: dict[str, search.Remains] = {
     "(1+24σ^6)/(1+4σ)": lambda s: (1 + 24 * s**6) / (1 + 4 * s),
     "1/(1+4σ)": lambda s: 1 / (1 + 4 * s),
 }
-"""Forms of what remains at the end of an error made at σ."""
+"""Forms of the part of an error made at σ that remains at the end."""
 
 
 def arguments(told: str | None) -> argparse.ArgumentParser:
-    """What a script that samples a model in one condition, or at several shifts, is asked."""
+    """Command-line arguments for sampling a model in one condition, or at several shifts."""
     parser = argparse.ArgumentParser(description=(told or "").split("\n")[0])
     parser.add_argument("--model", default="emoji", choices=["emoji", "emoji-video"])
     parser.add_argument("--steps", type=int, default=28)
@@ -57,7 +57,7 @@ def arguments(told: str | None) -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class Measured:
-    """How a calibration is made; None takes the condition's own, "" the model's own."""
+    """How a calibration is made. None takes the condition's value, "" the lab's own model."""
 
     steps: int | None = None
     shift: float | None = None
@@ -72,13 +72,13 @@ class Variant:
     """Planned prediction with one choice changed.
 
     Attributes:
-        computed: Evaluations to compute.
-        remains: A name of `REMAINS`.
-        guided: Whether the branches' errors are weighed with the CFG scale.
+        computed: Number of evaluations to compute.
+        remains: A name in `REMAINS`.
+        guided: Whether the branches' errors are weighted by the CFG scale.
         mends: Whether gaps are mended.
-        rule: Instead of a plan, the rule at K 6 and retention 0.1, at the threshold that computes
-            as many: with residuals "predicted", or to "reuse".
-        error: Instead of so many evaluations, as many as this expected error asks for.
+        rule: If set, use the rule instead of a plan, with K 6, retention 0.1 and the threshold
+            that computes as many; residuals are "predicted", or "reuse".
+        error: If set, plan for this expected error instead of `computed`.
     """
 
     computed: int
@@ -93,15 +93,15 @@ class Variant:
     error: float | None = None
 
 
-_kept = lru_cache  # a lab lives as long as the study of its condition
+_kept = lru_cache  # keeping a lab alive is fine: it lasts as long as its study
 
 
 class Lab:
     """Samples unseen prompts of one model in one condition.
 
     Args:
-        prompts: How many.
-        multistep: Sample with UniPC in place of Euler's method.
+        prompts: Number of prompts.
+        multistep: Whether to sample with UniPC instead of Euler's method.
     """
 
     def __init__(
@@ -114,20 +114,20 @@ class Lab:
         self._uncached = self._load_uncached()
 
     def psnr(self, variant: Variant) -> tuple[list[float], float]:
-        """PSNR of each prompt against the uncached run, and the evaluations really computed."""
+        """PSNR of each prompt against the uncached run, and the evaluations actually computed."""
         with self._applied(variant) as run:
-            batch = 1 if variant.corrects else BATCH  # a correction sees its own run only
+            batch = 1 if variant.corrects else BATCH  # a correction must see one prompt only
             frames = self._sample(self._pipe, self.condition, batch)
             computed = run.report().computed / max(1, len(run.report().runs))
         return self._compared(frames), computed
 
     def plain(self, steps: int) -> list[float]:
-        """PSNR of each prompt, sampled plainly with so many steps."""
+        """PSNR of each prompt in plain sampling with `steps` steps."""
         condition = Condition(steps, self.condition.cfg, self.condition.shift)
         return self._compared(self._sample(self._pipe, condition))
 
     def errors(self, variant: Variant) -> tuple[list[float], list[float]]:
-        """Expected and found relative errors of all predictions that could be compared."""
+        """Expected and measured relative errors of all predictions that could be compared."""
         seen: list[tuple[float, float]] = []
         observe = by_plan.PlanDecider.observe
 
@@ -141,7 +141,7 @@ class Lab:
 
     @_kept
     def calibration(self, measured: Measured) -> Calibration:
-        """A calibration made as asked; kept, since many variants use it."""
+        """A calibration made as described; cached, because many variants use it."""
         if measured.model not in ("", self._subject.name):
             other = Lab(SUBJECTS[measured.model](), self.condition, 1)
             foreign = other.calibration(replace(measured, model=""))
@@ -194,7 +194,7 @@ class Lab:
             weights = partial(gram.best_weights, ridge=variant.ridge)
             for module in (gram, search):
                 changed.enter_context(patch.object(module, "best_weights", weights))
-            if self._multistep:  # a run would not mend it
+            if self._multistep:  # otherwise the run would not mend
                 changed.enter_context(patch.object(SchedulerClock, "allows_mending", True))
             if not variant.mends:
                 changed.enter_context(patch.object(Mender, "factors", return_value=None))
@@ -205,7 +205,7 @@ class Lab:
             )
 
     def _rule(self, calibration: Calibration, variant: Variant) -> dict[str, Any]:
-        """The rule's settings with the lowest threshold that computes few enough."""
+        """The rule's settings with the lowest threshold that computes at most as many."""
         sigmas = self.condition.sigmas
         at = Course.of_steps(Trajectory(sigmas))
         settings: dict[str, Any] = {"max_skip": 6, "retention": 0.1}
@@ -249,7 +249,7 @@ class Lab:
 
 
 class Results:
-    """Results on disk, a line each."""
+    """Results on disk, one per line."""
 
     def __init__(self, name: str) -> None:
         self._path = FOLDER / f"{name}.jsonl"

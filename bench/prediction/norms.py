@@ -1,9 +1,9 @@
-"""How published magnitude lists agree with the norms of the prior and of the small models.
+"""Compares published magnitude lists with the norms of the prior and of the small models.
 
     python -m bench.prediction.norms
 
-A list gives γ, the ratio of the residual's norms between evaluations. Shown is mean |log γ| of
-each list, and how far off the ratios are that another curve has at the same flow levels.
+A list gives γ, the ratio of the residual's norms between evaluations. The table shows mean |log γ|
+of each list, and the mean error of the ratios from other curves at the same flow levels.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from magcache.curves import MagnitudeCurve, presets, prior
 
 from .forecast import measured
 
-SHIFT = 3.0  # of lists that do not tell their noise levels
+SHIFT = 3.0  # assumed for lists without noise levels
 OURS = "emoji"
 
 

@@ -1,12 +1,12 @@
-"""What predicts a model's output best: each branch by itself, both, or their mean and difference.
+"""Compares ways to predict a model's output: per branch, jointly, or as mean and difference.
 
     python -m bench.prediction.outputs
 
-Uncached runs of both small models are recorded. Evaluations are then left out of the record and
-predicted from the last two that are kept, with weights from the inner products of other prompts:
-of the model itself, or of the other model. The figure is how far all gaps of a schedule move the
-guided sample, each gap's errors added up as they are, as -10·log10 of the squared distance per
-entry. Nothing is sampled with predictions, so how errors go on is left out.
+Uncached runs of both small models are recorded. Then evaluations are removed from the record and
+predicted from the last two that are left, with weights from inner products on other prompts, of the
+model itself or of the other model. The figure is the distance by which all gaps of a schedule move
+the guided sample, as -10·log10 of its square per entry; errors within a gap add up as vectors.
+Nothing is sampled with predictions, so the propagation of errors is not included.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,8 +30,8 @@ STEPS, CFG, SHIFTS, COMPUTED = 28, 3.0, (1.0, 3.0), (7, 10, 14)
 PROMPTS = 8
 KEEP = 2
 
-# Each way: the signals as rows over (cond, uncond), how the guided output follows from them, and
-# whether a signal is predicted from the others' past too.
+# Each way: the signals as rows over (cond, uncond), the weights of the guided output over the
+# signals, and whether a signal is also predicted from the past of the others.
 Way = tuple[np.ndarray, Sequence[float], bool]
 WAYS: Mapping[str, Way] = {
     "each branch by itself": (np.eye(2), (CFG, 1 - CFG), False),
@@ -45,7 +45,7 @@ WAYS: Mapping[str, Way] = {
 def recorded(
     subject: Subject, condition: Condition, prompts: Sequence[str], first_seed: int
 ) -> np.ndarray:
-    """What the model returned in uncached runs, (evaluations, 2 branches, prompts, entries)."""
+    """The model's outputs in uncached runs, (evaluations, 2 branches, prompts, entries)."""
     pipe, outputs = subject.pipeline(condition), []
 
     def keep(_module: Any, _inputs: Any, output: Any) -> None:
@@ -62,19 +62,19 @@ def recorded(
 
 
 def schedule(computed: int) -> list[int]:
-    """Places of the evaluations that are kept: the first two, the others evenly spaced."""
+    """Places of the computed evaluations: the first two, and the others evenly spaced."""
     return [0, *np.linspace(1, STEPS - 1, computed - 1).round().astype(int).tolist()]
 
 
 def moved(way: Way, truth: np.ndarray, known: np.ndarray, shift: float, computed: int) -> float:
-    """By how much the gaps move the sample, in dB, the mean over prompts.
+    """How far the gaps move the sample, in dB, mean over prompts.
 
     Args:
-        way: How it is predicted.
-        truth: The record that evaluations are left out of.
-        known: The record that weights are made from.
-        shift: Of the noise levels.
-        computed: How many evaluations are kept.
+        way: How the output is predicted.
+        truth: The record that evaluations are removed from.
+        known: The record that the weights are computed from.
+        shift: Shift of the noise levels.
+        computed: Number of computed evaluations.
     """
     rows, shares, across = way
     sigmas = [*shifted_sigmas(STEPS, shift), 0.0]
@@ -97,7 +97,7 @@ def moved(way: Way, truth: np.ndarray, known: np.ndarray, shift: float, computed
 
 
 def _gaps(kept: Sequence[int]) -> Iterator[tuple[list[int], range]]:
-    """Each gap, with the places of what it is predicted from."""
+    """Each gap, with the places that it is predicted from."""
     for number, (place, following) in enumerate(zip(kept, [*kept[1:], STEPS], strict=True)):
         if following > place + 1:
             yield list(kept[max(0, number + 1 - KEEP) : number + 1]), range(place + 1, following)

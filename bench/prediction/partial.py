@@ -1,9 +1,9 @@
-"""Less than an evaluation: a third of the blocks reused, or one branch predicted, at eight steps.
+"""Tests partly computed evaluations at eight steps: a third of the blocks, or one branch, reused.
 
     python -m bench.prediction.partial
 
 A reused block adds to its input what it added last time. Prints PSNR against the full run, mean /
-10th percentile / minimum, beside the forecast and plain steps at the same cost.
+10th percentile / minimum, for these, the forecast and plain steps at the same cost.
 """
 
 import argparse
@@ -30,13 +30,13 @@ WAYS = {
     1.0: ("#f#f#f##", "#l#l#l##", "#c##c###"),
     2.0: ("#fffff#f", "#lllll#l", "#c#c#c#c"),
 }
-"""By how many evaluations of eight they save: f and l a third each, c half of one."""
+"""Schedules by the number of evaluations they save: f and l save a third each, c a half."""
 PLANS = {1.0: "#####.##", 2.0: "###.#.##"}
 
 
 @contextmanager
 def reusing(blocks: Sequence[nn.Module], reused: Callable[[], bool]) -> Iterator[None]:
-    """Blocks that, when asked to, add to their input what they added last time."""
+    """Lets blocks add to their input what they added last time, whenever `reused` says so."""
     for block in blocks:
         original, kept = block.forward, {}
 
@@ -65,7 +65,7 @@ def reusing(blocks: Sequence[nn.Module], reused: Callable[[], bool]) -> Iterator
 
 @torch.no_grad()
 def images(lab: Lab, way: str) -> torch.Tensor:
-    """A batch sampled with some evaluations computed in part."""
+    """A batch sampled with some evaluations computed only partly."""
     subject, cfg = subject_of(lab.name), lab.cfg
     prompts = subject.model.prompts("test")[lab.first : lab.first + lab.prompts]
     seeds = range(lab.first, lab.first + len(prompts))
@@ -86,7 +86,7 @@ def images(lab: Lab, way: str) -> torch.Tensor:
             doubled = torch.cat([x] * len(branches))
             output = subject.call(doubled, float(level), texts)()[0]
             found: Outputs = list(output.chunk(len(branches)))
-            if len(found) < len(every):  # what is off in the computed branch is off in both
+            if len(found) < len(every):  # assume that both branches have the same error
                 guessed = plan.predicted(held, float(level))
                 found.append(guessed[1] + found[0] - guessed[0])
             else:
@@ -97,7 +97,7 @@ def images(lab: Lab, way: str) -> torch.Tensor:
 
 
 def planned(lab: Lab, way: str) -> Planned:
-    """The prior's prediction, on this plan."""
+    """Prediction from the prior, with this schedule."""
     best = lab.plan(len(way), False, "prior", forecast.DEFAULT, "all")
     return replace(best, chosen=[each != "." for each in way])
 

@@ -1,10 +1,10 @@
-"""How much of an error made at σ is left at the end: measured, an evaluation at a time.
+"""Measures how much of an error made at σ is left at the end, one evaluation at a time.
 
     python -m bench.prediction.propagation --model emoji --shift 1 3
 
-One evaluation is predicted, all others are computed; what that changes at the end is divided by
-what it changed at once. Two predictions: reuse of the residual before, and the line through that
-and the third one before, an error of another direction and of a planned schedule's size.
+One evaluation is predicted and all others are computed. The change at the end is divided by the
+immediate change. There are two predictions: the previous residual, and the line through that one
+and the third one before. The latter's error has another direction and a typical size for plans.
 """
 
 from collections.abc import Sequence
@@ -31,11 +31,11 @@ BRANCHES = ("cond", "uncond")
 
 @dataclass(frozen=True)
 class Kept:
-    """One prompt's error of one evaluation.
+    """The error of one evaluation on one prompt.
 
     Attributes:
-        left: Change at the end over the change that the step made.
-        weight: The same over Δσ times the residual's relative error: the plan's weight.
+        left: Change at the end over the change in the step.
+        weight: Change at the end over Δσ times the residual's relative error: the plan's weight.
     """
 
     left: float
@@ -43,7 +43,7 @@ class Kept:
 
 
 class Loop:
-    """Samples by Euler's method as the subject's pipeline does, but from any evaluation on."""
+    """Samples with Euler's method like the subject's pipeline, but from any evaluation on."""
 
     def __init__(self, subject: Subject, condition: Condition, prompts: int) -> None:
         pipe = subject.pipeline(condition)
@@ -74,7 +74,7 @@ class Loop:
         return self._guided([output for output, _ in pairs]), cast(list[Residual], residuals)
 
     def skipped(self, x: torch.Tensor, step: int, residuals: Sequence[Residual]) -> torch.Tensor:
-        """The guided velocity with residuals in place of the blocks."""
+        """The guided velocity with given residuals instead of the blocks."""
         calls = [self._call(branch, x, step) for branch in range(len(self._calls))]
         return self._guided(
             [self._stack.skip(call, r) for call, r in zip(calls, residuals, strict=True)]
@@ -84,13 +84,13 @@ class Loop:
         return x + (self.sigmas[step + 1] - self.sigmas[step]) * velocity
 
     def finished(self, x: torch.Tensor, step: int) -> torch.Tensor:
-        """The sample, all evaluations from `step` on computed."""
+        """The final sample, with all evaluations from `step` on computed."""
         for at in range(step, self.steps):
             x = self.moved(x, at, self.computed(x, at)[0])
         return x
 
     def relative_errors(self, guess: Sequence[Residual], true: Sequence[Residual]) -> torch.Tensor:
-        """Of each prompt's residuals, the branches weighed as guidance weighs them, (B,)."""
+        """Relative error of each prompt's residuals, branches weighted like guidance does, (B,)."""
         shares = guidance_shares(BRANCHES[: len(true)], self._scale).values()
         squares = [
             share * (_norm(g[0] - t[0]) / _norm(t[0])).square()
@@ -111,7 +111,7 @@ class Loop:
 
 
 def measured(loop: Loop, told: str) -> dict[str, list[tuple[float, list[Kept]]]]:
-    """(σ, what is kept of each prompt's error) of each evaluation that can be predicted."""
+    """(σ, errors of all prompts) for each evaluation that can be predicted, by prediction."""
     samples, known, velocities = [loop.start], [], []
     for step in range(loop.steps):
         velocity, residuals = loop.computed(samples[-1], step)

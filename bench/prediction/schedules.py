@@ -1,9 +1,9 @@
-"""Which weight of propagated errors foretells best which of many schedules is better.
+"""Finds the weight of propagated errors that best predicts which schedules are better.
 
     python -m bench.prediction.schedules --model emoji --shift 1 3 --count 70
 
-Samples random schedules, each good under some weight, and then asks of each form of the plan's
-weight how well the cost that it gives goes with the PSNR that was measured.
+Samples random schedules, each of which is good under some weight. Then tests for each form of the
+plan's weight how well its costs agree with the measured PSNR.
 """
 
 import json
@@ -23,13 +23,13 @@ from magcache.decide import by_plan, search
 
 from .lab import FOLDER, REMAINS, Lab, Measured, Variant, arguments
 
-SHARES = (7, 10, 10, 14, 14, 19)  # of 28 computed, drawn from
+SHARES = (7, 10, 10, 14, 14, 19)  # computed evaluations of 28, to draw from
 
 
 def drawn(
     calibration: Calibration, condition: Condition, random: np.random.Generator
 ) -> list[bool]:
-    """A schedule that is best under a weight drawn at random."""
+    """A schedule that is best under a random weight."""
     falls, rises, power = random.uniform(0, 8), random.uniform(0, 3), random.uniform(2, 30)
     rises *= random.random() < 0.5
     sigmas = _sigmas(calibration)
@@ -43,7 +43,7 @@ def drawn(
 
 
 def collect(lab: Lab, count: int, path: Path) -> list[dict]:
-    """Samples up to `count` schedules; those in the file are taken from it."""
+    """Samples schedules until there are `count`, including those already in the file."""
     known = (
         [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if path.exists()
@@ -63,9 +63,10 @@ def collect(lab: Lab, count: int, path: Path) -> list[dict]:
 
 
 def judged(known: list[dict], lab: Lab, remaining: search.Remains) -> tuple[float, float]:
-    """Of a form: its correlation with PSNR among schedules of one length, and its regret in dB.
+    """The correlation of a form with PSNR among schedules of one length, and its regret in dB.
 
-    Regret is how much worse the fifth of the schedules that it puts first is than the best fifth.
+    Regret is how much worse the fifth of the schedules that it ranks highest is than the best
+    fifth.
     """
     calibration = lab.calibration(Measured())
     costs = search.costs_of(

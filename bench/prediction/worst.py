@@ -1,9 +1,9 @@
-"""The prompts that forecasting changes most: what they look like, and which gap it was.
+"""Shows the prompts that forecasting changes most, and which gaps are the cause.
 
     python -m bench.prediction.worst --model emoji --shift 1
 
-Each is a first run, from a prior without the model. Writes docs/worst-MODEL.png, a row a prompt,
-and prints the PSNR of each with every gap of the plan computed in turn.
+Each is a first run, with a prior that does not include the model. Writes docs/worst-MODEL.png with
+a row per prompt, and prints the PSNR of each prompt with one gap after another computed.
 """
 
 import argparse
@@ -65,13 +65,13 @@ def main() -> None:
 
 
 def _picture(image: torch.Tensor) -> np.ndarray:
-    """(H, W, 3); of a clip the frame in its middle."""
+    """An image (H, W, 3), or the middle frame of a clip."""
     frame = image[:, image.shape[1] // 2] if image.ndim == 4 else image
     return frame.permute(1, 2, 0).numpy()
 
 
 def _gaps(lab: Lab, plan: Planned, worst: Sequence[int], title: str) -> Table:
-    """PSNR with one gap after another computed as well."""
+    """A table of the PSNR with one gap after another computed as well."""
     subject = subject_of(lab.name)
     prompts = [subject.model.prompts("test")[at] for at in worst]
     table = Table("computed as well", *prompts, title=title)

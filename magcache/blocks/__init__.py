@@ -1,7 +1,7 @@
-"""Running a model with or without its blocks, and keeping what the blocks add.
+"""Runs a model with or without its blocks, and caches the residuals.
 
-The stack computes or skips through the model's own forward; the cache keeps residuals, and
-alone knows which.
+The stack computes or skips a call through the model's own forward. The cache holds the residuals,
+and is the only place that knows which ones there are.
 """
 
 from .cache import ResidualCache, Store

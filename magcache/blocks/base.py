@@ -1,4 +1,4 @@
-"""Where a block's arguments hold what the heads would see without any block."""
+"""The base: what a head sees without any block, found among the first block's arguments."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import torch
 
 Arguments = dict[tuple[int | str, int], torch.Tensor]
-"""The first block's tensors, by position or name and, of those in a tuple, by place."""
+"""The first block's tensors, by argument position or name, and by index within a tuple."""
 
 
 @dataclass(frozen=True)
 class BaseRule:
     """Where the first block's arguments hold one head's base: which argument, which tokens.
 
-    The head may see them in another shape than the block, e.g. as frames, rows and columns.
+    The head's input may have a different shape, for example frames, rows and columns.
     """
 
     argument: tuple[int | str, int]
@@ -38,12 +38,12 @@ def activations(arguments: dict[int | str, Any]) -> Arguments:
 
 
 def _by_token(tensor: torch.Tensor) -> torch.Tensor:
-    """As (B, tokens, channels), also frames, rows and columns, or tokens without a batch."""
+    """Reshapes to (B, tokens, channels), also from frames, rows and columns or unbatched tokens."""
     return tensor.flatten(1, -2) if tensor.ndim > 2 else tensor[None]
 
 
 def find_rule(base: torch.Tensor, arguments: Arguments) -> BaseRule | None:
-    """The argument that holds `base`: whole, its first tokens or its last ones."""
+    """Finds the argument that holds `base` as all, the first or the last of its tokens."""
     for name, tensor in arguments.items():
         batch, available, channels = _by_token(tensor).shape
         tokens = base.numel() // (batch * channels)

@@ -1,4 +1,4 @@
-"""Residuals of one run, a branch each: where they are kept, as what, and for how long."""
+"""The cache of one run's residuals by branch: their storage, dtype and byte budget."""
 
 import math
 from collections.abc import Hashable
@@ -15,13 +15,13 @@ _FP8_MAX = torch.finfo(torch.float8_e4m3fn).max
 
 @dataclass
 class _Packed:
-    """One tensor as it is kept.
+    """One tensor in storage.
 
     Attributes:
         data: On the compute device, or in (pinned) host memory.
-        scale: What fp8 data has to be multiplied by.
-        home, dtype: The device and dtype it came from and goes back to.
-        back: A copy on `home` that was asked for ahead of time, and the event of its end.
+        scale: The factor to multiply fp8 data by.
+        home, dtype: The device and dtype that it is restored to.
+        back: A prefetched copy on `home`, and the event that marks its completion.
     """
 
     data: torch.Tensor
@@ -53,16 +53,16 @@ class ResidualCache:
     """The last residuals of each branch.
 
     Args:
-        keep: How many residuals a branch keeps.
+        keep: Number of residuals to keep per branch.
         store: "device" keeps them where they were computed; "offload" moves them to pinned
             host memory with asynchronous copies. On a CPU the two are the same.
-        dtype: None keeps the blocks' dtype; bfloat16 or float8_e4m3fn (with one scale a
+        dtype: None keeps the blocks' dtype; bfloat16 or float8_e4m3fn (with one scale per
             tensor) take less memory.
-        budget: Bytes for all residuals together, or None. Where they would take more, branches
-            keep fewer, down to one each.
+        budget: Bytes for all residuals together, or None. Over budget, branches keep fewer
+            residuals, but at least one each.
 
     Raises:
-        ValueError: A setting is out of its range.
+        ValueError: A setting is out of range.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ResidualCache:
 
     @property
     def bytes_held(self) -> int:
-        """Bytes of all residuals kept now."""
+        """Bytes of all residuals held now."""
         return sum(entry.nbytes for entries in self._entries.values() for entry in entries)
 
     def __contains__(self, branch: Hashable) -> bool:
@@ -98,23 +98,23 @@ class ResidualCache:
         return len(self._entries)
 
     def sigmas(self, branch: Hashable) -> list[float]:
-        """Noise levels of a branch's residuals, the newest last."""
+        """Noise levels of a branch's residuals, newest last."""
         return [entry.sigma for entry in self._entries.get(branch, ())]
 
     def rooms(self) -> dict[Hashable, int]:
-        """How many residuals each of the branches can keep within the budget."""
+        """How many residuals each branch can keep within the budget."""
         sizes = {branch: entries[-1].nbytes for branch, entries in self._entries.items()}
         rooms, left = dict.fromkeys(sizes, 1), math.inf
         if self.budget is not None:
             left = self.budget - sum(sizes.values())
-        for _ in range(1, self.keep):  # all get a second one before any gets a third
+        for _ in range(1, self.keep):  # every branch gets a second one before any gets a third
             for branch, size in sizes.items():
                 if size <= left:
                     rooms[branch], left = rooms[branch] + 1, left - size
         return rooms
 
     def put(self, branch: Hashable, sigma: float, residual: Residual) -> None:
-        """Keeps a residual, in place of the branch's oldest where there is no room for both."""
+        """Stores a residual, and drops the branch's oldest if there is no room for both."""
         entry = _Entry(sigma, tuple(self._pack(tensor) for tensor in residual))
         entries = self._entries.setdefault(branch, [])
         entries.append(entry)
@@ -124,12 +124,12 @@ class ResidualCache:
         del entries[: -self.keep]
 
     def fits_one_more(self, branch: Hashable) -> bool:
-        """Whether the budget leaves room for one residual more of a branch."""
+        """Whether the budget leaves room for one more residual of a branch."""
         newest = self._entries[branch][-1].nbytes
         return self.budget is None or self.bytes_held + newest <= self.budget
 
     def make_room(self, branch: Hashable) -> None:
-        """Frees the branch's oldest residual before another is computed."""
+        """Frees the oldest residual of a full branch, before another one is computed."""
         entries = self._entries.get(branch, [])
         if len(entries) >= self.keep:
             self.drop_oldest(branch)
@@ -141,19 +141,19 @@ class ResidualCache:
             del self._entries[branch]
 
     def prefetch(self, branch: Hashable) -> None:
-        """Starts the copies back to the compute device, so that `get` need not wait."""
+        """Starts copying back to the compute device, so that `get` does not have to wait."""
         for entry in self._entries.get(branch, ()):
             for packed in entry.tensors:
                 if packed.home.type == "cuda" and packed.offloaded and packed.back is None:
                     packed.back = self._copy_back(packed)
 
     def get(self, branch: Hashable) -> list[Residual]:
-        """A branch's residuals on their device and in their dtype, the newest last."""
+        """A branch's residuals on their original device and in their dtype, newest last."""
         self.prefetch(branch)
         return [tuple(map(self._unpack, entry.tensors)) for entry in self._entries[branch]]
 
     def drop(self, branch: Hashable) -> None:
-        """Frees what a branch holds."""
+        """Frees the residuals of a branch."""
         self._entries.pop(branch, None)
 
     def clear(self) -> None:
@@ -165,7 +165,7 @@ class ResidualCache:
         data, scale = _quantise(tensor, self.dtype)
         packed = _Packed(data, scale, tensor.device, tensor.dtype)
         if self.store == "offload" and tensor.device.type == "cuda":
-            # Copies in both directions share one stream, so a copy back waits for its copy out.
+            # Both directions share one stream, so a copy back waits for its copy out.
             stream = self._stream(tensor.device)
             stream.wait_stream(torch.cuda.current_stream(tensor.device))
             packed.data = torch.empty_like(data, device="cpu", pin_memory=True)
@@ -209,6 +209,6 @@ def _quantise(
         return tensor.to(dtype), None
     low, high = tensor.aminmax()
     largest = torch.maximum(-low, high).float()
-    # A power of two, so that scaling is exact in any dtype; not below float16's smallest number.
+    # A power of two, so that scaling is exact in any dtype, and not below float16's smallest.
     scale = torch.exp2((largest / _FP8_MAX).log2().ceil()).clamp_min(2.0**-24)
     return (tensor / scale.to(tensor.dtype)).to(dtype), scale

@@ -1,4 +1,4 @@
-"""How a model family names its blocks and its head; the hosts have a table of these each."""
+"""How a model family names its block lists and heads. Each host has a table of families."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ class Family:
     """How the transformers of one family are built.
 
     Attributes:
-        name: The family's name, as presets give it.
-        lists: Names of the block lists, the one with the first block in front.
-        heads: Names of the modules that first see the blocks' output.
+        name: The family's name, as used in presets.
+        lists: Names of the block lists, starting with the one that holds the first block.
+        heads: Names of the first modules that see the output of the block stack.
     """
 
     name: str
@@ -25,12 +25,12 @@ class Family:
 
 
 def plain_module(module: nn.Module) -> nn.Module:
-    """The module that `torch.compile` has wrapped, or the module itself."""
+    """The module that `torch.compile` wrapped, or the module itself."""
     return getattr(module, "_orig_mod", module)
 
 
 def family_of(module: nn.Module, table: Mapping[str, Family]) -> Family | None:
-    """The family of a transformer by its class name or a base's, or None."""
+    """The family of a transformer, by the name of its class or a base class, or None."""
     kinds = (kind.__name__ for kind in type(module).__mro__)
     return next((table[kind] for kind in kinds if kind in table), None)
 
@@ -43,10 +43,11 @@ def find_stack(
     Args:
         module: The transformer.
         table: Families by class name.
-        guesses: Tried in order on a class that is not in the table; what is found is checked.
+        guesses: Families to try, in order, for a class that is not in the table. A guessed
+            stack is checked before it is used.
 
     Raises:
-        StackNotFound: Nothing that table or guesses name is there, or guessing is not safe.
+        StackNotFound: The transformer matches neither table nor guesses, or guessing is unsafe.
     """
     kind, family = type(module), family_of(module, table)
     if family:
@@ -58,4 +59,4 @@ def find_stack(
             return BlockStack(module, guess.lists, guess.heads, guessed=True)
         except StackNotFound:
             continue
-    raise StackNotFound(f"{kind.__name__} has no block list and head that are known")
+    raise StackNotFound(f"the block list and head of {kind.__name__} are unknown")

@@ -1,4 +1,4 @@
-"""The model's output as what is cached: a skipped call runs nothing of the model."""
+"""Caching at the model's output: a skipped call runs no part of the model."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -9,7 +9,7 @@ from .stack import Call, Mend, Residual
 
 
 class Place(Protocol):
-    """Where residuals are taken from, and put back.
+    """Where residuals are taken and added back: the block stack or the model's output.
 
     Attributes:
         problem: Why the last computed call gave no residual, or None.
@@ -18,29 +18,29 @@ class Place(Protocol):
     problem: str | None
 
     def plain(self, call: Call) -> Any:
-        """Runs the model as it is and takes nothing."""
+        """Runs the model without taking a residual."""
         ...
 
     def compute(self, call: Call, mend: Mend | None = None) -> tuple[Any, Residual | None]:
-        """Runs the model; its output, and the residual, None where none could be taken."""
+        """Runs the model; returns its output and the residual, or None if there is none."""
         ...
 
     def skip(self, call: Call, residual: Residual) -> Any:
-        """The output that follows from a residual."""
+        """The model's output, made from a residual."""
         ...
 
     def forget_bases(self) -> None:
-        """Has what is known of the model's inputs checked anew."""
+        """Makes the next computed call check the model's inputs again."""
         ...
 
 
 class OutputCall:
-    """One call of a model, and how its output and the cached signals follow from each other.
+    """One call of a model, with the conversions between its output and the cached signals.
 
     Args:
-        forward: The call, arguments bound.
-        signals: Makes the signals from the output.
-        output: Makes the output from the signals.
+        forward: The call, with its arguments bound.
+        signals: Converts the output to signals.
+        output: Converts signals to the output.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class OutputCall:
 
 
 class ModelOutput:
-    """The output of a model: nothing of it is run in a skipped call. Takes `OutputCall`s."""
+    """Caches at the output of a model. Its calls must be `OutputCall`s."""
 
     def __init__(self) -> None:
         self.problem: str | None = None
@@ -84,19 +84,19 @@ class ModelOutput:
         return call.output(residual)
 
     def forget_bases(self) -> None:
-        """There are none."""
+        """Does nothing: an output has no bases."""
 
 
 def signal_names(branches: int) -> list[tuple[str, int]]:
-    """The signals of so many branches, each with a number: their mean, then differences."""
+    """Names and numbers of the signals of `branches` branches: their mean, then differences."""
     return [("mean", 0), *(("difference", number) for number in range(1, branches))]
 
 
 def signals_of(velocities: Sequence[torch.Tensor]) -> Residual:
-    """The branches' mean, and each one's difference from the last.
+    """The mean of the branches, and the difference of each from the last one.
 
-    They change at different speeds, so predicting them by themselves is better than predicting
-    each branch (docs/prediction.md).
+    They change at different speeds, so predicting them is better than predicting the branches
+    (docs/prediction.md).
     """
     *others, last = velocities
     mean = torch.stack([*velocities]).mean(0) if others else last
@@ -104,7 +104,7 @@ def signals_of(velocities: Sequence[torch.Tensor]) -> Residual:
 
 
 def velocities_of(signals: Residual) -> list[torch.Tensor]:
-    """The branches that have these signals, see `signals_of`."""
+    """The branches' velocities, the inverse of `signals_of`."""
     last, *differences = signals
     for difference in differences:
         last = last - difference / len(signals)
@@ -112,14 +112,14 @@ def velocities_of(signals: Residual) -> list[torch.Tensor]:
 
 
 class Path:
-    """Where Euler's method would be by now, with the denoised latents that a sampler was given.
+    """The latent that Euler's method would have reached with the same denoised latents.
 
-    What a sampler does otherwise, noise that it draws or what a multistep method adds, is in its
-    own latent and not here. So velocities that are taken from here go on evenly, and what is
-    predicted is the denoised latent without that noise (docs/prediction.md).
+    The sampler's own latent also contains the noise that it draws and the terms of a multistep
+    method; this one does not. So velocities taken from here change smoothly, and the prediction is
+    of the denoised latent without that noise (docs/prediction.md).
 
     Attributes:
-        x: The latent here; None before the first evaluation.
+        x: The current latent; None before the first evaluation.
     """
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ class Path:
         self._denoised: torch.Tensor | None = None
 
     def begin(self, x: torch.Tensor, level: float) -> None:
-        """An evaluation of a sampler's latent begins, at a level that x is x₀ + level·velocity."""
+        """Starts an evaluation of the sampler's latent x = x₀ + level·velocity."""
         if self.x is None or self._denoised is None or not self._level:
             self.x = x.clone()
         else:
@@ -137,9 +137,9 @@ class Path:
         self._level, self._denoised = level, None
 
     def end(self, denoised: torch.Tensor) -> None:
-        """It has given the sampler a denoised latent."""
+        """Ends the evaluation with the denoised latent that the sampler received."""
         self._denoised = denoised
 
     def instead_of(self, x: torch.Tensor) -> torch.Tensor:
-        """The latent here, or `x` itself where that is of another shape."""
+        """The current latent, or `x` itself if its shape differs."""
         return self.x if self.x is not None and self.x.shape == x.shape else x

@@ -1,4 +1,4 @@
-"""A residual that follows from cached ones: a weighted sum, the newest last."""
+"""Predicts a residual as a weighted sum of cached ones, newest last."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from .stack import Residual
 
 
 def combine(residuals: Sequence[Residual], factors: Sequence[float]) -> Residual:
-    """The weighted sum of residuals; one of weight 1 is returned itself, not a copy."""
+    """The weighted sum of residuals. A single one of weight 1 is returned without copying."""
     terms = [(r, w) for r, w in zip(residuals, factors, strict=True) if w != 0]
     if len(terms) == 1 and terms[0][1] == 1:
         return terms[0][0]

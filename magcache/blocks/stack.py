@@ -1,8 +1,8 @@
-"""Running a model with or without its blocks, through its own forward.
+"""Runs a model with or without its blocks, through its own forward.
 
-For one call, a compute taps the head's input and the first block's arguments; a skip empties
-the block lists and adds a predicted residual to the head's input. The model's code is neither
-copied nor replaced, and everything is as before when the call returns or raises.
+To compute a call, the stack taps the head's input and the first block's arguments. To skip one,
+it empties the block lists and adds a predicted residual to the head's input. The model's code is
+neither copied nor replaced, and everything is restored when the call returns or raises.
 """
 
 import threading
@@ -20,31 +20,31 @@ from .base import Arguments, BaseRule, activations, find_rule
 from .taps import Probe, submodule, swapped, tap_input
 
 Residual = tuple[torch.Tensor, ...]
-"""What the blocks add, one tensor a head, each (B, tokens, channels)."""
+"""What the blocks add, one tensor per head, each (B, tokens, channels)."""
 Call = Callable[[], Any]
-"""One call of the model, arguments bound."""
+"""One call of the model, with its arguments bound."""
 Mend = Callable[[int, torch.Tensor], torch.Tensor]
-"""What to add to a head's input, from the index of the head and its residual."""
+"""Given a head's index and residual, returns what to add to that head's input."""
 Tap = Callable[[int, torch.Tensor], torch.Tensor | None]
-"""Sees the index and the input of a head, and may replace the input."""
+"""Given a head's index and input, may return a replacement for the input."""
 
 _WITHOUT_BLOCKS = (
     ArithmeticError, AssertionError, AttributeError, LookupError, NameError, RuntimeError,
     TypeError, ValueError,
 )  # fmt: skip
-"""What code raises that cannot do without blocks; a host's interrupt is none of these."""
-_SAME = 0.1  # of the output: rounding is far below, a stream without its blocks far above
-_FAILS = "without its blocks the model fails"
+"""Errors of code that cannot run without blocks. A host's interrupt is none of these."""
+_SAME = 0.1  # relative error; rounding is far below, a stream that lacks its blocks far above
+_FAILS = "the model fails without its blocks"
 
 _locks: "weakref.WeakKeyDictionary[nn.Module, threading.RLock]" = weakref.WeakKeyDictionary()
 
 
 class StackNotFound(ValueError):
-    """The module has no block list or head of the names asked for."""
+    """The module has no block list or head of the given names."""
 
 
 class StackMismatch(RuntimeError):
-    """A residual does not fit the head's input; the call has to be computed."""
+    """A residual does not fit the head's input, so the call must be computed."""
 
 
 class _HeadsReached(Exception):
@@ -53,7 +53,7 @@ class _HeadsReached(Exception):
 
 @dataclass
 class _Tape:
-    """What one computed call shows."""
+    """What is recorded of one computed call."""
 
     signature: tuple = ()
     arguments: Arguments = field(default_factory=dict)
@@ -62,26 +62,27 @@ class _Tape:
 
 
 class BlockStack:
-    """The block lists of a module and the heads behind them.
+    """The block lists of a module and the heads after them.
 
-    Calls of one module from several threads take turns.
+    Calls of the same module from several threads take turns.
 
     Args:
         module: The diffusion transformer.
-        lists: Names of its `nn.ModuleList`s of blocks, the one with the first block in front.
-            Absent and empty ones are left out.
-        heads: Names of the modules that first see the blocks' output, one a stream. A name may
-            lead to a module's module, "decoder.embed" for instance.
-        guessed: Lists and heads may not be all there are. Then the first computed call of a
-            run shows whether skipping with the true residual gives the model's output.
+        lists: Names of its `nn.ModuleList`s of blocks, starting with the one that holds the first
+            block. Missing and empty ones are ignored.
+        heads: Names of the first modules that see the blocks' output, one per stream. A name may
+            be a path such as "decoder.embed".
+        guessed: Whether there may be further lists or heads. If so, the first computed call of
+            each run checks that skipping with the true residual reproduces the model's output.
 
     Attributes:
         problem: Why the last computed call gave no residual, or None.
-        split: Makes this process's part of all tokens, where the first block would make it and
-            so no head sees all; None where the host splits them before.
+        split: Takes this process's part of all tokens. Needed if the first block splits them
+            between processes, since the blocks do not run in a skipped call; None if the host
+            splits them before.
 
     Raises:
-        StackNotFound: There is no such list, or a head is missing.
+        StackNotFound: None of the lists exists, or a head is missing.
     """
 
     def __init__(
@@ -95,14 +96,14 @@ class BlockStack:
         found = [submodule(module, name) for name in lists]
         self._lists = [m for m in found if isinstance(m, nn.ModuleList) and len(m)]
         if not self._lists:
-            raise StackNotFound(f"{kind} has no list of blocks named {' or '.join(lists)}")
+            raise StackNotFound(f"{kind} has no block list named {' or '.join(lists)}")
         self._heads = [head for name in heads if (head := submodule(module, name)) is not None]
         if not heads or len(self._heads) < len(heads):
             raise StackNotFound(f"{kind} has no head named {' and '.join(heads)}")
         self.problem: str | None = None
         self.split: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._lock = _locks.setdefault(module, threading.RLock())
-        self._rules: dict[tuple, list[BaseRule]] = {}  # by signature; [] where none holds
+        self._rules: dict[tuple, list[BaseRule]] = {}  # by signature; [] if no argument holds it
         self._guessed = self._unproven = guessed
 
     @property
@@ -113,29 +114,29 @@ class BlockStack:
     @property
     def first(self) -> nn.Module:
         """The first block."""
-        with self._lock:  # another thread's call may have emptied the list
+        with self._lock:  # a call in another thread may have emptied the list
             return self._lists[0][0]
 
     def plain(self, call: Call) -> Any:
-        """Runs the model as it is and takes nothing."""
+        """Runs the model without taking a residual."""
         with self._lock:
             return call()
 
     def forget_bases(self) -> None:
-        """Has the base checked anew at the next computed call of each input shape."""
+        """Makes the next computed call of each input shape check the base again."""
         self._rules = {}
         self._unproven = self._guessed
 
     def compute(self, call: Call, mend: Mend | None = None) -> tuple[Any, Residual | None]:
-        """Runs the model as it is.
+        """Runs the model with its blocks and takes the residual.
 
         Args:
             call: The call.
-            mend: Changes what the heads see; not asked where the base is not known beforehand.
+            mend: Corrects the heads' input. Not used if the base is not known beforehand.
 
         Returns:
-            The model's own output, and the residual in the blocks' dtype; None where none
-            could be taken, `problem` then says why.
+            The model's output, and the residual in the blocks' dtype, or None if it could not
+            be taken: `problem` then says why.
         """
         tape = _Tape()
         with self._lock:
@@ -147,15 +148,15 @@ class BlockStack:
             if residual is not None and self._unproven:
                 self._unproven = not self._reproduces(output, residual, call)
                 if self._unproven:
-                    self.problem = "skipping with the true residual does not give its output"
+                    self.problem = "skipping with the true residual changes the model's output"
             return output, None if self._unproven else residual
 
     def skip(self, call: Call, residual: Residual) -> Any:
-        """Runs the model without its blocks and adds `residual` to what its heads see.
+        """Runs the model without its blocks and adds `residual` to the heads' input.
 
         Raises:
-            StackMismatch: The residual's shape is not that of the head's input, or the call
-                fails between blocks and head.
+            StackMismatch: The residual and the head's input differ in shape, or the call fails
+                before it reaches the head.
         """
 
         reached = False
@@ -166,7 +167,7 @@ class BlockStack:
             tokens = self._own(tokens)
             if tokens.shape != residual[head].shape:
                 got, need = tuple(residual[head].shape), tuple(tokens.shape)
-                raise StackMismatch(f"a residual of shape {got} does not fit a head's {need}")
+                raise StackMismatch(f"a residual of shape {got} does not fit the head's {need}")
             return tokens + residual[head].to(tokens.dtype)
 
         with self._lock, self._emptied(), self._tapped(add):
@@ -178,7 +179,7 @@ class BlockStack:
                 raise StackMismatch(f"{_FAILS}: {error!r}") from error
 
     def _show(self, tape: _Tape, arguments: dict[int | str, Any]) -> None:
-        """Keeps copies of what the base can be made from: blocks write in place."""
+        """Copies the arguments that may hold the base, because blocks may write in place."""
         tensors = activations(arguments)
         if self.split and tensors:
             first = next(iter(tensors))
@@ -192,7 +193,7 @@ class BlockStack:
                 tape.bases = [rule.cut(tensors).clone() for rule in rules]
 
     def _own(self, tokens: torch.Tensor) -> torch.Tensor:
-        """This process's part of what a head sees without blocks."""
+        """This process's part of a head's input without blocks."""
         return tokens if self.split is None else self.split(tokens)
 
     def _record(
@@ -208,7 +209,7 @@ class BlockStack:
                 return None if mend is None else tokens + mend(head, tape.heads[head])
             else:
                 self._rules.pop(tape.signature, None)
-                self.problem = "the head's input changed its shape"
+                self.problem = "the shape of the head's input changed"
         return None
 
     def _residual(self, tape: _Tape, call: Call) -> Residual | None:
@@ -222,14 +223,14 @@ class BlockStack:
         with torch.no_grad():
             bases = self._dry_call(call)
             if bases is None or any(b.shape != h.shape for b, h in zip(bases, heads, strict=True)):
-                self.problem = self.problem or "without its blocks the head sees another shape"
+                self.problem = self.problem or "the head sees another shape without the blocks"
                 return None
             if tape.signature not in self._rules:
                 bases = self._learn(tape, bases)
             return tuple((h - b).to(b.dtype) for h, b in zip(heads, bases, strict=True))
 
     def _reproduces(self, output: Any, residual: Residual, call: Call) -> bool:
-        """Whether a skip gives the output, as it does if lists and heads are all there are."""
+        """Whether a skip reproduces the output, so that no list or head is missing."""
         try:
             pairs = zip(_tensors(output), _tensors(self.skip(call, residual)), strict=True)
             errors = [(new - old).norm() / old.norm() for old, new in pairs]
@@ -240,14 +241,14 @@ class BlockStack:
         return not any(error > _SAME for error in errors)
 
     def _learn(self, tape: _Tape, bases: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Notes which arguments hold the bases, and returns the bases in the blocks' dtype."""
+        """Records which arguments hold the bases; returns the bases in the blocks' dtype."""
         rules = [rule for base in bases if (rule := find_rule(base, tape.arguments))]
         found = len(rules) == len(bases)
         self._rules[tape.signature] = rules if found else []
         return [rule.cut(tape.arguments) for rule in rules] if found else bases
 
     def _dry_call(self, call: Call) -> list[torch.Tensor] | None:
-        """What the heads see without any block; ends at the last head."""
+        """The heads' inputs without any block. Stops the call at the last head."""
         seen: dict[int, torch.Tensor] = {}
 
         def stop(head: int, tokens: torch.Tensor) -> None:
@@ -265,7 +266,7 @@ class BlockStack:
         except _WITHOUT_BLOCKS as error:
             self.problem = f"{_FAILS}: {error!r}"
             return None
-        self.problem = "without its blocks the model does not reach its head"
+        self.problem = "the model does not reach its head without its blocks"
         return None
 
     @contextmanager
@@ -294,7 +295,7 @@ class BlockStack:
 
 
 def _subtract(full: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
-    """full - base in the memory and dtype of `base`, which is not needed any more."""
+    """full - base, in the dtype of `base` and if possible in its memory."""
     if full.dtype == base.dtype and base.is_contiguous():
         return torch.sub(full, base, out=base)
     return (full - base).to(base.dtype)

@@ -1,4 +1,4 @@
-"""Showing and changing what the modules of a model are given, for one call."""
+"""Observes and changes the inputs of a model's modules for one call."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def swapped(blocks: nn.ModuleList, modules: dict[str, Any]) -> Iterator[None]:
-    """Gives a list other entries for a while; the list itself, and who holds it, stay."""
+    """Temporarily replaces a list's entries. The list object itself stays the same."""
     kept = blocks._modules
     blocks._modules = modules
     try:
@@ -25,7 +25,7 @@ def tap_input(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """A forward pre-hook: shows the first tensor to `tap` and puts in its place what it returns."""
+    """A forward pre-hook: passes the first tensor to `tap`, which may return a replacement."""
     if args:
         replaced = tap(args[0])
         return None if replaced is None else ((replaced, *args[1:]), kwargs)
@@ -35,9 +35,9 @@ def tap_input(
 
 
 class Probe:
-    """Stands in for the first block during one call and shows what it is given.
+    """Stands in for the first block during one call and reports its arguments.
 
-    A forward hook would not do: it would become part of a compiled block's graph.
+    A forward hook would become part of a compiled block's graph.
     """
 
     def __init__(self, block: nn.Module, show: Callable[[dict[int | str, Any]], None]) -> None:
@@ -53,7 +53,7 @@ class Probe:
 
 
 def submodule(module: nn.Module, name: str) -> nn.Module | None:
-    """A module's module of a name like "decoder.embed", or None."""
+    """The submodule at a path such as "decoder.embed", or None."""
     try:
         return module.get_submodule(name)
     except AttributeError:

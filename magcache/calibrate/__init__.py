@@ -1,6 +1,6 @@
-"""Measuring a model: its curves in one run, several runs merged, and what tells it from others.
+"""Measures a model: its curves from one run, several runs merged, and its identity.
 
-What a run computes is measured on a small sample of entries, on the side.
+Measurements use a small sample of the entries of what a run computes anyway.
 """
 
 from .calibrator import OVERFLOWS, SAMPLED, Calibrator

@@ -1,9 +1,9 @@
-"""Measuring a run that skips nothing.
+"""Measures a run that skips nothing.
 
-The published calibration: between consecutive evaluations of a branch, over tokens, the mean
-ratio of the residuals' norms, its spread and their cosine distance. All in float32: bf16
-quantises ratios near 1. Beyond it, a small random sample of each residual's entries gives the
-inner products of all pairs of evaluations.
+The published calibration compares consecutive evaluations of a branch: mean ratio of the
+residuals' norms over tokens, its spread, and the cosine distance. All is computed in float32,
+because bfloat16 quantises ratios near 1. In addition, a small random sample of each residual's
+entries gives the inner products of all pairs of evaluations.
 """
 
 from collections.abc import Hashable
@@ -14,16 +14,16 @@ from ..blocks import Residual
 from ..curves import CalibrationError, Measurement
 from .entries import Entries, size_of
 
-SAMPLED = 1 << 16  # entries of a residual
+SAMPLED = 1 << 16  # entries sampled per residual
 
 OVERFLOWS = "some models overflow in float16, so try bfloat16 or float32"
 
 
 class Calibrator:
-    """Collects the measurements of one run. Keeps one residual a branch, and samples of all.
+    """Collects the measurements of one run. Holds the last residual of each branch, and samples.
 
     Args:
-        sampled: How many entries of each residual the samples hold.
+        sampled: Number of entries to sample from each residual.
     """
 
     def __init__(self, sampled: int = SAMPLED) -> None:
@@ -37,15 +37,15 @@ class Calibrator:
         self._spoilt = ""
 
     def spoil(self, reason: str) -> None:
-        """Has nothing come of what is measured."""
+        """Marks the measurement as unusable, and says why."""
         self._spoilt = reason
 
     def add(
         self, branch: Hashable, curves: tuple[str, ...], sigma: float, residual: Residual
     ) -> None:
-        """Compares `residual` (B, tokens, channels; a stream each) with the branch's last one.
+        """Compares `residual`, a (B, tokens, channels) per stream, with the branch's last one.
 
-        A batch that holds several branches is measured a part each.
+        If a batch holds several branches, each part of it is measured separately.
         """
         parts = zip(*(tensor.chunk(len(curves)) for tensor in residual), strict=True)
         for place, (curve, part) in enumerate(zip(curves, parts, strict=True)):
@@ -63,18 +63,18 @@ class Calibrator:
         self._sizes.setdefault(key, []).append(size_of(residual))
 
     def release(self) -> None:
-        """Frees the residuals kept for comparing; what was measured stays."""
+        """Frees the residuals held for comparison; keeps what was measured."""
         self._last.clear()
 
     def ratios(self) -> dict[str, list[float]]:
-        """The magnitude ratios measured so far; of several branches of a curve, the first."""
+        """The magnitude ratios so far. If several branches follow a curve, the first counts."""
         found: dict[str, list[float]] = {}
         for branch, figures in self._figures.items():
             found.setdefault(self._curve[branch], torch.stack(figures)[:, 0].tolist())
         return found
 
     def problem(self) -> str:
-        """Why what was measured is of no use; "" where it is."""
+        """Why the measurement cannot be used, or ""."""
         if self._spoilt:
             return self._spoilt
         for key, sizes in self._sizes.items():
@@ -83,17 +83,17 @@ class Calibrator:
             if bad.any():
                 first = int(bad.nonzero()[0])
                 where = f"evaluation {first + 1} (noise level {self._sigmas[key][first]:.4g})"
-                what = f"what the model's blocks added to {self._curve[key]} at {where}"
+                what = f"the residual of {self._curve[key]} at {where}"
                 if found[first] == 0:
-                    return f"{what} was 0 everywhere: something stands in for the blocks"
+                    return f"{what} was 0 everywhere: something replaced the model's blocks"
                 return f"{what} held NaN or Inf: {OVERFLOWS}"
         return ""
 
     def finish(self) -> dict[str, Measurement]:
-        """The measurement of each curve; of several branches of one curve, the first.
+        """The measurement of each curve. If several branches follow a curve, the first counts.
 
         Raises:
-            CalibrationError: It is of no use, and why.
+            CalibrationError: The measurement cannot be used; the message says why.
         """
         if problem := self.problem():
             raise CalibrationError(problem)
@@ -113,7 +113,7 @@ class Calibrator:
 
 
 def _compare(before: Residual, after: Residual) -> torch.Tensor:
-    """Ratio, spread and cosine distance over all tokens of all streams, shape (3,), float32."""
+    """Ratio, spread and cosine distance over the tokens of all streams, shape (3,), float32."""
     ratios, distances = [], []
     for old, new in zip(before, after, strict=True):
         old, new = old.float(), new.float()
@@ -124,9 +124,9 @@ def _compare(before: Residual, after: Residual) -> torch.Tensor:
 
 
 def _inner_products(samples: list[torch.Tensor]) -> tuple[list[float], list[list[float]]]:
-    """Root mean squares of the samples, and each one's correlations with the earlier ones.
+    """Root mean square of each sample, and its correlations with the earlier ones.
 
-    Both are empty where a sample holds NaN or Inf.
+    Both are empty if a sample holds NaN or Inf, or is 0 everywhere.
     """
     entries = torch.stack(samples).double().cpu()
     norms = entries.square().mean(1).sqrt()

@@ -1,4 +1,4 @@
-"""A small random sample of a residual's entries, the same ones each time."""
+"""A small random sample of a residual's entries, always at the same places."""
 
 from collections.abc import Hashable
 
@@ -8,10 +8,10 @@ from ..blocks import Residual
 
 
 class Entries:
-    """Draws entries at places that are fixed for each branch.
+    """Samples entries at places that are fixed for each branch.
 
     Args:
-        count: How many entries of a residual to draw, about.
+        count: Approximate number of entries to sample from a residual.
     """
 
     def __init__(self, count: int) -> None:
@@ -19,7 +19,7 @@ class Entries:
         self._places: dict[Hashable, tuple[torch.Tensor, ...]] = {}
 
     def of(self, branch: Hashable, residual: Residual) -> torch.Tensor:
-        """Its sampled entries, one dimension, on its device and in its dtype."""
+        """The sampled entries, one-dimensional, on the residual's device and in its dtype."""
         if branch not in self._places:
             self._places[branch] = places(residual, self._count)
         streams = zip(residual, self._places[branch], strict=True)
@@ -27,9 +27,9 @@ class Entries:
 
 
 def size_of(residual: Residual) -> torch.Tensor:
-    """Sum of its entries' magnitudes, on its device: NaN or Inf where any entry is, 0 if all are.
+    """Sum of absolute values, on the residual's device: NaN or Inf if an entry is, 0 if all are.
 
-    Summed in float32, which makes no copy.
+    Summed in float32 without copying the residual.
     """
     return torch.stack(
         [torch.linalg.vector_norm(tensor, 1, dtype=torch.float32) for tensor in residual]
@@ -37,12 +37,10 @@ def size_of(residual: Residual) -> torch.Tensor:
 
 
 def places(residual: Residual, count: int) -> tuple[torch.Tensor, ...]:
-    """Fixed random entries of each stream, by its size; every channel equally often.
+    """Fixed random places in each stream, in proportion to its size, with all channels equally.
 
-    A stream may be empty, like that of the audio of a video without any.
-
-    A few channels of a large transformer are far greater than the others, so how often they
-    are drawn must not be left to chance.
+    A few channels of a large transformer are much larger than the others, so how often they are
+    drawn must not depend on chance. A stream may be empty, such as the audio of a silent video.
     """
     generator = torch.Generator().manual_seed(0)
     total = sum(tensor.numel() for tensor in residual)

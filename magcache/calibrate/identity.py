@@ -1,4 +1,4 @@
-"""Reading what a model is known by."""
+"""Reads the identity of a model."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ..blocks import plain_module
 from ..curves import Identity
 
-_ROWS = 8  # of a matrix, at which entries are read; evenly spread, so each of fused parts has some
-_COLUMNS = 4  # entries read at each of them: neighbours, in one page of a file that is mapped
-_LEAST = 2.0**-16  # smaller ones count as 0: float16 rounds them
+_ROWS = 8  # rows of a matrix to read, evenly spread so that each part of a fused weight has some
+_COLUMNS = 4  # neighbouring entries to read per row, within one page of a memory-mapped file
+_LEAST = 2.0**-16  # smaller values count as 0, because float16 rounds them
 
 
 def identity_of(
@@ -24,17 +24,17 @@ def identity_of(
 ) -> Identity:
     """The identity of a model. Reads names, shapes, and a few entries of each weight.
 
-    One model gets one identity in float32, bfloat16 and, where bfloat16 holds its weights exactly,
-    in float16; compiled or not, on every device. In another format, float8 or GGUF for instance,
-    it has other weights. Sharded or on "meta", its `weights` are None; scales that quantising adds
-    as scalars do not count. A LoRA that is loaded beside the weights (PEFT) and active changes
-    `weights` only.
+    A model has the same identity in float32 and bfloat16, compiled or not, on every device, and in
+    float16 if bfloat16 holds its weights exactly. In another format, such as float8 or GGUF, it
+    counts as other weights. If it is sharded or on "meta", `weights` is None. Scalar scales that
+    quantisation adds are ignored. An active LoRA next to the weights (PEFT) changes `weights`
+    only.
 
     Args:
         module: The transformer, which may be wrapped.
-        experts: Further ones of the same pipeline: together they are one model.
+        experts: Further transformers of the same pipeline; together they count as one model.
         patches: See `Identity.patches`.
-        kept: Of parameters that the host has changed or emptied, the tensors it will put back.
+        kept: For parameters that the host has changed or emptied, the originals it will restore.
     """
     modules = [_unwrapped(m) for m in (module, *experts)]
     named = [_parameters(m) for m in modules]
@@ -50,9 +50,9 @@ def identity_of(
 
 
 def sampled_hash(values: Iterable[Tensor | str]) -> str | None:
-    """A hash over texts and a few entries of each tensor; None where one cannot be read.
+    """A hash of texts and of a few entries of each tensor; None if a tensor cannot be read.
 
-    Waits once for each device and dtype, however many tensors there are.
+    Waits once per device and dtype, regardless of the number of tensors.
     """
     texts: list[str] = []
     tensors: list[Tensor] = []
@@ -71,7 +71,7 @@ def sampled_hash(values: Iterable[Tensor | str]) -> str | None:
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside those of torch.compile and of DDP and its like."""
+    """The module inside wrappers such as torch.compile's and DDP."""
     while True:
         inner = plain_module(module)
         children = dict(islice(inner.named_children(), 2))
@@ -83,7 +83,7 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 
 def _parameters(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters by name, sorted, under the names they have with nothing wrapped or added."""
+    """Parameters sorted by name, with the names they have without wrappers and adapters."""
     found = {}
     for name, parameter in module.named_parameters():
         if parameter.numel() > 1 and ".lora_" not in name:
@@ -92,7 +92,7 @@ def _parameters(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _adapters(module: nn.Module) -> Iterable[Tensor | str]:
-    """What PEFT has put beside the weights, as far as it is active, and how much it counts."""
+    """The active PEFT adapters next to the weights, with their scales."""
     for name, parameter in sorted(module.named_parameters(), key=lambda item: item[0]):
         place, found, inside = name.partition(".lora_")
         if not found:
@@ -106,7 +106,7 @@ def _adapters(module: nn.Module) -> Iterable[Tensor | str]:
 
 
 def _plain(tensor: Any) -> list[Tensor] | None:
-    """The tensors that hold a parameter's numbers, None where they are not all here."""
+    """The tensors that hold a parameter's values; None if they are not all available."""
     if tensor.device.type == "meta" or hasattr(tensor, "placements"):
         return None
     if type(tensor) not in (nn.Parameter, Tensor) and hasattr(tensor, "__tensor_flatten__"):
@@ -119,9 +119,9 @@ def _plain(tensor: Any) -> list[Tensor] | None:
 
 
 def _few(tensor: Tensor) -> Tensor:
-    """Some entries, one dimension."""
+    """A few entries, one-dimensional."""
     if tensor.dtype.itemsize == 1:
-        tensor = tensor.view(torch.uint8)  # there is no arithmetic with some of these types
+        tensor = tensor.view(torch.uint8)  # some one-byte dtypes have no arithmetic
     while tensor.ndim > 2:
         tensor = tensor.select(-1, tensor.shape[-1] // 2)
     if tensor.ndim < 2:
@@ -137,7 +137,7 @@ def _few(tensor: Tensor) -> Tensor:
 
 
 def _transferred(parts: Sequence[Tensor]) -> Tensor:
-    """All of them on the CPU as bfloat16, in their order."""
+    """All parts on the CPU as one bfloat16 tensor, in order."""
     groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for place, part in enumerate(parts):
         groups.setdefault((part.device, part.dtype), []).append(place)

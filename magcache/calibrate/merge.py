@@ -1,4 +1,4 @@
-"""Several calibrations of one model, made on several prompts, as one."""
+"""Merges calibrations of one model that were made with different prompts."""
 
 import math
 from collections.abc import Sequence
@@ -9,18 +9,19 @@ import numpy as np
 
 from ..curves import CLOSE, Calibration, CalibrationError, Measurement, falling_places, same_levels
 
-_OF_THE_GRID = ("steps", "shift", "sigmas", "sampler", "scheduler")  # the first one's
-_MOST_OUTSIDE = 0.25  # share of the first one's noise levels that another may lack
+_OF_THE_GRID = ("steps", "shift", "sigmas", "sampler", "scheduler")  # taken from the first
+_MOST_OUTSIDE = 0.25  # share of the first calibration's noise levels that another may lack
 
 
 def merge(calibrations: Sequence[Calibration]) -> Calibration:
-    """Averages calibrations of one model, at the noise levels of the first.
+    """Averages calibrations of one model at the noise levels of the first.
 
-    The others are resampled: their magnitude curves, and the correlations by `GramCurve.between`.
+    The others are resampled by interpolating their magnitude curves and with `GramCurve.between`.
     Magnitudes and ratios are averaged geometrically, correlations arithmetically, so the matrix
-    stays positive semidefinite. Spreads and cosine distances belong to steps of one width: they
-    are averaged over those at the first one's noise levels. Branches are those in all, settings
-    those that all agree on; weights that differ leave the identity without a weights' hash.
+    stays positive semidefinite. Spreads and cosine distances depend on the step width, so only
+    calibrations at the first one's noise levels contribute to them. The result has the branches
+    that all have, and the settings on which all agree. If the weights differ, its identity has no
+    hash of the weights.
 
     Args:
         calibrations: At least one.
@@ -51,20 +52,22 @@ def _check_alike(first: Calibration, other: Calibration) -> None:
     both = f"{first.name} and {other.name}"
     if first.model != other.model:
         raise CalibrationError(
-            f"{both} are of different models: {first.model} and {other.model} do not mix"
+            f"{both} cannot be merged: they are of different models, {first.model} and "
+            f"{other.model}"
         )
     mine, its = first.known_as(), other.known_as()
     if mine and its and not mine.same_architecture(its):
         raise CalibrationError(
-            f"{both} are of two {first.model} of different sizes ({mine.parameters:,} and "
-            f"{its.parameters:,} parameters): they do not mix"
+            f"{both} cannot be merged: they are of {first.model}s of different sizes "
+            f"({mine.parameters:,} and {its.parameters:,} parameters)"
         )
     switches = first.switch_at, other.switch_at
     if None in switches and switches != (None, None):
-        raise CalibrationError(f"of {both} one has two experts, the other one")
+        raise CalibrationError(f"{both} cannot be merged: only one of them has two experts")
     if switches != (None, None) and not math.isclose(*switches, rel_tol=CLOSE):  # type: ignore[arg-type]
         raise CalibrationError(
-            f"{both} change experts at different noise levels: {switches[0]} and {switches[1]}"
+            f"{both} cannot be merged: they switch experts at different noise levels, "
+            f"{switches[0]} and {switches[1]}"
         )
 
 
@@ -94,9 +97,9 @@ def _check_range(
     outside = sum(not curve.covers(sigma) for sigma in sigmas)
     if outside > _MOST_OUTSIDE * len(sigmas):
         raise CalibrationError(
-            f"{other.name} knows noise levels {curve.positions[0]:.4g} to "
-            f"{curve.positions[-1]:.4g}, {first.name} {sigmas[0]:.4g} to {sigmas[-1]:.4g}: merge "
-            "calibrations of one range, the smallest one first"
+            f"{other.name} covers noise levels {curve.positions[0]:.4g} to "
+            f"{curve.positions[-1]:.4g}, but {first.name} {sigmas[0]:.4g} to {sigmas[-1]:.4g}: "
+            "merge calibrations of similar ranges, the smallest one first"
         )
 
 
@@ -109,8 +112,8 @@ def _merged_grams(
     lacking = [c.name for c, gram in zip(calibrations, grams, strict=True) if gram is None]
     if lacking:
         raise CalibrationError(
-            f"{', '.join(lacking)} has no Gram curve of {branch}, the others have one: measure "
-            "it again, or leave it out"
+            f"{', '.join(lacking)} has no Gram curve of {branch}, but others do: measure it again "
+            "or leave it out"
         )
     logs, matrices = [], []
     for gram in grams:
@@ -118,7 +121,7 @@ def _merged_grams(
         logs.append([gram.norms.log_norm(sigma) for sigma in sigmas])
         matrix = np.zeros((len(sigmas), len(sigmas)))
         parts = np.array([gram.norms.part_at(sigma) for sigma in sigmas])
-        for part in np.unique(parts):  # residuals of two experts say nothing of each other
+        for part in np.unique(parts):  # residuals of one expert say nothing about the other's
             places = np.flatnonzero(parts == part)
             own = gram.part(int(part)).between(np.asarray(sigmas)[places])
             matrix[np.ix_(places, places)] = own
@@ -130,7 +133,7 @@ def _merged_grams(
 
 
 def _on(sigmas: Sequence[float], measured: Measurement) -> bool:
-    """Whether it was measured at these noise levels."""
+    """Whether `measured` has these noise levels."""
     own = [measured.sigmas[place] for place in falling_places(measured.sigmas)]
     return same_levels(own, sigmas)
 
@@ -150,7 +153,7 @@ def _agreed(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _identity(calibrations: Sequence[Calibration]) -> dict[str, Any] | None:
-    """The first one's, with its weights' hash only if they are all of the same weights."""
+    """The identity of the first, without the hash of its weights unless all have the same."""
     known = [c.known_as() for c in calibrations]
     first = calibrations[0].identity
     if first is None or any(k is None for k in known):

@@ -1,8 +1,8 @@
-"""A run's own prediction errors beside the expected ones, to correct it and to learn from.
+"""Measures a run's prediction errors, to correct the expected ones and to learn from.
 
-Whenever an evaluation is computed although residuals are cached, its residual is also predicted,
-on a small sample of entries, and compared. Both stay on the device until they are read where the
-run waits anyway.
+Whenever an evaluation is computed while residuals are cached, its residual is also predicted on a
+small sample of entries, and the two are compared. The results stay on the device until the run
+waits for it anyway.
 """
 
 import math
@@ -15,11 +15,11 @@ from ..blocks import Residual
 from ..curves import Comparison
 from .entries import Entries
 
-_ENTRIES = 1 << 14  # of a residual; an error is a mean over them, good to about 1 %
+_ENTRIES = 1 << 14  # entries sampled per residual; a mean over them is accurate to about 1 %
 
 
 class Predictor(Protocol):
-    """A decider that is to be told how good its predictions are, see `magcache.decide.Decider`."""
+    """The part of `magcache.decide.Decider` that an observer needs."""
 
     def predict(
         self, curves: Sequence[str], sigma: float, held: Sequence[float]
@@ -32,7 +32,7 @@ class Observer:
     """Compares the computed residuals of one run with their predictions.
 
     Args:
-        decider: Predicts, and is told how good the predictions were.
+        decider: Makes the predictions, and is told how good they were.
     """
 
     def __init__(self, decider: Predictor) -> None:
@@ -50,13 +50,13 @@ class Observer:
         cached: Sequence[float],
         curves: Sequence[str],
     ) -> None:
-        """Compares a computed residual with its prediction, where it can be predicted.
+        """Compares a computed residual with its prediction, if it can be predicted.
 
         Args:
-            branch: The branch and shapes.
+            branch: Key of the branch, including its shapes.
             sigma: The residual's noise level.
-            residual: The computed one.
-            cached: σ of the residuals it would have been predicted from.
+            residual: The computed residual.
+            cached: σ of the residuals that it would have been predicted from.
             curves: Names of the curves that the branch follows.
         """
         sample = self._entries.of(branch, residual).float()
@@ -72,7 +72,7 @@ class Observer:
         self._samples[branch] = {**kept, sigma: sample}
 
     def tell(self) -> None:
-        """Tells the decider the relative errors since the last time; waits for the device."""
+        """Reports the relative errors since the last call to the decider; waits for the device."""
         unread, self._unread = self._unread, []
         for sigma, curve, expected, norms in unread:
             error, size = norms.tolist()
@@ -81,6 +81,6 @@ class Observer:
             self._read.append(Comparison(sigma, curve, expected, found, size))
 
     def comparisons(self) -> list[Comparison]:
-        """All of the run; waits for the device."""
+        """All comparisons of the run; waits for the device."""
         self.tell()
         return self._read

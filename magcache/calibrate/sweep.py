@@ -1,4 +1,4 @@
-"""Many independent measurements, one after another here or at once on a Ray cluster."""
+"""Runs many independent measurements, one by one here or in parallel on a Ray cluster."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 log = logging.getLogger("magcache")
-_ATTEMPTS = 3  # a task whose worker dies is begun again so often in all
+_ATTEMPTS = 3  # attempts at a task whose worker dies, including the first
 
 
 def sweep(
@@ -19,21 +19,21 @@ def sweep(
     address: str | None = None,
     gpus: float = 0,
 ) -> dict[int, Exception]:
-    """Works on tasks and keeps each result as soon as it is known.
+    """Runs tasks and keeps each result as soon as it arrives.
 
     Args:
-        count: How many tasks there are.
-        task_of: Makes a task; asked again where its worker has died, so that it can leave out
-            what is kept already.
-        work: Yields a task's results; a function of a module that all workers can import.
-        keep: Called in this process with a task's number and a result.
-        address: None works here. Else a Ray cluster: "local" starts one on this machine, "auto"
-            takes the one that runs on it, HOST:PORT and ray://HOST:PORT name one.
-        gpus: How many GPUs a task takes, where the cluster has any.
+        count: Number of tasks.
+        task_of: Makes the task of a number. Called again if its worker dies, so that it can leave
+            out the results that were kept.
+        work: Yields the results of a task. A function that all workers can import.
+        keep: Called in this process with the number of a task and a result.
+        address: None runs the tasks here. Otherwise a Ray cluster: "local" starts one on this
+            machine, "auto" uses the one running on it, HOST:PORT and ray://HOST:PORT name one.
+        gpus: GPUs per task, if the cluster has any.
 
     Returns:
-        What ended tasks before they were done. An error here is raised as long as nothing was
-        kept: it is most likely one of all tasks.
+        The errors of the tasks that failed, by number. Without a cluster, an error is raised if
+        no result was kept before it, because then it most likely affects every task.
 
     Raises:
         ModuleNotFoundError: Ray is not installed.
@@ -56,7 +56,7 @@ def sweep(
 
 
 class _Cluster:
-    """A Ray cluster; ended with the sweep where it was started for it."""
+    """A Ray cluster. It is shut down after the sweep if the sweep started it."""
 
     def __init__(self, address: str, gpus: float) -> None:
         import ray
@@ -78,7 +78,7 @@ class _Cluster:
             self._ray.init(self._address, log_to_driver=False, **own)
         try:
             has_gpus = self._ray.cluster_resources().get("GPU", 0) > 0
-            # Ray's own repetition begins with the task as it was: what is kept would come twice.
+            # No retries by Ray: it would repeat the original task, and with it the kept results.
             options = {"num_returns": "streaming", "max_retries": 0, "num_cpus": 1}
             remote = self._ray.remote(**options, num_gpus=self._gpus if has_gpus else 0)(work)
             return self._collect(count, lambda number: remote.remote(task_of(number)), keep)
@@ -103,7 +103,7 @@ class _Cluster:
                 continue
             except StopIteration:
                 del running[stream]
-            except self._ray.exceptions.RayTaskError as error:  # the work itself has raised
+            except self._ray.exceptions.RayTaskError as error:  # raised by the work itself
                 del running[stream]
                 failed[number] = error.cause if isinstance(error.cause, Exception) else error
             except self._ray.exceptions.RayError as error:
@@ -112,6 +112,6 @@ class _Cluster:
                     failed[number] = error
                     continue
                 attempts[number] += 1
-                log.warning("a worker has died, its task is begun again: %s", error)
+                log.warning("a worker died, so its task was restarted: %s", error)
                 running[begin(number)] = number
         return failed

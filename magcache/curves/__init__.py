@@ -1,7 +1,7 @@
-"""What is known of a model over the noise level σ, and the files it is kept in.
+"""What is known about a model as a function of the noise level σ, and the files that hold it.
 
-Magnitude curves and Gram curves; calibrations, which are measured or published (presets); the
-store, which finds the calibration that is nearest to a run. Knows no model, no tensor, no host.
+Magnitude curves and Gram curves; calibrations, measured or published (presets); and the store,
+which finds the calibration closest to a run. Nothing here uses models, tensors or hosts.
 """
 
 from .calibration import Calibration, CalibrationError

@@ -1,4 +1,4 @@
-"""Calibrations: what is known of a model's residuals, published or measured, and their files."""
+"""Calibrations: measured or published curves of a model's residuals, and their files."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -13,8 +13,8 @@ from .magnitude import MagnitudeCurve, Trajectory, resampled_trajectory, shifted
 from .measurement import Measurement
 
 FORMAT = 3
-_READS = (1, 2, 3)  # 1 has no correlations, 2 no checksum
-_OF_PRESETS = ("family", "refresh", "source", "note")  # files of runs go without
+_READS = (1, 2, 3)  # format 1 has no correlations, format 2 no checksum
+_OF_PRESETS = ("family", "refresh", "source", "note")  # left out of measured calibrations
 
 
 class CalibrationError(ValueError):
@@ -23,23 +23,24 @@ class CalibrationError(ValueError):
 
 @dataclass(frozen=True)
 class Calibration:
-    """The curves of one model, and the settings that go with them.
+    """The curves of one model, with the settings they were made with and recommended settings.
 
-    Measured by a run of the model itself, or published for a family of models (a preset, see
-    `presets`): then there are no inner products, and perhaps no noise levels.
+    Measured in a run of the model itself, or published for a family of models (a preset, see
+    `presets`). A preset has no inner products and may have no noise levels.
 
     Attributes:
-        model: Class name of the measured transformer; "" of a preset.
+        model: Class name of the measured transformer; "" for a preset.
         branches: The measurement of each branch.
-        settings: What the run was made with, as far as it is known: "host", "steps", "shift",
-            "sampler", "cfg", "latent" (its shape), "prompts" (how many, where merged).
-        threshold, retention, max_skip: Settings of the rule, used unless others are given; None
-            where a preset has none.
+        settings: Settings of the measured run, as far as known: "host", "steps", "shift",
+            "sampler", "cfg", "latent" (its shape), "prompts" (their number, if merged).
+        threshold, retention, max_skip: Recommended settings of the rule; None if a preset has
+            none.
         name: The file's name, for reports.
         switch_at: σ at which a second expert takes over, or None.
-        identity: What the model is known by, see `Identity`; None in older files.
-        family: Name of the family that a preset is for; "" of a measured one.
-        refresh: Fraction of the trajectory that is always computed (FLUX), or None.
+        identity: Fields of the model's `Identity`; None in older files.
+        family: The family that a preset is for; "" for a measured calibration.
+        refresh: Fraction of the trajectory at which one evaluation is always computed (FLUX), or
+            None.
         source: Where a preset's figures come from.
         note: What a user should know about it.
     """
@@ -60,26 +61,26 @@ class Calibration:
 
     @cached_property
     def curves(self) -> dict[str, MagnitudeCurve]:
-        """The magnitude curve of each branch. Evaluations at one σ are taken once."""
+        """The magnitude curve of each branch. Evaluations at the same σ count once."""
         return {b: measured.curve(self.switch_at) for b, measured in self.branches.items()}
 
     @cached_property
     def grams(self) -> dict[str, GramCurve]:
-        """The Gram curve of each branch; empty where there are no inner products."""
+        """The Gram curve of each branch; empty without inner products."""
         branches = self.branches.items()
         return {b: m.gram(self.switch_at) for b, m in branches if m.correlations}
 
     @property
     def origin(self) -> str:
-        """What it is for, for messages: "was measured on FluxTransformer2DModel"."""
+        """What it is for, in messages: "was measured on FluxTransformer2DModel"."""
         return f"is for {self.family}" if self.family else f"was measured on {self.model}"
 
     def fits(self, model: str, family: str = "") -> bool:
-        """Whether it is for a model of this class and family; an unknown family ("") may be any."""
+        """Whether it is for a model of this class and family; "" (unknown) matches any family."""
         return family in ("", self.family) if self.family else model == self.model
 
     def check_grams(self) -> None:
-        """Makes sure that it can be planned with.
+        """Checks that a schedule can be planned from it.
 
         Raises:
             CalibrationError: It has no Gram curve.
@@ -88,18 +89,18 @@ class Calibration:
             measured = "an older MagCache made it, or a residual held NaN or Inf"
             why = "published curves have none" if self.family else measured
             raise CalibrationError(
-                f"{self.name} has no Gram curve to plan with ({why}): calibrate the model"
+                f"{self.name} has no Gram curve to plan from ({why}): calibrate the model"
             )
 
     @property
     def prompts(self) -> int:
-        """From how many prompts it was measured."""
+        """Number of prompts that it was measured with."""
         return self.settings.get("prompts") or 1
 
     def trajectory(self, steps: int | None = None, shift: float | None = None) -> Trajectory:
-        """Its own schedule at `steps` steps, or an evenly spaced one with `shift`.
+        """Its own schedule at `steps` steps, or an evenly spaced one if `shift` is given.
 
-        An evenly spaced one as well where its own is unknown.
+        If its own schedule is unknown, an evenly spaced one is used.
         """
         curve = next(iter(self.curves.values()))
         known = curve.over == "sigma"
@@ -107,10 +108,10 @@ class Calibration:
         return resampled_trajectory(own, steps, shift)
 
     def save(self, path: str | Path) -> Path:
-        """Writes the file in one move: a crash or a full disk leaves an older one as it was.
+        """Writes the file atomically: a crash or a full disk leaves an older file intact.
 
         Raises:
-            CalibrationError: What it holds could not be read again.
+            CalibrationError: The result could not be read back.
             OSError: The file cannot be written.
         """
         path = Path(path)
@@ -119,16 +120,16 @@ class Calibration:
             held = json.loads(json.dumps(held))
             _calibration(held)
         except (TypeError, ValueError) as error:
-            raise CalibrationError(f"calibration {self.name} is not written: {error}") from error
+            raise CalibrationError(f"calibration {self.name} was not saved: {error}") from error
         write_json(path, {"format": FORMAT, **held})
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
-        """Reads a file; it is never changed.
+        """Reads a file without changing it.
 
         Raises:
-            CalibrationError: The file is missing, broken, or of a newer format.
+            CalibrationError: The file is missing or broken, or its format is newer.
         """
         path = Path(path)
         try:
@@ -142,8 +143,8 @@ class Calibration:
             raise CalibrationError(f"{path} is not a calibration file: it has no format")
         if held["format"] not in _READS:
             raise CalibrationError(
-                f"{path} has calibration format {held['format']!s:.20}, this MagCache reads up to "
-                f"{FORMAT}: update MagCache, or calibrate again"
+                f"{path} has calibration format {held['format']!s:.20}, but this MagCache reads up "
+                f"to {FORMAT}: update MagCache or calibrate again"
             )
         try:
             return _calibration(held)
@@ -151,15 +152,15 @@ class Calibration:
             raise CalibrationError(f"calibration {path}: {error}") from error
 
     def known_as(self) -> Identity | None:
-        """The model's identity, None in older files."""
+        """The model's identity; None in older files."""
         return None if self.identity is None else Identity(**self.identity)
 
 
 def _calibration(held: dict[str, Any]) -> Calibration:
-    """What a file's fields mean.
+    """The calibration that the fields of a file describe.
 
     Raises:
-        ValueError: They cannot be used; names the field.
+        ValueError: A field is invalid; the message names it.
     """
     from . import schema
 

@@ -1,4 +1,4 @@
-"""Small JSON files: read without trust, written whole and with a checksum."""
+"""Small JSON files: read defensively, written atomically and with a checksum."""
 
 import errno
 import hashlib
@@ -12,18 +12,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-LARGEST = 1 << 24  # bytes; two branches of 900 evaluations each
+LARGEST = 1 << 24  # bytes; enough for two branches of 900 evaluations each
 _SEAL = "checksum"
 
 log = logging.getLogger("magcache")
 State = tuple[int, int, int]
-"""What changes with a file: time, size and number."""
+"""Modification time, size and inode: it differs if the file has changed."""
 
 _warned: dict[Path, State] = {}
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds, whatever lies at its path: no pipe is waited for.
+    """Reads a JSON file. Does not block if the path turns out to be a pipe.
 
     Raises:
         OSError: It cannot be read, is not a regular file, or is larger than `LARGEST`.
@@ -36,19 +36,19 @@ def read_json(path: Path) -> Any:
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
         raise OSError(errno.EFBIG, f"it is larger than {LARGEST >> 20} MiB")
-    from pydantic_core import from_json  # which is safe against deep nesting
+    from pydantic_core import from_json  # unlike json, survives deep nesting
 
     try:
-        return from_json(data.removeprefix(b"\xef\xbb\xbf"))  # editors on Windows put it in front
+        return from_json(data.removeprefix(b"\xef\xbb\xbf"))  # BOM, added by editors on Windows
     except ValueError as error:
         raise ValueError(f"it is not JSON ({error})") from None
 
 
 def write_json(path: Path, held: dict[str, Any]) -> None:
-    """Writes what `read_json` reads, with a checksum as its last field.
+    """Writes a file for `read_json`, with a checksum as the last field.
 
     Raises:
-        OSError: It cannot be written, or would be too large to be read; an older file is as it was.
+        OSError: It cannot be written, or would be too large to read. An older file stays intact.
     """
     text = json.dumps({**held, _SEAL: _seal(held)}, indent=1)
     if len(text) > LARGEST:
@@ -57,28 +57,28 @@ def write_json(path: Path, held: dict[str, Any]) -> None:
 
 
 def check_seal(held: Mapping[str, Any]) -> None:
-    """Makes sure that a file holds what was written; older and some edited ones have no checksum.
+    """Checks that a file still holds what was written. Files without a checksum pass.
 
     Raises:
-        ValueError: The checksum is of something else.
+        ValueError: The checksum does not match.
     """
     if _SEAL in held and held[_SEAL] != _seal(held):
         raise ValueError(
-            f"{_SEAL} does not match, so the file is damaged or was edited: get it anew, or, if "
-            f'it was edited on purpose, delete "{_SEAL}" from it'
+            f"{_SEAL} does not match, so the file is damaged or was edited: get it again, or, if "
+            f'you edited it on purpose, delete "{_SEAL}" from it'
         )
 
 
 def _seal(held: Mapping[str, Any]) -> str:
-    """A hash of the content, however it is spaced and ordered."""
+    """A hash of the content, independent of whitespace and order."""
     rest = {name: value for name, value in held.items() if name != _SEAL}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    """Writes a file in one move: a crash or a full disk leaves an older one as it was.
+    """Writes a file atomically: a crash or a full disk leaves an older file intact.
 
-    An older file's permissions are kept, and a link goes on leading to the file.
+    Keeps the permissions of an older file, and follows links instead of replacing them.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def _write_whole(path: Path, data: bytes) -> None:
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
-    if hasattr(os, "O_DIRECTORY"):  # Windows has no such thing, nor has every file system
+    if hasattr(os, "O_DIRECTORY"):  # not on Windows, and not supported by every file system
         with suppress(OSError):
             _sync_folder(path.parent)
 
@@ -111,12 +111,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def state_of(found: os.stat_result) -> State:
-    """A file's state."""
+    """The state of a file."""
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def warn_once(path: Path, message: str) -> None:
-    """Warns of a file that cannot be used, once as long as it is unchanged."""
+    """Warns about a file that cannot be used, once until the file changes."""
     try:
         state = state_of(path.stat())
     except (OSError, ValueError):

@@ -1,9 +1,10 @@
 """Gram curves: inner products of a branch's residuals at any two noise levels.
 
-A calibration knows the residuals' correlations at its own σ. Between two of them a residual is
-taken to lie near the cubic through its four neighbours, off it in a direction of its own, the
-further the more the calibration's residuals lie off the lines through theirs. So the matrix stays
-positive semidefinite, and no information is invented between the points of a coarse calibration.
+A calibration holds the correlations of the residuals at its own σ. Between two of these, a
+residual is modelled as the cubic through its four neighbours plus a component in a direction of
+its own. That component grows with the distance of the calibrated residuals from the lines through
+their neighbours. So the matrix stays positive semidefinite, and a coarse calibration does not
+pretend to know what lies between its points.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,11 +15,11 @@ import numpy as np
 
 from .magnitude import STEEPEST, MagnitudeCurve
 
-RIDGE = 1e-4  # of each residual's own square
-_NARROWER = 16  # half the distance between points: a smooth curve's bulge squared falls by 16
-_ORDER = 4  # neighbours that a residual between two points is interpolated from
-_LEAST = 1e-9  # of a residual's square; residuals that point opposite ways leave 0 between them
-_CROWDED = 0.25  # of a cell's width: with points closer together a cubic would swing
+RIDGE = 1e-4  # relative to each residual's own square
+_NARROWER = 16  # at half the point distance, the squared bulge of a smooth curve is 16 times less
+_ORDER = 4  # number of neighbours that a residual between two points is interpolated from
+_LEAST = 1e-9  # floor of a residual's relative square: opposite residuals would give 0 between them
+_CROWDED = 0.25  # of a cell's width; with points closer together than this, a cubic oscillates
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +27,11 @@ class GramCurve:
     """⟨r(σ), r(σ′)⟩ of one branch.
 
     Attributes:
-        norms: log‖r‖ at the σ of the calibration, which fall.
+        norms: log‖r‖ at the falling σ of the calibration.
         correlations: ⟨r, r′⟩/(‖r‖·‖r′‖) between them, shape (T, T).
 
     Raises:
-        ValueError: The two do not match, or the matrix is no correlation matrix.
+        ValueError: The sizes do not match, or the matrix is not a correlation matrix.
     """
 
     norms: MagnitudeCurve
@@ -54,14 +55,14 @@ class GramCurve:
         return GramCurve(self.norms.part(index), self.correlations[start:stop, start:stop])
 
     def part_at(self, sigma: float) -> int:
-        """Index of the part that `sigma` lies in."""
+        """Index of the expert that `sigma` belongs to."""
         return self.norms.part_at(sigma)
 
     def between(self, sigmas: np.ndarray) -> np.ndarray:
         """The Gram matrix (n, n) of the residuals at `sigmas` (n,), in any order.
 
-        Outside the calibrated range a residual is the one at the end of the range, with the
-        norm's slope going on, plus steps that no one can predict.
+        Outside the calibrated range a residual is modelled as the one at the end of the range,
+        with its norm extrapolated, plus unpredictable steps.
         """
         curves, bulges = self._weights(sigmas)
         matrix = curves @ self._rising @ curves.T + bulges
@@ -76,7 +77,7 @@ class GramCurve:
 
     @cached_property
     def _bulges(self) -> np.ndarray:
-        """For each cell between two points the squared distance from the line at its middle."""
+        """For each cell between two points, the squared distance from the chord at its middle."""
         xs, matrix = self.sigmas, self._rising
         ends = 2 * (1 - np.diag(matrix, 1))  # squared chords
         if len(xs) < 3:
@@ -91,7 +92,7 @@ class GramCurve:
         return np.maximum(np.maximum(off[:-1], off[1:]), 0) / _NARROWER
 
     def _weights(self, sigmas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Weights (n, T) of the calibration's residuals, and what lies off them, (n, n)."""
+        """Weights (n, T) of the calibrated residuals, and the Gram matrix (n, n) of the rest."""
         xs = self.sigmas
         if len(xs) == 1:
             return np.ones((len(sigmas), 1)), np.zeros((len(sigmas), len(sigmas)))
@@ -107,9 +108,9 @@ class GramCurve:
         return self._curves(sigmas, cell), np.where(cell[:, None] == cell, off, 0)
 
     def _curves(self, sigmas: np.ndarray, cell: np.ndarray) -> np.ndarray:
-        """Weights (n, T) of the residuals next to each cell; where they are crowded, of its ends.
+        """Cubic weights (n, T), or linear ones where the points are crowded.
 
-        Outside the range they are those at its ends.
+        Outside the range the weights are those at its ends.
         """
         xs = self.sigmas
         at, count = np.clip(sigmas, xs[0], xs[-1]), min(_ORDER, len(xs))
@@ -120,7 +121,7 @@ class GramCurve:
         return np.where(crowded[:, None], straight, cubic)
 
     def _through(self, at: np.ndarray, first: np.ndarray, count: int) -> np.ndarray:
-        """Lagrange's weights (n, T) of `count` points each, from the `first` on."""
+        """Lagrange weights (n, T) of `count` points each, starting at `first`."""
         places = first[:, None] + np.arange(count)
         points, weights = self.sigmas[places], np.zeros((len(at), len(self.sigmas)))
         for own in range(count):
@@ -131,16 +132,16 @@ class GramCurve:
 
 
 def best_weights(gram: np.ndarray, ridge: float = RIDGE) -> tuple[np.ndarray, np.ndarray]:
-    """The best linear prediction of a residual from cached ones.
+    """The best linear prediction of a residual from cached residuals.
 
     w = inv(G_HH + ridge·diag G_HH) g_Hσ and error² = G_σσ - 2·wᵀg_Hσ + wᵀG_HH w.
 
     Args:
-        gram: Gram matrices (..., k+1, k+1) of k cached residuals and, last, the wanted one.
-        ridge: Share of each cached residual that is taken for noise.
+        gram: Gram matrices (..., k+1, k+1) of k cached residuals followed by the predicted one.
+        ridge: Share of each cached residual's square that is treated as noise.
 
     Returns:
-        The weights (..., k), and the expected error as a share of the wanted residual's norm.
+        The weights (..., k), and the expected error relative to the predicted residual's norm.
     """
     cached, wanted = gram[..., :-1, :-1], gram[..., :-1, -1]
     own = np.sqrt(np.diagonal(cached, axis1=-2, axis2=-1))
@@ -154,9 +155,9 @@ def best_weights(gram: np.ndarray, ridge: float = RIDGE) -> tuple[np.ndarray, np
 
 
 def guidance_shares(branches: Sequence[str], guidance: float) -> dict[str, float]:
-    """How much of the squared error of the guided prediction each branch brings.
+    """The share of each branch in the squared error of the guided prediction.
 
-    The guided prediction is u + s·(c - u), or of their mean and their difference m + (s - ½)·d.
+    The guided prediction is u + s·(c - u), or m + (s - ½)·d in terms of mean and difference.
     """
     if "mean" in branches:
         return {b: (guidance - 0.5) ** 2 if b == "difference" else 1.0 for b in branches}
@@ -167,7 +168,7 @@ def guidance_shares(branches: Sequence[str], guidance: float) -> dict[str, float
 
 @dataclass(frozen=True)
 class GuidedGrams:
-    """The Gram curves of a run's branches, weighed as its guidance weighs their errors.
+    """The Gram curves of a run's branches, weighted as guidance weights their errors.
 
     Attributes:
         branches: Gram curve of each branch.
@@ -180,19 +181,19 @@ class GuidedGrams:
     def predict(
         self, branches: Sequence[str], sigma: float, cached: Sequence[float]
     ) -> tuple[list[float], float]:
-        """The best prediction of the residual at `sigma` from those at `cached`, the newest last.
+        """The best prediction of the residual at `sigma` from those at `cached`, newest last.
 
-        Of several branches together, the weights that are best on average, cross terms left out;
-        a branch without a curve of its own follows the first.
+        For several branches together, the weights are the best on average, ignoring cross terms.
+        A branch without its own curve follows the first one.
 
         Returns:
-            Weights, and the expected error as a share of the residual's norm.
+            The weights, and the expected error relative to the residual's norm.
         """
         weights, error = best_weights(self.between(branches, [*cached, sigma]))
         return weights.tolist(), float(error)
 
     def between(self, branches: Sequence[str], sigmas: Sequence[float]) -> np.ndarray:
-        """The Gram matrix (n, n) at `sigmas`, its branches weighed as their errors are."""
+        """The Gram matrix (n, n) at `sigmas`, summed over branches, weighted like their errors."""
         first = next(iter(self.branches))
         known = dict.fromkeys(b if b in self.branches else first for b in branches)
         at = np.array(sigmas, float)

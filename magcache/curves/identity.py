@@ -1,20 +1,20 @@
-"""What a model is known by, so that its calibration is found again."""
+"""A model's identity, by which its calibration is found again."""
 
 from dataclasses import dataclass
 
-_OF_ALL = 16  # digits of a hash over all weights; shorter ones, of older files, are over a dozen
+_OF_ALL = 16  # digits of a hash over all weights; shorter, older ones cover only a dozen tensors
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What tells one model from another; its fields are JSON.
+    """What tells one model from another. All fields are JSON values.
 
     Attributes:
         model: Class name of the transformer.
-        parameters: How many numbers it has learned.
-        shapes: Hash over its parameters' names and shapes: the architecture.
-        weights: Hash over a few entries of its weights, None where they cannot be read.
-        patches: What the host has laid over the weights, LoRAs for instance, in its own words.
+        parameters: Number of parameters.
+        shapes: Hash of the parameters' names and shapes, that is, of the architecture.
+        weights: Hash of a few entries of each weight; None if they cannot be read.
+        patches: What the host applied on top of the weights, such as LoRAs, in a form of its own.
     """
 
     model: str
@@ -24,16 +24,16 @@ class Identity:
     patches: str = ""
 
     def same_architecture(self, other: "Identity") -> bool:
-        """Whether both are of one class and have parameters of the same names and shapes."""
+        """Whether both have the same class and the same parameter names and shapes."""
         return (self.model, self.shapes) == (other.model, other.shapes)
 
     def may_be(self, other: "Identity") -> bool:
-        """Whether nothing that is known tells the two apart."""
+        """Whether the two may be the same model, as far as anything is known."""
         known = all(len(each.weights or "") >= _OF_ALL for each in (self, other))
         return self.same_architecture(other) and (not known or self.same_weights(other))
 
     def same_weights(self, other: "Identity") -> bool:
-        """Whether both are known to be one model, with the same patches."""
+        """Whether both are known to be the same model with the same patches."""
         return (
             self.same_architecture(other)
             and self.weights is not None

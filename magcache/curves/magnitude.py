@@ -1,8 +1,8 @@
-"""Magnitude curves: log‖r‖ as a function of the noise level, and places on a trajectory.
+"""Magnitude curves: log‖r‖ as a function of the noise level, and positions on a trajectory.
 
-A list of magnitude ratios holds at the σ of one sampling schedule only. Its summed logarithms
-are log‖r‖ at those σ; between them the curve is linear, so the ratio between any two noise
-levels follows: γ = exp(L(σ_2) - L(σ_1)). On the list's own schedule this returns the list.
+A list of magnitude ratios holds for one sampling schedule only. Its cumulative sum of logarithms
+is log‖r‖ at the σ of that schedule. Linear interpolation gives the ratio between any two noise
+levels: γ = exp(L(σ_2) - L(σ_1)). On the list's own schedule this returns the list.
 """
 
 import itertools
@@ -16,16 +16,16 @@ from typing import Literal
 
 import numpy as np
 
-CLOSE = 1e-3  # two σ are one within this share: hosts round them
-STEEPEST = 100.0  # logarithm of a ratio; beyond the measured range a slope may lead anywhere
+CLOSE = 1e-3  # relative; two σ this close are the same, because hosts round them
+STEEPEST = 100.0  # largest log ratio; extrapolation beyond the measured range is unbounded
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The whole way from noise to image, of which a run samples all or a part.
+    """The whole trajectory from noise to image. A run samples all of it or a part.
 
     Attributes:
-        sigmas: Noise level at the start of each step, falling; the final 0 is left out.
+        sigmas: Noise level at the start of each step, falling, without the final 0.
             Repeated values (second-order samplers) count once.
     """
 
@@ -44,7 +44,7 @@ class Trajectory:
         return len(self.sigmas)
 
     def fraction(self, sigma: float) -> float:
-        """How much of the trajectory lies before `sigma`: 0 at its start, step/steps at a step."""
+        """The fraction of the trajectory before `sigma`: 0 at its start, step/steps at a step."""
         return _interpolate(self._ends_below, self._fractions, sigma, extend=False)
 
     def sigma_at(self, fraction: float) -> float:
@@ -57,17 +57,17 @@ class Trajectory:
 
     @cached_property
     def _ends_below(self) -> tuple[float, ...]:
-        """The sigmas and an end below the last one, strictly, so that it can be placed."""
+        """The sigmas and an end strictly below the last one, so that interpolation works."""
         return (*self.sigmas, min(0.0, self.sigmas[-1] - 1e-12))
 
 
 def same_levels(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Whether two lists of σ are the same but for rounding."""
+    """Whether two lists of σ are equal up to rounding."""
     return len(first) == len(second) and np.allclose(first, second, rtol=CLOSE, atol=0)
 
 
 def shifted_sigmas(steps: int, shift: float = 1.0) -> tuple[float, ...]:
-    """σ of an evenly spaced flow-matching schedule under a time shift, the final 0 left out.
+    """σ of an evenly spaced flow-matching schedule with a time shift, without the final 0.
 
     σ = shift·u / (1 + (shift-1)·u) with u = 1 - i/steps (arXiv 2403.03206, section 5.3.2).
     """
@@ -78,10 +78,10 @@ def shifted_sigmas(steps: int, shift: float = 1.0) -> tuple[float, ...]:
 def resampled_trajectory(
     sigmas: Sequence[float], steps: int | None = None, shift: float | None = None
 ) -> Trajectory:
-    """The schedule `sigmas` at another number of steps, or an evenly spaced one with `shift`.
+    """The schedule `sigmas` at another number of steps, or, given `shift`, an evenly spaced one.
 
     Raises:
-        ValueError: `steps` is below 1, or `shift` not above 0.
+        ValueError: `steps` is below 1, or `shift` is not above 0.
     """
     own = Trajectory(tuple(sigmas))
     steps = own.steps if steps is None else steps
@@ -96,15 +96,15 @@ def resampled_trajectory(
 
 @dataclass(frozen=True)
 class MagnitudeCurve:
-    """log‖r‖ of one branch over the noise level or, where no σ are known, over the trajectory.
+    """log‖r‖ of one branch over the noise level or, if no σ are known, over the trajectory.
 
     Attributes:
-        positions: Where the curve was measured: σ falling (`over="sigma"`) or fractions of
-            the trajectory rising (`over="fraction"`).
-        log_norms: log‖r‖ there, up to one constant a part.
-        switch: Indices at which another expert takes over. The curve is not continuous
-            there, and no ratio is given across.
-        switch_at: Position of each switch, between the two neighbouring measured ones.
+        positions: Where the curve was measured: falling σ (`over="sigma"`) or rising fractions
+            of the trajectory (`over="fraction"`).
+        log_norms: log‖r‖ there, up to a constant for each expert.
+        switch: Indices at which another expert takes over. The curve is not continuous there,
+            and there is no ratio across a switch.
+        switch_at: Position of each switch, between the two measured positions next to it.
     """
 
     positions: tuple[float, ...]
@@ -123,13 +123,13 @@ class MagnitudeCurve:
         """Builds a curve from a list of magnitude ratios.
 
         Args:
-            ratios: One ratio a step; the first belongs to no pair and is ignored.
-            sigmas: Noise level of each step, falling, or None where the list's schedule is
-                unknown: the curve then holds over the fraction of the trajectory.
-            switch: Index of the second expert's first step, and σ of the change.
+            ratios: One ratio per step; the first has no predecessor and is ignored.
+            sigmas: Noise level of each step, falling. None if the list's schedule is unknown:
+                the curve is then a function of the fraction of the trajectory.
+            switch: Index of the second expert's first step, and σ of the switch.
 
         Raises:
-            ValueError: Lengths differ, a ratio is not positive, or the σ do not fall.
+            ValueError: The lengths differ, a ratio is not positive, or the σ do not fall.
         """
         if not ratios:
             raise ValueError("a magnitude curve needs at least one ratio")
@@ -153,25 +153,25 @@ class MagnitudeCurve:
         )
 
     def place(self, sigma: float, trajectory: Trajectory) -> float:
-        """The position of a noise level of a trajectory."""
+        """The position on this curve of a noise level of a trajectory."""
         return sigma if self.over == "sigma" else trajectory.fraction(sigma)
 
     def log_norm(self, position: float) -> float:
-        """log‖r‖ at `position`; beyond the measured range the last slope goes on."""
+        """log‖r‖ at `position`, extrapolated with the end slope beyond the measured range."""
         start, stop = self.span(self.part_at(position))
         return _interpolate(
             self.positions[start:stop], self.log_norms[start:stop], position, extend=True
         )
 
     def ratio(self, before: float, after: float) -> float | None:
-        """‖r(after)‖ / ‖r(before)‖, or None where the two lie in different parts."""
+        """‖r(after)‖ / ‖r(before)‖, or None if the two belong to different experts."""
         if self.part_at(before) != self.part_at(after):
             return None
         log = self.log_norm(after) - self.log_norm(before)
         return math.exp(min(max(log, -STEEPEST), STEEPEST))
 
     def ratios(self, positions: Sequence[float]) -> list[float | None]:
-        """The list for another schedule: 1.0, then the ratio of each pair of neighbours."""
+        """The list for another schedule: 1.0, then the ratio of each neighbouring pair."""
         pairs = itertools.pairwise(positions)
         return [1.0, *(self.ratio(a, b) for a, b in pairs)][: len(positions)]
 
@@ -181,7 +181,7 @@ class MagnitudeCurve:
         return MagnitudeCurve(self.positions[start:stop], self.log_norms[start:stop], self.over)
 
     def part_at(self, position: float) -> int:
-        """Index of the part that `position` lies in."""
+        """Index of the expert that `position` belongs to."""
         falling = self.over == "sigma"
         return sum(position < at if falling else position >= at for at in self.switch_at)
 
@@ -196,13 +196,13 @@ class MagnitudeCurve:
         return low - slack <= position <= high + slack
 
     def span(self, part: int) -> tuple[int, int]:
-        """First index of a part, and the one behind its last."""
+        """First index of an expert's part, and the index after its last."""
         edges = (0, *self.switch, len(self.positions))
         return edges[part], edges[part + 1]
 
 
 def _interpolate(xs: Sequence[float], ys: Sequence[float], x: float, *, extend: bool) -> float:
-    """Linear through the points (xs monotone); outside, the end slope or the end value."""
+    """Linear interpolation, xs monotone. Outside, `extend` keeps the end slope, else the value."""
     if len(xs) == 1:
         return ys[0]
     falling = xs[0] > xs[-1]

@@ -1,4 +1,4 @@
-"""Measurements: what the residuals of one branch showed, an evaluation after another."""
+"""Measurements: statistics of one branch's residuals, evaluation by evaluation."""
 
 import math
 from collections.abc import Sequence
@@ -12,18 +12,20 @@ from .magnitude import MagnitudeCurve
 
 @dataclass
 class Measurement:
-    """What one branch showed, a value an evaluation; the first of each list compares nothing.
+    """What was measured on one branch, one value per evaluation.
 
-    Of a published list only the ratios are known, and mostly the noise levels; the rest is empty.
+    The first value of each ratio, spread and cosine distance is a placeholder, because it has no
+    predecessor. A published list has only the ratios, and usually the noise levels; the other
+    lists are empty.
 
     Attributes:
-        sigmas: Noise levels; empty where they are unknown.
-        ratios: Mean over tokens of ‖r_t‖/‖r_{t-1}‖; 1.0 first.
-        spreads: Standard deviation of that ratio over tokens; 0.0 first.
-        cosine_distances: Mean over tokens of 1 - cos(r_t, r_{t-1}); 0.0 first.
-        norms: Root mean square of the residual's entries; empty where it was not measured.
-        correlations: ⟨r_t, r_s⟩/(‖r_t‖·‖r_s‖) with every earlier evaluation s, a row each; the
-            first row is empty.
+        sigmas: Noise levels; empty if unknown.
+        ratios: Mean over tokens of ‖r_t‖/‖r_{t-1}‖; first 1.0.
+        spreads: Standard deviation of that ratio over tokens; first 0.0.
+        cosine_distances: Mean over tokens of 1 - cos(r_t, r_{t-1}); first 0.0.
+        norms: Root mean square of the residual's entries; empty if not measured.
+        correlations: For each evaluation t, ⟨r_t, r_s⟩/(‖r_t‖·‖r_s‖) with every earlier
+            evaluation s; the first row is empty.
     """
 
     sigmas: list[float] = field(default_factory=list)
@@ -47,7 +49,7 @@ class Measurement:
         """The magnitude curve; `switch_at` is the σ at which a second expert takes over."""
         if not self.sigmas:
             return MagnitudeCurve.from_ratios(self.ratios)
-        # A second-order sampler evaluates one σ twice: the ratios between two kept ones compose.
+        # A second-order sampler evaluates one σ twice: ratios are multiplied up to the next new σ.
         sigmas, ratios, product = [self.sigmas[0]], [self.ratios[0]], 1.0
         for sigma, ratio in zip(self.sigmas[1:], self.ratios[1:], strict=True):
             product *= ratio
@@ -61,7 +63,7 @@ class Measurement:
         return MagnitudeCurve.from_ratios(ratios, sigmas, switch)
 
     def gram(self, switch_at: float | None = None) -> GramCurve:
-        """The Gram curve; needs norms and correlations."""
+        """The Gram curve. Needs norms and correlations."""
         kept = falling_places(self.sigmas)
         logs = tuple(math.log(self.norms[place]) for place in kept)
         norms = replace(self.curve(switch_at), log_norms=logs)
@@ -71,7 +73,7 @@ class Measurement:
 def join(
     high: dict[str, Measurement], low: dict[str, Measurement]
 ) -> tuple[dict[str, Measurement], float]:
-    """The measurements of two experts of one run as one, and the σ between them."""
+    """Joins the measurements of a run's two experts; returns them and the σ of the switch."""
     branches = {branch: _joined(high[branch], low[branch]) for branch in high if branch in low}
     before, after = (next(iter(part.values())).sigmas for part in (high, low))
     return branches, (before[-1] + after[0]) / 2
@@ -80,8 +82,9 @@ def join(
 def _joined(high: Measurement, low: Measurement) -> Measurement:
     names = [f.name for f in fields(Measurement) if f.name != "correlations"]
     both = Measurement(**{n: getattr(high, n) + getattr(low, n) for n in names})
-    if high.correlations and low.correlations:  # no residual of one expert says anything of one
-        apart = [[0.0] * len(high.sigmas) + row for row in low.correlations]  # of the other
+    if high.correlations and low.correlations:
+        # A residual of one expert says nothing about one of the other.
+        apart = [[0.0] * len(high.sigmas) + row for row in low.correlations]
         both.correlations = high.correlations + apart
     return both
 
@@ -89,6 +92,6 @@ def _joined(high: Measurement, low: Measurement) -> Measurement:
 def falling_places(sigmas: Sequence[float]) -> list[int]:
     """Indices of the evaluations that curves are made of: each at a lower σ than all before.
 
-    Of several at one σ the first, as it comes along the sampler's own way.
+    Of several evaluations at one σ the first is kept, because it lies on the sampler's own path.
     """
     return [p for p, sigma in enumerate(sigmas) if not p or sigma < min(sigmas[:p])]

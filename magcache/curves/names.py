@@ -1,4 +1,4 @@
-"""Names of calibrations: one rule, so that a file can be kept on every system; and in words."""
+"""Names of calibrations, valid as file names on every system, and short descriptions of them."""
 
 import re
 import unicodedata
@@ -8,8 +8,8 @@ from typing import Any
 
 from .calibration import Calibration
 
-_MOST = 250  # bytes; file systems take 255, ".json" among them
-_KEPT = 200  # bytes of a name that is made, so that a number has room
+_MOST = 250  # bytes; file systems allow 255, including ".json"
+_KEPT = 200  # bytes of a generated name, which leaves room for a number
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\..*)?", re.I)
 
 
@@ -17,7 +17,7 @@ def stem_of(name: str) -> str:
     """A calibration's name, without ".json".
 
     Raises:
-        ValueError: It cannot be one, and why.
+        ValueError: It is not a valid name; the message says why.
     """
     stem = name.removesuffix(".json") if isinstance(name, str) else ""
     if reason := _fault(stem):
@@ -25,7 +25,7 @@ def stem_of(name: str) -> str:
     return stem
 
 
-@lru_cache(1 << 12)  # a folder's names are looked at again and again
+@lru_cache(1 << 12)  # the names in a folder are checked again and again
 def _fault(stem: str) -> str | None:
     if not stem:
         return "is empty"
@@ -37,7 +37,7 @@ def _fault(stem: str) -> str | None:
         return "ends with .json twice"
     if _RESERVED.fullmatch(stem):
         return "is the name of a device on Windows"
-    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in stem):  # half of a character
+    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in stem):  # a lone surrogate
         return "is not valid Unicode"
     if len(stem.encode()) > _MOST:
         return f"is longer than {_MOST} bytes"
@@ -45,7 +45,7 @@ def _fault(stem: str) -> str | None:
 
 
 def plain(text: str) -> str:
-    """A name made of a text, with nothing that a file system or a command line minds."""
+    """A name made from a text, safe in file systems and on command lines."""
     stem = re.sub(r"[^\w.+-]+", "_", text).lstrip(".").encode()[:_KEPT].decode(errors="ignore")
     while stem.lower().endswith((".json", ".")):
         stem = stem[: stem.rindex(".")]
@@ -53,19 +53,19 @@ def plain(text: str) -> str:
 
 
 def numbered(name: str) -> Iterator[str]:
-    """The name, then with "-2", "-3" and so on behind it."""
+    """Yields the name, then the name with "-2", "-3" and so on appended."""
     yield name
     for number in range(2, 10**9):
         yield f"{name}-{number}"
 
 
 def folded(name: str) -> str:
-    """What two names share that some file systems do not tell apart."""
+    """A form that is equal for two names that some file systems treat as the same."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def described(calibration: Calibration) -> str:
-    """What it was made with, in a few words: "50 steps, shift 3, euler, CFG 3, 2 prompts"."""
+    """How it was made, in a few words: "50 steps, shift 3, euler, CFG 3, 2 prompts"."""
     made = calibration.settings
     texts = [("{} steps", "steps"), ("shift {}", "shift"), ("{}", "sampler"), ("CFG {}", "cfg")]
     parts = _told(made, texts)
@@ -81,7 +81,7 @@ def described(calibration: Calibration) -> str:
 
 
 def named_after(calibration: Calibration) -> str:
-    """A name made of a calibration's model and settings."""
+    """A name made from a calibration's model and settings."""
     known, made = calibration.known_as(), calibration.settings
     hashed = (known.weights or known.shapes)[:8] if known else "unknown"
     texts = [("{}steps", "steps"), ("shift{}", "shift"), ("{}", "sampler"), ("cfg{}", "cfg")]

@@ -1,4 +1,4 @@
-"""Comparing calibrations: how near one is to a run, and whether it may replace another."""
+"""Compares calibrations: how close one is to a run, and whether it may replace another."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,19 +9,18 @@ import numpy as np
 from .calibration import Calibration
 from .magnitude import MagnitudeCurve
 
-_SAME = 1e-3  # ends of two σ ranges are one within this share
+_SAME = 1e-3  # of a σ range; ends of two ranges this close are the same
 
 
 def distance(calibration: Calibration, sigmas: Sequence[float]) -> float:
-    """How far a run's noise levels lie from calibrated ones: the mean, in steps of the run.
+    """Mean distance of a run's noise levels from the nearest calibrated ones, in steps of the run.
 
-    0 where all of them were calibrated, 0.5 where every second one was; levels beyond the
-    calibration's range count in the same way. What a plan loses grows with it
-    (`python -m bench.prediction.carried`).
+    Levels beyond the calibrated range count in the same way. The larger the distance, the more a
+    plan loses (`python -m bench.prediction.carried`).
 
     Args:
-        calibration: One of the run's model.
-        sigmas: The run's noise levels, falling; without any, all calibrations are at 0.
+        calibration: A calibration of the run's model.
+        sigmas: The run's noise levels, falling; without any, the distance is 0.
     """
     run = np.array([sigma for sigma in sigmas if sigma > 0])
     if not len(run):
@@ -29,20 +28,20 @@ def distance(calibration: Calibration, sigmas: Sequence[float]) -> float:
     known = np.array(next(iter(calibration.curves.values())).positions)
     steps = -np.diff([*run, 0.0])
     gaps = np.abs(run[:, None] - known).min(1)
-    apart = steps > 0  # samplers of second order repeat levels
+    apart = steps > 0  # second-order samplers repeat levels
     return round(float((gaps[apart] / steps[apart]).mean()), 3)  # hosts round levels differently
 
 
 def order(calibration: Calibration, far: float, settings: Mapping[str, Any]) -> tuple[float, ...]:
-    """What calibrations of one model are sorted by, the best first.
+    """Sort key of a model's calibrations, best first.
 
-    Those with Gram curves first; then by `distance` in whole steps; then those whose CFG, size
-    and sampler are nearer; then by `distance` itself, then those from more prompts.
+    Those with Gram curves come first. Then the criteria are: `distance` in whole steps; closeness
+    of CFG, size and sampler; the exact `distance`; and the number of prompts.
 
     Args:
-        calibration: One of the run's model.
+        calibration: A calibration of the run's model.
         far: Its `distance`.
-        settings: The run's "sampler", "cfg", "latent", as far as they are known.
+        settings: The run's "sampler", "cfg" and "latent", as far as they are known.
     """
     made = calibration.settings
     sampler = settings.get("sampler")
@@ -58,10 +57,10 @@ def order(calibration: Calibration, far: float, settings: Mapping[str, Any]) -> 
 
 
 def at_least_as_good(new: Calibration, old: Calibration) -> bool:
-    """Whether nothing is lost where `new` takes the place of `old`.
+    """Whether nothing is lost if `new` replaces `old`.
 
-    It has every branch, at no fewer noise levels over no smaller a range, is merged from no fewer
-    prompts, and has Gram curves if the old one has.
+    That is, if `new` has every branch, covers at least the same range with at least as many noise
+    levels, was measured with at least as many prompts, and has Gram curves if `old` has them.
     """
     if new.prompts < old.prompts:
         return False

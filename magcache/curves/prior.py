@@ -1,7 +1,8 @@
-"""The prior: how the outputs of trained models go over the flow level.
+"""The prior: Gram curves of trained models over the flow level.
 
-Different models' inner products are much alike over the flow level, so they serve for a model
-that was never measured. `python -m tools.prior` makes the file from the project's own models.
+Over the flow level the inner products of different models are much alike, so these curves also
+serve for a model that was never measured. `python -m tools.prior` makes the file from the
+project's own models.
 """
 
 import json
@@ -19,12 +20,12 @@ PATH = Path(__file__).with_name("prior.json")
 Grams = Mapping[str, GramCurve]
 """The Gram curve of each signal: "mean" and "difference" of the two branches' velocities."""
 Members = Mapping[str, Grams]
-"""The curves of each model, by its folder's name."""
+"""The curves of each model, by the name of its folder."""
 
 
 @cache
 def members() -> Members:
-    """The Gram curves of each model of the prior, over the flow level."""
+    """The Gram curves of each model in the prior, over the flow level."""
     held = json.loads(PATH.read_text(encoding="utf-8"))
     levels = tuple(held["levels"])
     return {
@@ -39,7 +40,7 @@ def members() -> Members:
 
 
 def mean(members: Sequence[Grams]) -> Grams:
-    """The mean curve of several models: of their correlations, and of their log norms."""
+    """The mean curve of several models: means of their correlations and of their log norms."""
     return {signal: _mean([member[signal] for member in members]) for signal in members[0]}
 
 
@@ -50,7 +51,7 @@ def _mean(curves: Sequence[GramCurve]) -> GramCurve:
 
 
 def _square(rows: list[list[float]]) -> np.ndarray:
-    """The whole matrix, from its part below the diagonal."""
+    """The full matrix, from its rows below the diagonal."""
     lower = np.zeros((len(rows), len(rows)))
     for place, row in enumerate(rows):
         lower[place, :place] = row

@@ -1,6 +1,6 @@
-"""What each field of our files may hold, checked before anything is computed from it.
+"""Schemas of the files, checked before anything is computed from them.
 
-Imported only where a file is read or written: pydantic takes a while to load.
+Import this module only where a file is read or written: pydantic is slow to load.
 """
 
 from collections.abc import Mapping
@@ -59,7 +59,7 @@ class _Branch(_Strict):
         matrix = Measurement(sigmas=self.sigmas, correlations=self.correlations).matrix()
         if not np.tril(matrix, -1).any():
             raise ValueError("correlations are all 0")
-        if np.linalg.eigvalsh(matrix).min() < -RIDGE / 2:  # what predicting can bear
+        if np.linalg.eigvalsh(matrix).min() < -RIDGE / 2:  # the ridge covers anything smaller
             raise ValueError("correlations contradict each other (the matrix is not semidefinite)")
 
 
@@ -83,7 +83,7 @@ class _Identity(_Strict):
 
 
 class CalibrationFile(_Strict):
-    """The fields of a calibration file, but for its format and checksum."""
+    """The fields of a calibration file, except format and checksum."""
 
     model: str
     branches: Annotated[dict[str, _Branch], Field(min_length=1)]
@@ -114,7 +114,7 @@ _Cells = Field(min_length=CELLS, max_length=CELLS)
 
 
 class LearnedFile(_Strict):
-    """The fields of a file of what runs have taught, but for its format and checksum."""
+    """The fields of a file that holds what runs taught, except format and checksum."""
 
     model: _Identity
     weights: Annotated[list[Annotated[float, Field(ge=0, le=MEMORY)]], _Cells]
@@ -123,10 +123,10 @@ class LearnedFile(_Strict):
 
 
 def check(kind: type[BaseModel], held: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a file of a kind, without its format and checksum.
+    """Checks a file against a schema; returns its fields without format and checksum.
 
     Raises:
-        ValueError: One of them cannot be used; begins with its name.
+        ValueError: A field is invalid; the message begins with its name.
     """
     fields = {name: value for name, value in held.items() if name not in ("format", "checksum")}
     try:
@@ -140,7 +140,7 @@ def check(kind: type[BaseModel], held: Mapping[str, Any]) -> dict[str, Any]:
 def _said(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     field, said = ".".join(map(str, first["loc"])), first["msg"]
-    if first["type"] == "value_error":  # our own, which begins with a field's name
+    if first["type"] == "value_error":  # our own message, which begins with the field's name
         return f"{field}.{said}".replace("Value error, ", "").removeprefix(".")
     said = said.replace("a valid integer", "a whole number").replace("a valid ", "a ")
     return f"{field} {_PLAIN.get(first['type'], said.replace('Input should be', 'must be'))}"

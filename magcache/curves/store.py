@@ -1,4 +1,4 @@
-"""Where calibrations live, and how the right one is found again."""
+"""The folder of calibrations, and how the right one is found."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,33 +16,33 @@ from .magnitude import shifted_sigmas
 from .names import described, folded, named_after, numbered, plain, stem_of
 from .nearness import at_least_as_good, distance, order
 
-_FARTHEST = 1.0  # steps; a calibration farther from a run is not taken by itself
+_FARTHEST = 1.0  # steps; a calibration farther from a run is not chosen automatically
 _PATIENCE = 30  # seconds to wait for another process that is writing
-_ROOM = 1 << 26  # bytes of files that are kept in memory, which takes about twice that
+_ROOM = 1 << 26  # bytes of files to keep in memory, where they take about twice that
 _kept: dict[Path, dict[str, tuple[Path, State, Calibration | str]]] = {}
-"""What the files of the latest folder hold, or why they cannot be used, for as long as they are
-unchanged."""
+"""The calibrations in the folder that was read last, or why a file cannot be used. Each entry is
+valid until its file changes."""
 
 
 def home() -> Path:
-    """The folder of calibrations: $MAGCACHE_HOME, else magcache in the platform's data folder."""
+    """The folder of calibrations: $MAGCACHE_HOME, or magcache in the platform's data folder."""
     if named := os.environ.get("MAGCACHE_HOME"):
         return Path(named).expanduser()
-    import platformdirs  # ComfyUI, which names its own folder, does without it
+    import platformdirs  # not installed in ComfyUI, which passes its own folder
 
     return platformdirs.user_data_path("magcache", appauthor=False)
 
 
 @dataclass(frozen=True)
 class Found:
-    """A calibration of the wanted model.
+    """A calibration that was found for a model.
 
     Attributes:
         path: Its file.
-        calibration: What the file holds.
-        same_weights: Whether it was measured on the very weights.
-        distance: How many of the run's steps its noise levels are from the run's, on average.
-        place, of: Which of the found ones it is, from 1, the best first.
+        calibration: The calibration in the file.
+        same_weights: Whether it was measured on the same weights.
+        distance: Mean distance of its noise levels from the run's, in steps of the run.
+        place, of: Its rank among the calibrations found (1 is the best), and their number.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class Found:
 
     @property
     def reason(self) -> str:
-        """What speaks for it, for reports: "same weights, 50 steps, shift 3, CFG 3"."""
+        """Why it was chosen, for reports: "same weights, 50 steps, shift 3, CFG 3"."""
         known = "same weights" if self.same_weights else "same architecture, other weights"
         return f"{known}, {described(self.calibration)}"
 
@@ -67,17 +67,17 @@ class Store:
     """The calibrations in one folder. Processes and threads may share it.
 
     Args:
-        folder: The folder, made when something is saved; `home()` by default.
+        folder: The folder, `home()` by default. It is created when something is saved.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = home() if folder is None else Path(folder)
 
     def path(self, name: str) -> Path:
-        """The file of a calibration, whether or not it is there.
+        """The path of a calibration's file, whether or not it exists.
 
         Raises:
-            CalibrationError: No file can have that name, see `names.stem_of`.
+            CalibrationError: The name is not valid, see `names.stem_of`.
         """
         try:
             return self.folder / f"{stem_of(name)}.json"
@@ -85,23 +85,23 @@ class Store:
             raise CalibrationError(str(error)) from None
 
     def names(self) -> list[str]:
-        """Names of all calibrations, broken ones too, the newest first."""
+        """Names of all calibrations, including broken ones, newest first."""
         return [file.removesuffix(".json") for file in self._files()]
 
     def load(self, name: str) -> Calibration:
         """Reads a calibration.
 
         Raises:
-            CalibrationError: There is none of that name, or it cannot be used.
+            CalibrationError: There is no calibration of that name, or it cannot be used.
         """
         path = self.path(name)
         if not os.path.lexists(path):
             there = ", ".join(self.names()) or "none yet"
-            raise CalibrationError(f"no calibration {name} in {self.folder}; there is {there}")
+            raise CalibrationError(f"no calibration {name} in {self.folder}; it holds {there}")
         return Calibration.load(path)
 
     def calibrations(self) -> dict[Path, Calibration]:
-        """All calibrations that can be used, the newest first; of each other one a warning."""
+        """All calibrations that can be used, newest first. Warns about each of the others."""
         known, kept, room = _kept.get(self.folder, {}), {}, _ROOM
         found = {}
         for file, state in self._files().items():
@@ -112,8 +112,8 @@ class Store:
                 kept[file] = path, state, held
             if isinstance(held, Calibration):
                 found[path] = held
-            elif os.path.lexists(path):  # else another process has just removed it
-                warn_once(path, f"{held}; it is left out")
+            elif os.path.lexists(path):  # otherwise another process has just removed it
+                warn_once(path, f"{held}; it was ignored")
         _kept.clear()
         _kept[self.folder] = kept
         return found
@@ -124,17 +124,18 @@ class Store:
         sigmas: Sequence[float] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> list[Found]:
-        """The calibrations of a model, the best first.
+        """The calibrations of a model, best first.
 
-        Only those of the same class and shapes are any good; those of the same weights come
-        first, then the nearest (see `nearness.order`), then the newest. A file without identity
-        is never found: it has to be named.
+        Only calibrations of the same architecture are returned. Those of the same weights come
+        first, then the closest (see `nearness.order`), then the newest. A file without an
+        identity is never found; load it by name.
 
         Args:
             identity: The model, see `identity_of`.
             sigmas: Noise levels of the run.
-            settings: What else is known of it, by the names that calibrations have it under:
-                steps, shift, sampler, cfg, latent. Steps and shift stand in for `sigmas`.
+            settings: What else is known about the run, under the names that calibrations use:
+                steps, shift, sampler, cfg, latent. Steps and shift are used if there are no
+                `sigmas`.
         """
         wanted = dict(settings or {})
         if sigmas is None and wanted.get("steps"):
@@ -154,9 +155,10 @@ class Store:
         sigmas: Sequence[float],
         settings: Mapping[str, Any],
     ) -> Found | None:
-        """The first one found that can be planned with and is near enough to be taken by itself.
+        """The best calibration that is good enough to choose automatically, or None.
 
-        One that is known to be of other weights is not.
+        It has a Gram curve, lies within a step of the run, and is not known to be of other
+        weights.
 
         Args:
             identity, sigmas, settings: See `find`.
@@ -169,38 +171,38 @@ class Store:
         return None
 
     def prepare(self, name: str | None = None) -> None:
-        """Makes sure, before a measurement, that it can be saved, by this name if one is given.
+        """Checks, before measuring, that the result can be saved (under `name`, if given).
 
         Raises:
-            CalibrationError: `name` is taken, or is no name.
-            OSError: The folder cannot be written.
+            CalibrationError: `name` is taken or not valid.
+            OSError: The folder is not writable.
         """
         with self._locked():
             if name is not None:
                 self._new(name)
 
     def save(self, calibration: Calibration, name: str | None = None) -> Path:
-        """Writes a calibration in one move; the path that it then has.
+        """Writes a calibration atomically and returns its path.
 
-        Without `name` it is named after model and settings. It replaces an older one of the same
-        model and settings that it is at least as good as (see `nearness.at_least_as_good`), else
-        it is put beside it under a number.
+        Without `name` it is named after its model and settings. It replaces an older calibration
+        of the same model and settings if it is at least as good (see
+        `nearness.at_least_as_good`); otherwise its name gets a number.
 
         Raises:
-            CalibrationError: `name` is taken or is no name, or the calibration cannot be used.
-            OSError: The file cannot be written; older ones are as they were.
+            CalibrationError: `name` is taken or not valid, or the calibration is not valid.
+            OSError: The file cannot be written. Older files stay intact.
         """
         with self._locked():
             path = self._free(calibration) if name is None else self._new(name)
             return replace(calibration, name=path.stem).save(path)
 
     def add(self, calibration: Calibration, text: str) -> Path:
-        """Writes a calibration under a name made of `text`; the path that it then has.
+        """Writes a calibration under a name made from `text` and returns its path.
 
-        The name gets a number where another calibration has it.
+        The name gets a number if another calibration has it.
 
         Raises:
-            CalibrationError: The calibration cannot be used.
+            CalibrationError: The calibration is not valid.
             OSError: The file cannot be written.
         """
         with self._locked():
@@ -214,7 +216,7 @@ class Store:
         raise AssertionError("numbers do not end")
 
     def import_file(self, path: str | Path) -> Path:
-        """Copies a calibration from elsewhere, in today's format; the path that it then has.
+        """Copies a calibration file into the folder, in the current format; returns its path.
 
         Raises:
             CalibrationError, OSError: See `add`.
@@ -223,10 +225,10 @@ class Store:
         return self.add(Calibration.load(path), path.stem)
 
     def remove(self, name: str) -> Path:
-        """Deletes a calibration, also a broken one.
+        """Deletes a calibration, even a broken one, and returns the path it had.
 
         Raises:
-            CalibrationError: There is none of that name.
+            CalibrationError: There is no calibration of that name.
         """
         path = self.path(name)
         try:
@@ -236,7 +238,7 @@ class Store:
         return path
 
     def _files(self) -> dict[str, State]:
-        """The names of all files and their states, the newest first, whatever they hold."""
+        """The names and states of all files, newest first, without reading them."""
         found: dict[str, State] = {}
         try:
             with os.scandir(self.folder) as entries:
@@ -246,7 +248,7 @@ class Store:
         except FileNotFoundError:
             pass
         except OSError as error:
-            warn_once(self.folder, f"calibrations are left out: {error}")
+            warn_once(self.folder, f"calibrations could not be listed: {error}")
         newest = sorted(found, key=lambda file: (-found[file][0], file))
         return {file: found[file] for file in newest if self._is_named(file)}
 
@@ -255,7 +257,7 @@ class Store:
             return bool(stem_of(file))
         except ValueError as error:
             path = self.folder / file
-            warn_once(path, f"{str(path)!a} is left out, rename it: {error}")
+            warn_once(path, f"{str(path)!a} was ignored: {error}; rename it")
             return False
 
     def _taken(self) -> dict[str, Path]:
@@ -264,12 +266,12 @@ class Store:
     def _new(self, name: str) -> Path:
         path = self.path(name)
         if there := self._taken().get(folded(path.stem)):
-            alike = "" if there == path else f", which some systems do not tell from {path.stem}"
-            raise CalibrationError(f"there is a calibration {there.stem} already{alike}: {there}")
+            alike = "" if there == path else f", the same name as {path.stem} on some systems"
+            raise CalibrationError(f"calibration {there.stem} already exists{alike}: {there}")
         return path
 
     def _free(self, calibration: Calibration) -> Path:
-        """A path that is not taken, or is by one that this calibration may replace."""
+        """A path that is free, or whose calibration this one may replace."""
         taken = self._taken()
         for name in numbered(named_after(calibration)):
             path = taken.get(folded(name))
@@ -290,14 +292,14 @@ class Store:
             with lock.acquire(timeout=_PATIENCE, poll_interval=0.01):
                 yield
         except OSError as error:
-            raise OSError(f"no calibration was written to {self.folder}: {error}") from error
+            raise OSError(f"no calibration was saved in {self.folder}: {error}") from error
 
 
 _KIND = ("steps", "shift", "sampler", "scheduler", "cfg", "latent")
 
 
 def _same_kind(one: Calibration, other: Calibration) -> bool:
-    """Whether both are of one model, made with the same settings."""
+    """Whether both are of the same model and were made with the same settings."""
     made = [[c.settings.get(name) for name in _KIND] for c in (one, other)]
     return one.model == other.model and one.identity == other.identity and made[0] == made[1]
 
@@ -305,12 +307,12 @@ def _same_kind(one: Calibration, other: Calibration) -> bool:
 def _state(entry: os.DirEntry[str]) -> State:
     try:
         return state_of(entry.stat())
-    except OSError:  # a link that leads nowhere
+    except OSError:  # a dangling link
         return 0, 0, 0
 
 
 def _attempt(path: Path) -> Calibration | str:
-    """The file's calibration, or why it cannot be used."""
+    """The calibration in a file, or why it cannot be used."""
     try:
         return Calibration.load(path)
     except CalibrationError as error:

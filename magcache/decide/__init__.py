@@ -1,7 +1,7 @@
-"""Which evaluations are computed, which are skipped, and how the skipped ones follow.
+"""Decides which evaluations are computed or skipped, and how skipped ones are predicted.
 
-`decider_for` makes the decider of a run: by the published rule, or by a plan. Pure figures:
-decided once an evaluation, on the host, without a look at any activation.
+`decider_for` makes the decider of a run, which follows the published rule or a plan. A decision
+uses figures only. It is made once per evaluation, on the CPU, and never looks at activations.
 """
 
 from .by_plan import PlanDecider

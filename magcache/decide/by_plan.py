@@ -1,4 +1,4 @@
-"""Deciding by a plan: from Gram curves, by target speed-up or by expected error."""
+"""Decides by a plan made from Gram curves, for a target speed-up or an expected error."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,31 +24,32 @@ from .schedule import Course, Reason
 from .search import FINISHED, Costs, Grams, best_schedule, bound_of, costs_of, expected_error
 from .target import Target
 
-LEAST_GAIN = 1.1  # a speed-up below this is not worth any difference
-_FEWEST = 5  # computed evaluations; with fewer, as many plain steps are as good
-_SHORT_RUN = 12  # steps; in a shorter one it takes one evaluation more
+LEAST_GAIN = 1.1  # a smaller speed-up is not worth any difference
+_FEWEST = 5  # computed evaluations; fewer are no better than as many plain steps
+_SHORT_RUN = 12  # steps; a shorter run needs one more computed evaluation
 _FEWEST_OF_DRAFT = 3
-_LAST = 2  # evaluations at the end of a run of few steps, which has no time to take errors back
-_FITS = 1.5  # errors so many times the expected ones are nothing unusual: prompts differ
+_LAST = 2  # final evaluations that a short run always computes: it cannot recover from errors there
+_FITS = 1.5  # errors up to this many times the expected ones are normal, because prompts differ
 _MEAN = "mean"
-_MORE = 0.25  # of the planned evaluations: as many more as about halve the error
+_MORE = 0.25  # of the planned evaluations; adding this many roughly halves the error
 
 
 @dataclass(frozen=True)
 class _State:
-    """How far a run has come.
+    """Progress of a run.
 
     Attributes:
-        plan: Which evaluations of the course are computed; empty where there is no plan, or the
+        plan: Which evaluations of the course are computed. Empty without a plan, or after the
             sampler has left it.
-        place: How many of them are past.
-        count: How many evaluations are past, or under way.
+        place: Number of planned evaluations that are past.
+        count: Number of evaluations so far, including the current one.
         computed: How many of them were computed.
-        rooms: How many of each branch it counts on to predict from.
-        added: How many evaluations a correction has added to the plan.
-        lacking: How many were computed against the plan, as too little was held.
-        notes: What the report should say, by topic.
-        begun: Whether there was an evaluation.
+        rooms: Number of residuals of each branch that the plan relies on.
+        added: Number of evaluations that corrections have added to the plan.
+        lacking: Number of evaluations that were computed against the plan, because the cache
+            held too little.
+        notes: Notes for the report, by topic.
+        begun: Whether there has been an evaluation.
     """
 
     plan: tuple[bool, ...]
@@ -63,7 +64,7 @@ class _State:
 
     @property
     def following(self) -> int | None:
-        """How many evaluations the plan skips from here on; None where there is no plan."""
+        """How many evaluations the plan skips next; None without a plan."""
         if not self.plan:
             return None
         ahead = self.plan[self.place :]
@@ -71,7 +72,7 @@ class _State:
 
     @property
     def last_computed(self) -> int:
-        """Place of the newest one that the plan has computed."""
+        """Place of the last evaluation that the plan computed."""
         return max((p for p in range(self.place) if self.plan[p]), default=0)
 
     def noting(self, topic: str, note: str) -> Mapping[str, str]:
@@ -82,22 +83,23 @@ class _State:
 class PlanDecider(Stepwise[_State]):
     """Decides the evaluations of one run by a plan, or by the expected error alone.
 
-    A target speed-up is planned before the first evaluation. A sampler that evaluates otherwise
-    than once at each σ it was given leaves the plan; from there on the expected error decides,
-    with the bound that gives the planned number on the given σ, halved or doubled for each one
-    that was computed less or more than asked for of those so far.
+    For a target speed-up the plan is made before the first evaluation. A sampler that does not
+    evaluate exactly once at each given σ leaves the plan. From then on, an evaluation is skipped
+    if its expected error is within a bound. The bound starts at the value that would give the
+    planned number of computed evaluations on the given σ. It is halved for each evaluation too few
+    that has been computed so far, and doubled for each one too many.
 
-    A plan counts on what can be held. Where there turns out to be room for less, the rest of the
-    run is planned anew, with as many evaluations as keep the error that was planned.
+    A plan relies on a number of cached residuals. If there is room for fewer, the rest of the run
+    is planned again, with enough evaluations to keep the planned error.
 
     Attributes:
-        target: What is asked for.
+        target: The speed-up or error to plan for.
         course: The run.
         grams: Gram curve of each branch.
-        guidance: CFG scale, by which the branches' errors are weighed.
+        guidance: CFG scale, which weights the branches' errors.
         members: Gram curves that the model may have; those of `grams` by default.
-        learned: What earlier runs have taught of the model.
-        corrects: Whether the run's own errors, once seen, correct the expected ones.
+        learned: What earlier runs have taught about the model.
+        corrects: Whether errors measured during the run correct the expected ones.
     """
 
     target: Target
@@ -135,11 +137,11 @@ class PlanDecider(Stepwise[_State]):
 
     @property
     def details(self) -> str:
-        return f"{self.target.window}, residuals: predicted from the last {self.keep}"
+        return f"{self.target.window}, residuals predicted from the last {self.keep}"
 
     @property
     def expected(self) -> float | None:
-        """See `Decider`. Known of the prior's plans only: what it means was measured for those."""
+        """See `Decider`. Only for plans from the prior, for which its meaning was measured."""
         state = self._state
         if not (state.plan and self.members):
             return None
@@ -158,7 +160,7 @@ class PlanDecider(Stepwise[_State]):
         }
 
     def computed(self) -> None:
-        """What is held next time says it."""
+        """Does nothing: the next decision is told what the cache holds."""
 
     def predict(
         self, curves: Sequence[str], sigma: float, held: Sequence[float]
@@ -176,7 +178,7 @@ class PlanDecider(Stepwise[_State]):
         return self.corrects or self.learned is not None
 
     def observe(self, expected: float, found: float) -> None:
-        """See `Decider`. Where errors are much larger than expected, more is computed."""
+        """See `Decider`. Adds computed evaluations if errors are much larger than expected."""
         if not self.corrects:
             return
         self._correction.add(expected, found)
@@ -184,7 +186,7 @@ class PlanDecider(Stepwise[_State]):
             self._state = self._corrected(self._state)
 
     def lessons(self, comparisons: Iterable[Comparison]) -> list[Lesson]:
-        """See `Decider`: how far off the guided prediction was, beside the members' mean."""
+        """See `Decider`. The error of the guided prediction, relative to the members' mean."""
         if self.learned is None:
             return []
         shares = guidance_shares(list(self.grams), self.guidance)
@@ -221,7 +223,7 @@ class PlanDecider(Stepwise[_State]):
         return Decision(reason, following=state.following), state
 
     def _barred(self, state: _State, step: int, held: Holding) -> Reason | None:
-        """Why an evaluation is computed whatever is expected, if it is."""
+        """Why an evaluation is computed regardless of its expected error, or None."""
         if not any(each.sigmas for each in held.values()):
             return Reason.NO_RESIDUAL if state.begun else Reason.FIRST
         if self.skips_nothing:
@@ -233,7 +235,7 @@ class PlanDecider(Stepwise[_State]):
     def _weighed(
         self, state: _State, sigma: float, held: Holding, planned: bool | None
     ) -> tuple[Reason, _State]:
-        """Whether an evaluation is skipped, by the plan and by what is expected of it."""
+        """Decides an evaluation by the plan and its expected error."""
         if planned:
             return Reason.PLANNED, state
         error = self._error(sigma, held) or 0.0
@@ -244,11 +246,11 @@ class PlanDecider(Stepwise[_State]):
         if counted_on == held or error <= _FITS * (self._error(sigma, counted_on) or 0.0):
             return Reason.SKIPPED, state
         lacking = state.lacking + 1
-        note = f"less was held than planned for: {_more(lacking)}"
+        note = f"the cache held less than planned, so {_more(lacking)}"
         return Reason.ERROR, replace(state, lacking=lacking, notes=state.noting("held", note))
 
     def _counted_on(self, state: _State, held: Holding) -> Holding:
-        """What the plan expected to be held; as it is, where that is the same but for rounding."""
+        """What the plan expected the cache to hold; equal to `held` if it does, up to rounding."""
         begun = max((place for place in self.course.fresh if place < state.place), default=0)
         past = zip(self.course.sigmas[begun:], state.plan[begun : state.place - 1], strict=False)
         computed = [sigma for sigma, chosen in past if chosen]
@@ -260,7 +262,7 @@ class PlanDecider(Stepwise[_State]):
         }
 
     def _follow(self, state: _State, sigma: float) -> tuple[_State, bool | None]:
-        """Whether the plan computes this evaluation; None without a plan, or off it."""
+        """Advances the plan; returns whether it computes this evaluation, or None off plan."""
         state = replace(state, begun=True, count=state.count + 1)
         if not state.plan:
             return state, None
@@ -270,7 +272,7 @@ class PlanDecider(Stepwise[_State]):
         return replace(state, place=place + 1), state.plan[place]
 
     def _bound(self, state: _State) -> float:
-        """Largest expected error of a skipped evaluation, where there is no plan."""
+        """Largest expected error of a skipped evaluation when there is no plan."""
         if self.target.speedup is None:
             return self.target.error or 0.0
         rooms = (*state.rooms.items(),)
@@ -292,58 +294,59 @@ class PlanDecider(Stepwise[_State]):
         best = sum(plan)
         if (self.course.is_short and not self.members) or count < LEAST_GAIN * best:
             self._little_gain = True
-            note = f"{steps} steps: there is little to gain, everything is computed"
+            note = f"{steps} steps: there is little to gain, so everything is computed"
             return replace(state, notes=state.noting("gain", note))
         notes, worth = dict(state.notes), fewest_worth(steps)
         if best > asked:
             why = "cannot be reached here"
             if best <= self._fewest and not self.target.draft:
-                why = f"leaves fewer than {worth} evaluations: as many plain steps are as good"
+                why = f"computes fewer than {worth} evaluations, no better than as many plain steps"
             speedup = f"a speed-up of {self.target.speedup:g}"
             notes["speed-up"] = f"{speedup} {why}; the best is {count / best:.2f}"
         if best * steps < worth * count:
-            notes["draft"] = f"a draft: it may end as far from the full run as {best} plain steps"
-        # A node asks for it again and again while it runs, and the costs take as long as the plan.
+            plain = f"{best} plain steps do"
+            notes["draft"] = f"a draft: it may differ from the full run as much as {plain}"
+        # Kept, because a node asks for it often and the costs take as long as the plan itself.
         self._expected[(*rooms.items(),), tuple(plan)] = expected_error(costs, plan)
         return replace(state, plan=tuple(plan), notes=notes)
 
     def _with_room(self, state: _State, held: Holding) -> _State:
-        """The state where there turns out to be room for less than was counted on."""
+        """The state, replanned if there is room for fewer residuals than the plan relies on."""
         rooms = {
             name: min([room, *(each.room for each in held.values() if name in each.curves)])
             for name, room in state.rooms.items()
         }
         if rooms == state.rooms or self.skips_nothing or self._little_gain:
             return state
-        found = f"there is room to predict from {min(rooms.values())} instead of {self.keep}"
+        found = f"the cache has room for {min(rooms.values())} residuals instead of {self.keep}"
         if not state.plan:
-            note = f"{found}: more is computed"
+            note = f"{found}, so more is computed"
             return replace(state, rooms=rooms, notes=state.noting("room", note))
         here = state.last_computed
         expected = expected_error(self._costs(state.rooms).after(here), state.plan[here:])
         state, more = self._replanned(replace(state, rooms=rooms), within=expected)
-        return replace(state, notes=state.noting("room", f"{found}: {_more(more)}"))
+        return replace(state, notes=state.noting("room", f"{found}, so {_more(more)}"))
 
     def _corrected(self, state: _State) -> _State:
-        """The state with more to compute, as errors are larger than expected."""
+        """The state with evaluations added, because errors are larger than expected."""
         most = _MORE * self._wanted
         more = int(most * math.log2(self._correction.factor / _FITS)) - state.added
         corrected, more = self._replanned(state, more) if more > 0 else (state, 0)
         if more < 1:
             return state
-        note = f"errors are larger than the calibration's: {_more(state.added + more)}"
+        note = f"errors are larger than in the calibration, so {_more(state.added + more)}"
         notes = state.noting("errors", note)
         return replace(corrected, added=state.added + more, notes=notes)
 
     def _replanned(
         self, state: _State, more: int = 0, within: float = math.inf
     ) -> tuple[_State, int]:
-        """Plans the rest of the run anew, and tells how many evaluations that adds.
+        """Plans the rest of the run again; returns the state and how many evaluations it added.
 
         Args:
-            state: How far the run has come.
-            more: How many the rest may add.
-            within: It may add as many as bring the expected error down to this.
+            state: Progress of the run.
+            more: Number of evaluations to add.
+            within: Adds as many more as it takes to bring the expected error down to this.
         """
         past, here = state.place, state.last_computed
         costs = self._costs(state.rooms).after(here)
@@ -368,13 +371,13 @@ class PlanDecider(Stepwise[_State]):
 
     @property
     def _wanted(self) -> int:
-        """How many evaluations a target speed-up leaves, but not fewer than are worth it."""
+        """Number of evaluations to compute for the target speed-up, at least `_fewest`."""
         assert self.target.speedup is not None
         return max(self._fewest, int(len(self.course.sigmas) / self.target.speedup + 1e-9))
 
     @property
     def _fewest(self) -> int:
-        """This run's part of the fewest that are worth it in the whole trajectory."""
+        """This run's part of the fewest evaluations worth computing in the whole trajectory."""
         steps = self.course.whole_steps
         part = min(1.0, len(self.course.sigmas) / steps)
         fewest = _FEWEST_OF_DRAFT if self.target.draft else fewest_worth(steps)
@@ -382,12 +385,12 @@ class PlanDecider(Stepwise[_State]):
 
 
 def fewest_worth(steps: int) -> int:
-    """How many computed evaluations a run must have to be better than as many plain steps.
+    """How many evaluations a run must compute to be better than as many plain steps.
 
-    For four to eight steps measured in docs/few-steps.md, for more in docs/prediction.md.
+    Measured for four to eight steps in docs/few-steps.md, for more in docs/prediction.md.
     """
     return min(steps, _FEWEST + (steps < _SHORT_RUN))
 
 
 def _more(count: int) -> str:
-    return f"{count} evaluations more are computed"
+    return f"{count} more {'evaluation is' if count == 1 else 'evaluations are'} computed"

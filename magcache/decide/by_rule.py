@@ -1,4 +1,4 @@
-"""Deciding by the published rule."""
+"""Decides by the published rule."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,18 +9,18 @@ from .decider import OUTSIDE, Decision, Holding, Stepwise, curves_of
 from .rule import Rule, RuleState
 from .schedule import FEW_STEPS, Course, Reason
 
-_SLACK = 1e-6  # of the trajectory: σ come as float32 from the hosts
-_PLACED = "the curve's sampling schedule is unknown: it is used by fraction of the trajectory"
+_SLACK = 1e-6  # of the trajectory; hosts give σ in float32
+_PLACED = "the curve's noise levels are unknown, so it is applied by fraction of the trajectory"
 
 
 @dataclass(frozen=True)
 class _State:
-    """How far a run has come.
+    """Progress of a run.
 
     Attributes:
         drift: What the skipped evaluations have accumulated.
-        notes: What the report should say, by topic.
-        previous: σ of the evaluation before.
+        notes: Notes for the report, by topic.
+        previous: σ of the previous evaluation.
     """
 
     drift: RuleState
@@ -33,11 +33,11 @@ class RuleDecider(Stepwise[_State]):
     """Decides the evaluations of one run by the rule.
 
     Attributes:
-        rule: The settings in force.
+        rule: The settings in use.
         course: The run; `retention` and `refresh` are fractions of its trajectory.
         curves: Magnitude curve of each branch.
-        grams: If given, a skipped evaluation is predicted by them from the last two computed
-            ones; else it repeats the last.
+        grams: If given, they predict a skipped evaluation from the last two computed ones;
+            otherwise it reuses the last one.
     """
 
     rule: Rule
@@ -54,9 +54,9 @@ class RuleDecider(Stepwise[_State]):
         notes = {"schedule": _PLACED} if placed else {}
         if self.course.is_short and not self.skips_nothing:
             notes["steps"] = f"{self.course.whole_steps} steps: " + (
-                "too few for the rule, the difference shows"
+                "too few for the rule, so the difference is visible"
                 if self.rule.in_short_runs
-                else f"below {FEW_STEPS} everything is computed"
+                else f"below {FEW_STEPS}, everything is computed"
             )
         self._state = _State(RuleState(self.rule), notes)
 
@@ -74,12 +74,12 @@ class RuleDecider(Stepwise[_State]):
 
     @property
     def details(self) -> str:
-        how = "predicted from the last 2" if self.grams else "reuse"
-        return f"retention {self.rule.retention:g}, {self.rule.window}, residuals: {how}"
+        how = "predicted from the last 2" if self.grams else "reused"
+        return f"retention {self.rule.retention:g}, {self.rule.window}, residuals {how}"
 
     @property
     def expected(self) -> None:
-        """See `Decider`: the rule foretells nothing."""
+        """See `Decider`. The rule does not predict the difference."""
 
     @property
     def basis(self) -> Mapping[str, Any]:
@@ -106,7 +106,7 @@ class RuleDecider(Stepwise[_State]):
         return []
 
     def observe(self, expected: float, found: float) -> None:
-        """The rule knows no errors."""
+        """Does nothing: the rule does not use errors."""
 
     def _next(
         self, state: _State, sigma: float, step: int, held: Holding
@@ -127,10 +127,10 @@ class RuleDecider(Stepwise[_State]):
     def _ratios(
         self, previous: float, sigma: float, held: Holding
     ) -> tuple[dict[str, float | None], bool]:
-        """Each branch's magnitude ratio, and whether both noise levels lie within the curves."""
+        """Each branch's magnitude ratio, and whether the curves cover both noise levels."""
         ratios, inside = {}, True
         for branch in curves_of(held):
-            # A branch without a curve of its own follows the first.
+            # A branch without its own curve follows the first one.
             curve = self.curves.get(branch) or next(iter(self.curves.values()))
             before, here = (curve.place(at, self.course.trajectory) for at in (previous, sigma))
             ratios[branch] = curve.ratio(before, here)
@@ -140,7 +140,7 @@ class RuleDecider(Stepwise[_State]):
     def _barred(
         self, previous: float | None, sigma: float, step: int, held: Holding
     ) -> Reason | None:
-        """Why an evaluation is computed whatever has been accumulated, if it is."""
+        """Why an evaluation is computed regardless of the accumulated drift, or None."""
         rule, trajectory = self.rule, self.course.trajectory
         if previous is None:
             return Reason.FIRST

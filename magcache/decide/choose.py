@@ -1,4 +1,4 @@
-"""Where deciders are made."""
+"""Makes the decider of a run."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
@@ -14,7 +14,7 @@ from .target import Target
 
 
 class ComputeAll:
-    """Computes every evaluation of a run, which is measured."""
+    """Computes every evaluation, for a run that is measured."""
 
     keep, skips_nothing, predicts, observes = 1, True, False, False
     summary = details = "everything is computed"
@@ -51,14 +51,14 @@ class ComputeAll:
         return [0.0] * len(held), None
 
     def computed(self) -> None:
-        """As always."""
+        """Does nothing: every evaluation is computed anyway."""
 
     def lessons(self, comparisons: Iterable[Comparison]) -> list[Lesson]:
         """See `Decider`."""
         return []
 
     def observe(self, expected: float, found: float) -> None:
-        """There are no predictions."""
+        """Does nothing: there are no predictions."""
 
 
 @overload
@@ -90,17 +90,17 @@ def decider_for(
     """The decider of one run.
 
     Args:
-        asked: Settings of the rule, or what to plan for; None computes everything.
-        course: The run.
+        asked: Settings of the rule, or the target to plan for; None computes everything.
+        course: The run. For a plan from the prior, its σ must be flow levels.
         curves: Magnitude curve of each branch.
-        grams: Gram curve of each branch. A plan is made from them, or from the prior where there
-            are none: then of the flow level, and of the model's output. The rule predicts by
-            them, or repeats the last computed evaluation where there are none.
-        guidance: CFG scale, by which the branches' errors are weighed; 1 without guidance.
-        learned: What earlier runs have taught of the model, where the prior is planned from.
+        grams: Gram curve of each branch. A plan is made from them or, without them, from the
+            prior, which is about the model's output. The rule predicts with them or, without
+            them, reuses the last computed evaluation.
+        guidance: CFG scale, which weights the branches' errors; 1 without guidance.
+        learned: What earlier runs have taught about the model. Used with the prior only.
 
     Raises:
-        ValueError: There is nothing to decide by.
+        ValueError: The rule is asked for without magnitude curves.
     """
     if asked is None:
         return ComputeAll(course)
@@ -109,7 +109,7 @@ def decider_for(
             return PlanDecider(asked, course, grams, guidance)
         signals = ["mean"] if guidance == 1 else ["mean", "difference"]
         members = [{name: known[name] for name in signals} for known in prior.members().values()]
-        # The prior's errors are no promise: where a speed-up is asked for, it is kept.
+        # The prior's errors are only estimates, so they must not change a requested speed-up.
         corrects = asked.speedup is None
         return PlanDecider(
             asked, course, prior.mean(members), guidance, members, learned or Learned(), corrects

@@ -1,4 +1,4 @@
-"""Online correction: by how much a run's own prediction errors differ from the expected ones."""
+"""Online correction: the ratio of a run's measured prediction errors to the expected ones."""
 
 import math
 from statistics import fmean
@@ -7,18 +7,18 @@ LIMIT = 3.0
 
 
 class Correction:
-    """By what factor a run's errors differ from the expected ones, within 1/3 and 3."""
+    """The factor between a run's errors and the expected ones, limited to 1/3 to 3."""
 
     def __init__(self) -> None:
         self._logs: list[float] = []
 
     @property
     def factor(self) -> float:
-        """The geometric mean of the comparisons, 1 before there are any."""
+        """The geometric mean of the comparisons; 1 if there are none yet."""
         return math.exp(fmean(self._logs)) if self._logs else 1.0
 
     def add(self, expected: float, found: float) -> None:
-        """Takes in one comparison of two relative errors; ones without a number are passed over."""
+        """Adds a comparison of two relative errors, unless one is 0, negative or not finite."""
         if expected > 0 and found > 0 and math.isfinite(found):
             most = math.log(LIMIT)
             self._logs.append(min(max(math.log(found / expected), -most), most))

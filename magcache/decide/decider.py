@@ -1,4 +1,4 @@
-"""What a decider is asked, and what it answers."""
+"""The decider protocol: what a decider is told, and what it answers."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from ..curves import Comparison, Lesson, MagnitudeCurve
 from .schedule import Course, Reason, Schedule
 
-OUTSIDE = "noise levels outside the calibrated range: the curve's end slope is used"
+OUTSIDE = "some noise levels are outside the calibrated range, so the curve is extrapolated"
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,9 @@ class Held:
     """What the cache holds of one branch.
 
     Attributes:
-        curves: Names of the curves that the branch follows: one, or one a part of its batch.
-        sigmas: Noise levels of what is held, the newest last.
-        room: How many can be held of it.
+        curves: Names of the curves that the branch follows: one, or one per part of its batch.
+        sigmas: Noise levels of the residuals held, newest last.
+        room: How many residuals it can hold.
     """
 
     curves: tuple[str, ...]
@@ -25,7 +25,7 @@ class Held:
     room: int
 
     def with_one_more(self, sigma: float) -> "Held":
-        """The same after an evaluation at `sigma` was computed."""
+        """The same after computing an evaluation at `sigma`."""
         return replace(self, sigmas=(*self.sigmas, sigma)[-self.room :])
 
 
@@ -34,27 +34,25 @@ Holding = Mapping[Hashable, Held]
 
 
 def curves_of(held: Holding) -> list[str]:
-    """Names of the curves that the branches follow, each once."""
+    """Names of the curves that the branches follow, without duplicates."""
     return list(dict.fromkeys(name for each in held.values() for name in each.curves))
 
 
 def nothing_held(curves: Mapping[str, Any], room: int) -> Holding:
-    """What the cache holds before a run, with a branch for each curve."""
+    """An empty cache with one branch per curve."""
     return {name: Held((name,), (), room) for name in curves}
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is done at one evaluation.
+    """The decision for one evaluation.
 
     Attributes:
-        reason: Why it is computed, or that it is skipped.
-        weights: For each branch that is skipped, the weights of what is held of it, the newest
-            last. A branch without weights is computed.
-        error: Largest expected error of what is predicted, as a share of its norm; None where no
-            Gram curve tells it.
-        following: How many evaluations are planned to be skipped behind this one; None where
-            there is no plan.
+        reason: Why it is computed, or `Reason.SKIPPED`.
+        weights: For each skipped branch, the weights of its cached residuals, newest last. A
+            branch without weights is computed.
+        error: Largest expected relative error of a prediction; None without a Gram curve.
+        following: How many evaluations the plan skips after this one; None without a plan.
     """
 
     reason: Reason
@@ -63,7 +61,7 @@ class Decision:
     following: int | None = None
 
     def leaves(self, held: Holding, sigma: float) -> Holding:
-        """What the cache holds after the evaluation, of what it held before."""
+        """What the cache holds after the evaluation, given what it held before."""
         return {
             branch: before if branch in self.weights else before.with_one_more(sigma)
             for branch, before in held.items()
@@ -73,21 +71,23 @@ class Decision:
 class Decider(Protocol):
     """Decides the evaluations of one run, in order, for all branches together.
 
-    It is told each time what the cache holds, and keeps no copy of that. From less than it has
-    counted on it computes more, and says so.
+    It is told each time what the cache holds, and keeps no copy of that. If the cache holds less
+    than it relied on, it computes more, and says so.
 
     Attributes:
         course: The run.
         curves: Magnitude curve of each branch.
-        keep: How many evaluations of a branch it predicts from, so how many should be held.
-        skips_nothing: Whether it computes every evaluation, whatever comes.
-        predicts: Whether a skipped evaluation is predicted by Gram curves, or repeats the last.
-        observes: Whether it is to be told how good its predictions are.
-        summary, details: The settings that matter most, and the others.
-        expected: How far from the uncached run its plan is expected to end, see `in_words`; None
-            where nothing tells.
-        basis: All that its decisions follow from: texts, and numbers nested in any way.
-        notes: What the report should say.
+        keep: How many computed evaluations of a branch it predicts from, and so how many residuals
+            the cache should hold.
+        skips_nothing: Whether it always computes every evaluation.
+        predicts: Whether Gram curves predict a skipped evaluation, rather than it reusing the
+            last one.
+        observes: Whether it wants to be told how good its predictions are.
+        summary, details: The most important settings, and the others.
+        expected: Expected difference of its plan from the uncached run, see `in_words`; None if
+            unknown.
+        basis: Everything its decisions depend on: texts, and arbitrarily nested numbers.
+        notes: Notes for the report.
     """
 
     @property
@@ -119,12 +119,12 @@ class Decider(Protocol):
         Args:
             sigma: Its noise level.
             step: Its step in this run.
-            held: What the cache holds of the branches that take part.
+            held: What the cache holds for the branches that take part.
         """
         ...
 
     def computed(self) -> None:
-        """Tells that an evaluation was computed although the decision was to skip it."""
+        """Reports that an evaluation was computed although the decision was to skip it."""
         ...
 
     def schedule(
@@ -132,7 +132,7 @@ class Decider(Protocol):
         evaluations: Sequence[tuple[float, int]] | None = None,
         held: Holding | None = None,
     ) -> Schedule:
-        """What it would decide from here on; the decider stays as it is.
+        """What it would decide from here on. Does not change the decider.
 
         Args:
             evaluations: σ and step of each; those of the whole run by default.
@@ -143,29 +143,28 @@ class Decider(Protocol):
     def predict(
         self, curves: Sequence[str], sigma: float, held: Sequence[float]
     ) -> tuple[list[float], float | None]:
-        """How an evaluation at `sigma` follows from those held, the newest last.
+        """Predicts an evaluation at `sigma` from those held, newest last.
 
         Returns:
-            A weight for each, and the expected error as a share of the norm, None where no Gram
-            curve tells it.
+            A weight for each, and the expected relative error, None without a Gram curve.
         """
         ...
 
     def lessons(self, comparisons: Iterable[Comparison]) -> list[Lesson]:
-        """What a run has taught of its model, from the predictions that it could check."""
+        """What a run has taught about its model, from the predictions that it could check."""
         ...
 
     def observe(self, expected: float, found: float) -> None:
-        """Tells how good a prediction was: its expected and its true relative error."""
+        """Reports how good a prediction was: its expected and its measured relative error."""
         ...
 
 
 class State(Protocol):
-    """How far a run has come, as a decider sees it: never changed, only exchanged."""
+    """Progress of a run, as a decider sees it. Immutable."""
 
     @property
     def notes(self) -> Mapping[str, str]:
-        """What the report should say, by topic."""
+        """Notes for the report, by topic."""
         ...
 
 
@@ -173,7 +172,7 @@ S = TypeVar("S", bound=State)
 
 
 class Stepwise(Generic[S]):
-    """A decider of which each decision follows from a state, and gives the next one."""
+    """A decider whose decisions are pure functions of a state and give the next state."""
 
     keep: int
     course: Course
@@ -187,11 +186,11 @@ class Stepwise(Generic[S]):
         raise NotImplementedError
 
     def _next(self, state: S, sigma: float, step: int, held: Holding) -> tuple[Decision, S]:
-        """The decision in a state, and the state behind it."""
+        """The decision in a state, and the next state."""
         raise NotImplementedError
 
     def _skipped(self, sigma: float, held: Holding, following: int | None = None) -> Decision:
-        """The decision to skip, for all branches of which something is held."""
+        """The decision to skip all branches that have a cached residual."""
         weights = {
             branch: self.predict(each.curves, sigma, each.sigmas)[0]
             for branch, each in held.items()
@@ -200,7 +199,7 @@ class Stepwise(Generic[S]):
         return Decision(Reason.SKIPPED, weights, self._error(sigma, held), following)
 
     def _error(self, sigma: float, held: Holding) -> float | None:
-        """The largest expected error, of branches together as far as the same is held of them."""
+        """The largest expected error. Branches that hold the same σ are predicted together."""
         alike: dict[tuple[float, ...], list[str]] = {}
         for each in held.values():
             alike.setdefault(each.sigmas, []).extend(each.curves)

@@ -1,8 +1,8 @@
-"""Mending: a computed evaluation puts right what the skipped ones before it did wrong.
+"""Mending: a computed evaluation corrects the error of the skipped ones before it.
 
-Behind a gap its residuals are known better than when they were predicted: they now lie between
-computed ones. Euler's method moves the sample by Δσ times the model's output, so the gap has
-moved it wrongly by Σ Δσᵢ·(better - predicted). The evaluation behind it shows its head a residual
+After a gap, its residuals can be predicted better than before, because they now lie between
+computed ones. Euler's method moves the sample by Δσ times the model's output, so the gap moved it
+wrongly by Σ Δσᵢ·(better - predicted). The evaluation after the gap adds a term to its own residual
 that makes up for this in its own step, at the cost of one sum of tensors.
 """
 
@@ -14,18 +14,18 @@ import numpy as np
 from ..curves import same_levels
 
 Predict = Callable[[Sequence[float], float], Sequence[float]]
-"""The weights of the residuals at some σ, in predicting the one at another."""
+"""Given the σ of some residuals and another σ, returns their weights in predicting the latter."""
 
-_SHORT = 1 / 14  # of the run's evaluations: a gap up to here is put right as a whole
-_LEAST = 0.05  # a smaller share is not worth the memory
+_SHORT = 1 / 14  # of the run's evaluations; gaps up to this length are mended fully
+_LEAST = 0.05  # mending a smaller share is not worth the memory
 
 
 @dataclass(frozen=True)
 class Mender:
-    """Knows by how much a sampling has gone wrong whose outputs move it by Δσ times themselves.
+    """Computes the correction for a sampler whose steps are Δσ times the model's output.
 
     Attributes:
-        sigmas: σ of the run's evaluations, falling, and behind them the one it ends at.
+        sigmas: σ of the run's evaluations, falling, followed by the σ at which it ends.
     """
 
     sigmas: Sequence[float]
@@ -38,18 +38,19 @@ class Mender:
         sigma: float,
         following: int | None = None,
     ) -> list[float] | None:
-        """What to add to a computed residual to put the gap before it right.
+        """The correction to add to a computed residual, to mend the gap before it.
 
         Args:
-            predict: Gives the weights that the gap's residuals were predicted with.
-            cached: σ of the residuals that they were predicted from, the newest last.
+            predict: Returns the weights with which the gap's residuals were predicted.
+            cached: σ of the residuals that they were predicted from, newest last.
             gap: σ of the evaluations skipped since then.
             sigma: σ of the evaluation that is computed.
-            following: How many will be skipped behind it; None takes as many as before it.
+            following: How many evaluations will be skipped after it; None assumes as many as
+                before it.
 
         Returns:
-            The factor of each cached residual and, last, of the computed one. None where there
-            is nothing to mend, or the sampler has not gone by `sigmas`.
+            The factors of the cached residuals and, last, of the computed one. None if there is
+            nothing to mend, or the sampler has not followed `sigmas`.
         """
         place = int(np.abs(np.asarray(self.sigmas[:-1]) - sigma).argmin())
         start = place - len(gap)
@@ -69,11 +70,11 @@ class Mender:
         return factors.tolist() if factors.any() else None
 
     def share(self, start: int, place: int, following: int) -> float:
-        """How much of a gap's error is to be put right.
+        """The share of a gap's error that should be mended.
 
-        The model itself takes back part of it: that shows in the residual computed behind the
-        gap, which counts in the better prediction, and goes on in the gap that follows. Between
-        long gaps it takes back so much that mending would do harm (docs/prediction.md).
+        The model itself corrects part of it. That is already visible in the residual computed
+        after the gap, which the better prediction uses, and continues in the next gap. Between
+        long gaps the model corrects so much that mending would do harm (docs/prediction.md).
         """
         ahead = min(place + following + 1, len(self.sigmas) - 1)
         before = 1 - self.sigmas[place] / self.sigmas[start]

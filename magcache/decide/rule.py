@@ -19,19 +19,19 @@ class Rule:
     """Settings of the rule.
 
     Attributes:
-        threshold: Largest accumulated |1 - product of magnitude ratios| of a skipped evaluation.
-            0 skips nothing.
-        max_skip: Most evaluations skipped in a row (K). 0 skips nothing.
+        threshold: Largest accumulated |1 - product of magnitude ratios| at which an evaluation
+            is skipped. 0 skips nothing.
+        max_skip: Largest number of evaluations skipped in a row (K). 0 skips nothing.
         retention: Fraction of the whole trajectory, from its noisiest end, that is always
             computed.
         window: The steps of the run in which skipping is allowed.
         refresh: Fraction of the whole trajectory at which one evaluation is always computed
             (FLUX: 11/28), or None.
-        in_short_runs: Whether evaluations are also skipped in a run of few steps, where that
-            shows: not by recommended settings.
+        in_short_runs: Whether to skip evaluations even in a run of few steps, where the
+            difference is visible. Recommended settings do not.
 
     Raises:
-        ValueError: A setting is out of its range.
+        ValueError: A setting is out of range.
     """
 
     threshold: float
@@ -47,9 +47,9 @@ class Rule:
         if not (self.max_skip >= 0 and self.max_skip % 1 == 0):
             raise ValueError(f"max_skip must be a whole number, 0 or more, got {self.max_skip}")
         if not 0 <= self.retention <= 1:
-            raise ValueError(f"retention is a fraction from 0 to 1, got {self.retention}")
+            raise ValueError(f"retention must be between 0 and 1, got {self.retention}")
         if self.refresh is not None and not 0 <= self.refresh <= 1:
-            raise ValueError(f"refresh is a fraction from 0 to 1, got {self.refresh}")
+            raise ValueError(f"refresh must be between 0 and 1, got {self.refresh}")
 
     @property
     def skips_nothing(self) -> bool:
@@ -64,7 +64,7 @@ def rule_of(source: Calibration, **changes: Any) -> Rule:
     """The settings recommended with a curve, with `changes`; None keeps the recommended value.
 
     Raises:
-        ValueError: A setting is neither published nor given, or is out of its range.
+        ValueError: A setting is neither published nor given, or is out of range.
     """
     names = ("threshold", "max_skip", "retention", "refresh")
     settings: dict[str, Any] = {name: getattr(source, name) for name in names}
@@ -72,7 +72,7 @@ def rule_of(source: Calibration, **changes: Any) -> Rule:
     settings.update(given)
     missing = [name for name in names[:3] if settings[name] is None]
     if missing:
-        raise ValueError(f"preset {source.name} publishes no {', '.join(missing)}: give them")
+        raise ValueError(f"preset {source.name} has no {', '.join(missing)}: set them yourself")
     return Rule(**settings, in_short_runs=not given.keys().isdisjoint(names))
 
 
@@ -87,7 +87,7 @@ class _Drift:
 
 @dataclass
 class RuleState:
-    """The rule's memory over one run: one accumulator a branch, one decision for all."""
+    """The rule's state in one run: one accumulator per branch, one decision for all."""
 
     rule: Rule
     _drift: dict[str, _Drift] = field(default_factory=dict)
@@ -96,12 +96,12 @@ class RuleState:
         """Decides an evaluation at which skipping is allowed.
 
         Args:
-            ratios: For each branch the magnitude ratio between this evaluation and the one
-                before, or None where none is known.
+            ratios: For each branch, the magnitude ratio of this evaluation to the previous one,
+                or None if unknown.
 
         Returns:
-            `Reason.SKIPPED` if every branch allows it, else the first branch's objection. A
-            computed evaluation restarts every branch's accumulator.
+            `Reason.SKIPPED` if every branch allows it, otherwise the first objection. A computed
+            evaluation resets every branch's accumulator.
         """
         objection = None
         for branch, ratio in ratios.items():
@@ -112,11 +112,11 @@ class RuleState:
         return objection or Reason.NO_RATIO
 
     def copy(self) -> "RuleState":
-        """Another one that remembers the same."""
+        """A copy that can be advanced independently."""
         return RuleState(self.rule, dict(self._drift))
 
     def restart(self) -> None:
-        """Forgets what was accumulated: an evaluation was computed."""
+        """Resets all accumulators, because an evaluation was computed."""
         self._drift.clear()
 
     def _advance(self, branch: str, ratio: float | None) -> Reason | None:

@@ -6,7 +6,7 @@ from enum import Enum
 
 from ..curves import Trajectory
 
-FEW_STEPS = 9  # a run of fewer steps cannot take errors back, and its own rules hold
+FEW_STEPS = 9  # a run of fewer steps cannot recover from errors, so special rules apply
 
 
 class Reason(str, Enum):
@@ -33,12 +33,12 @@ class Course:
     """The evaluations of one run, as far as they are known beforehand.
 
     Attributes:
-        trajectory: The whole trajectory, of which a run may sample a part.
-        steps: Steps of this run.
+        trajectory: The whole trajectory; the run may sample only a part of it.
+        steps: Number of steps in this run.
         sigmas: Noise level of each evaluation, falling.
-        step_of: The step that each belongs to.
-        end: Noise level behind the last one.
-        fresh: Places of evaluations beyond which nothing older may be used.
+        step_of: The step that each evaluation belongs to.
+        end: Noise level after the last evaluation.
+        fresh: Places of evaluations at boundaries: nothing older may be used from there on.
     """
 
     trajectory: Trajectory
@@ -56,23 +56,23 @@ class Course:
         end: float = 0.0,
         fresh: Sequence[int] = (),
     ) -> "Course":
-        """That of a run of one evaluation a step, of the whole trajectory by default."""
+        """A course with one evaluation per step, over the whole trajectory by default."""
         at = trajectory.sigmas if sigmas is None else sigmas
         return cls(trajectory, len(at), at, range(len(at)), end, fresh)
 
     @property
     def whole_steps(self) -> int:
-        """Steps of the trajectory that this run is a part of."""
+        """Number of steps of the whole trajectory."""
         return max(self.steps, self.trajectory.steps)
 
     @property
     def is_short(self) -> bool:
-        """Whether it is of few steps."""
+        """Whether the whole trajectory has few steps."""
         return self.whole_steps < FEW_STEPS
 
     @property
     def evaluations(self) -> list[tuple[float, int]]:
-        """σ and step of each."""
+        """σ and step of each evaluation."""
         return list(zip(self.sigmas, self.step_of, strict=True))
 
 
@@ -82,8 +82,8 @@ class Schedule:
 
     Attributes:
         sigmas: Noise level of each evaluation.
-        reasons: Why each is computed, or that it is skipped.
-        notes: What a user should know of it.
+        reasons: Why each is computed, or `Reason.SKIPPED`.
+        notes: What a user should know about it.
     """
 
     sigmas: tuple[float, ...]
@@ -102,6 +102,6 @@ class Schedule:
         return self.reasons.count(Reason.SKIPPED)
 
     def speedup(self, skip_cost: float = 0.0) -> float:
-        """Evaluations over their cost; `skip_cost` is a skipped one's share of a computed one."""
+        """The speed-up if a skipped evaluation costs `skip_cost` times a computed one."""
         cost = self.computed + skip_cost * self.skipped
         return len(self.reasons) / cost if cost else 1.0

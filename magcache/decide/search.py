@@ -1,10 +1,10 @@
-"""Planned schedules: the best evaluations to compute, from Gram curves, before the first step.
+"""Plans schedules: finds the best evaluations to compute, from Gram curves, before the first step.
 
-A skipped evaluation costs the expected error of its predicted residual, weighed by how far it
-moves the sample (Δσ) and by how much of that is left at the end. The errors of a gap's evaluations
-add up; those of different gaps are taken for independent, so their squares add up. A dynamic
-programme finds the schedule of least cost for a given number of computed evaluations, over one
-model's curves or the mean of several.
+A skipped evaluation costs the expected error of its predicted residual, weighted by how far it
+moves the sample (Δσ) and by how much of that error remains at the end. Errors within a gap add up.
+Errors of different gaps are assumed to be independent, so their squares add up. Dynamic
+programming finds the cheapest schedule with a given number of computed evaluations, for one
+model's curves or the mean over several.
 """
 
 import math
@@ -16,21 +16,21 @@ import numpy as np
 
 from ..curves import GramCurve, best_weights, guidance_shares
 
-LONGEST_GAP = 10  # most evaluations skipped in a row
-FINISHED = 1e-3  # a run that ends at or below this σ ends with the image
+LONGEST_GAP = 10  # largest number of evaluations skipped in a row
+FINISHED = 1e-3  # a run that ends at or below this σ ends with the finished image
 
 _ROUNDING = 1e-9
 
 Remains = Callable[[np.ndarray], np.ndarray]
-"""What remains at the end of an error made at σ, relative to one made at the last step."""
+"""The part of an error made at σ that remains at the end, relative to one made at the last step."""
 
 
 def remains(sigmas: np.ndarray) -> np.ndarray:
-    """The default: least in the middle, where the model itself takes back most.
+    """The default: smallest in the middle, where the model itself corrects most of an error.
 
-    Errors at the highest noise change what is drawn, in some models and of some prompts much more
-    than in others: a compromise of what two models were found to want (docs/prediction.md). A σ
-    above 1 is one of x + σ·ε, and σ/(1+σ) its flow-matching level.
+    Errors at the highest noise change the composition, and how much depends on model and prompt.
+    The function is a compromise between the best ones for two models (docs/prediction.md). If a σ
+    is above 1, they are those of x + σ·ε, with the flow level σ/(1+σ).
     """
     levels = sigmas / (1 + sigmas) if sigmas.max() > 1 + 1e-3 else sigmas
     return (1 + 4 * levels**6) / (1 + 4 * levels)
@@ -44,11 +44,11 @@ class Costs:
     """Expected errors of one run, from which schedules are made.
 
     Attributes:
-        errors: (G+1, T, T); [g, c, j] is the expected relative error of the residual of
-            evaluation j, predicted from the ones computed at c and at c - g (g = 0: c only).
-        gaps: (G+1, T, T+1); [g, c, d] is the square of what skipping all between c and d adds to
-            the error at the end (d = T: to the end).
-        may_skip: (T,) whether the evaluation may be skipped.
+        errors: (G+1, T, T); [g, c, j] is the expected relative error of evaluation j, predicted
+            from those computed at c and c - g (g = 0: c only).
+        gaps: (G+1, T, T+1); [g, c, d] is the square of what skipping all evaluations between c
+            and d adds to the error at the end (d = T: up to the end).
+        may_skip: (T,), whether each evaluation may be skipped.
     """
 
     errors: np.ndarray
@@ -60,7 +60,7 @@ class Costs:
         return len(self.may_skip)
 
     def after(self, place: int) -> "Costs":
-        """Those of the run's rest, from an evaluation that is computed."""
+        """The costs of the rest of the run, from a computed evaluation on."""
         allowed = self.may_skip[place:].copy()
         allowed[0] = False
         return Costs(self.errors[:, place:, place:], self.gaps[:, place:, place:], allowed)
@@ -81,19 +81,20 @@ def costs_of(
     """The expected errors of a run.
 
     Args:
-        grams: Gram curve of each branch, by which residuals are predicted.
+        grams: Gram curve of each branch, used for prediction.
         sigmas: σ of each evaluation, (T,), falling.
-        end: σ behind the last one.
+        end: σ after the last evaluation.
         guidance: CFG scale.
         may_skip: Which evaluations may be skipped, (T,); all but the first by default.
-        remaining: What remains of an error made at σ.
-        keep: How many residuals are predicted from, or how many of each branch; a third is not
-            reckoned with, as it changes little.
-        members: Gram curves that the model may have; the errors are the mean over them, and a
-            gap's add up as vectors. Without them `grams` are its own, and a gap's errors add up
-            as if they all pointed the same way.
-        fresh: Places of evaluations that are computed, and beyond which nothing older is used.
-        ratios: By how much the squared error of each evaluation exceeds what the curves tell, (T,).
+        remaining: The part of an error made at σ that remains at the end.
+        keep: How many residuals to predict from, for all branches or for each. A third one is
+            ignored, because it changes little.
+        members: Gram curves that the model may have. The errors are means over them, and within
+            a gap they add up as vectors. Without members, `grams` are the model's own, and the
+            errors of a gap add up as if they all pointed in the same direction.
+        fresh: Places of evaluations at boundaries. They are computed, and nothing older is used
+            from there on.
+        ratios: Ratio of each evaluation's squared error to the one that the curves give, (T,).
     """
     at = np.asarray(sigmas, float)
     larger = np.sqrt(ratios) if len(ratios) else np.ones(len(at))
@@ -114,33 +115,33 @@ def costs_of(
                 moved = np.cumsum(_ahead(weights)[:, :, None] * missed, axis=2)
                 errors = errors + share * _squares(missed, gram)
                 gaps = gaps + share * _squares(moved, gram)
-    if not members:  # the published figures of measured models are with errors that all add up
+    if not members:  # the published figures of measured models were made with this sum
         gaps = np.square(np.cumsum(_ahead(weights) * np.sqrt(errors), axis=2))
     count = len(members) or 1
     return Costs(_by_place(np.sqrt(errors / count)), _closed(gaps / count, allowed), allowed)
 
 
 def weights_of(sigmas: np.ndarray, end: float, remaining: Remains = remains) -> np.ndarray:
-    """What is left at the end of an error made at each σ, (T,): of its step, what remains."""
+    """Weight of an error at each σ, (T,): its step Δσ times the part that remains at the end."""
     weights = np.abs(sigmas - np.append(sigmas[1:], end)) * remaining(sigmas)
     if end <= FINISHED:
-        weights[-1] = abs(sigmas[-1] - end)  # nothing comes after it that could mend it
+        weights[-1] = abs(sigmas[-1] - end)  # no later evaluation could correct it
     return weights
 
 
 def best_schedule(costs: Costs, computed: int, within: float = math.inf) -> list[bool]:
-    """Which evaluations to compute for the least cost.
+    """The cheapest schedule: for each evaluation, whether to compute it.
 
     Args:
         costs: The expected errors.
-        computed: How many at most. The first one and those that may not be skipped are always
-            computed, even if these are more.
-        within: As many more are computed as bring the cost down to this.
+        computed: Largest number of computed evaluations. The first one and those that may not be
+            skipped are always computed, even if they are more.
+        within: Computes as many more as it takes to bring the cost down to this.
     """
     count = costs.evaluations
     gaps = costs.gaps
     longest = min(LONGEST_GAP, count) + 1
-    # best[n, c, g]: least cost up to a computed c, the one before it at c - g, n computed.
+    # best[n, c, g]: least cost up to c, with n computed, the last two of them at c - g and c.
     best = np.full((count + 1, count, longest + 1), np.inf)
     before = np.zeros((count + 1, count, longest + 1), int)
     best[1, 0, 0] = 0
@@ -153,7 +154,7 @@ def best_schedule(costs: Costs, computed: int, within: float = math.inf) -> list
     totals = best + np.stack(closing)[None]
     least = np.sqrt(totals.min((1, 2)))
     good = np.isfinite(least) & (least <= within * (1 + _ROUNDING))
-    fewest = int(good.argmax())  # all of them are always good
+    fewest = int(good.argmax())  # computing all evaluations is always good
     affordable = totals[: max(computed, fewest) + 1]
     number, here, gap = np.unravel_index(affordable.argmin(), affordable.shape)
     chosen = [False] * count
@@ -165,14 +166,14 @@ def best_schedule(costs: Costs, computed: int, within: float = math.inf) -> list
 
 
 def bound_of(costs: Costs, computed: int) -> float:
-    """The expected error that, as a bound on skipped evaluations, computes so many."""
+    """The bound on the expected error of skipped evaluations that computes `computed` of them."""
     candidates = np.unique(costs.errors[costs.errors > 0])
     fewest = bisect_left(candidates, -computed, key=lambda bound: -_computed_below(costs, bound))
     return float(candidates[min(fewest, len(candidates) - 1)])
 
 
 def _computed_below(costs: Costs, bound: float) -> int:
-    """How many evaluations are computed where an expected error above `bound` is not taken."""
+    """How many evaluations are computed if those with an expected error above `bound` are."""
     count, here, gap, computed = costs.evaluations, 0, 0, 1
     longest = len(costs.errors) - 1
     for place in range(1, count):
@@ -183,7 +184,7 @@ def _computed_below(costs: Costs, bound: float) -> int:
 
 
 def expected_error(costs: Costs, computed: Sequence[bool]) -> float:
-    """The cost of a schedule: what it may be compared by, of one run only."""
+    """The cost of a schedule. Comparable only between schedules of the same run."""
     gaps = costs.gaps
     places = [place for place, chosen in enumerate(computed) if chosen]
     total, gap = 0.0, 0
@@ -194,12 +195,12 @@ def expected_error(costs: Costs, computed: Sequence[bool]) -> float:
 
 
 def _used(gram: np.ndarray, keep: int, fresh: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """How the errors of predictions follow from what is there.
+    """Prediction errors as linear combinations of residuals.
 
     Returns:
-        (G+1, T, A+2), at [g, c] the places c - g and c, and the A behind them; and
-        (G+1, T, A, A+2), at [g, c, a] 1 for evaluation c + 1 + a and less its weights for those
-        that it is predicted from. 0 behind the end of the run.
+        places: (G+1, T, A+2); [g, c] holds c - g, c and the A places after c.
+        coefficients: (G+1, T, A, A+2) on these places; [g, c, a] is 1 at evaluation c + 1 + a,
+            minus the weights at those it is predicted from. 0 after the end of the run.
     """
     count = len(gram)
     longest = min(LONGEST_GAP, count) + 1
@@ -223,12 +224,12 @@ def _used(gram: np.ndarray, keep: int, fresh: Sequence[int]) -> tuple[np.ndarray
 
 
 def _squares(vectors: np.ndarray, gram: np.ndarray) -> np.ndarray:
-    """Of each row of vectors (..., A, n) its square by a Gram matrix (..., n, n), (..., A)."""
+    """The square of each row of `vectors` (..., A, n) under a Gram matrix (..., n, n): (..., A)."""
     return np.maximum((vectors @ gram * vectors).sum(-1), 0)
 
 
 def _ahead(weights: np.ndarray) -> np.ndarray:
-    """(T, A): those of the evaluations behind each, 0 behind the end."""
+    """For each evaluation, the weights of the A evaluations after it, (T, A); 0 after the end."""
     count = len(weights)
     longest = min(LONGEST_GAP, count) + 1
     padded = np.append(weights, np.zeros(longest))
@@ -236,7 +237,7 @@ def _ahead(weights: np.ndarray) -> np.ndarray:
 
 
 def _by_place(ahead: np.ndarray) -> np.ndarray:
-    """[g, c, j] from [g, c, j - c - 1], 0 elsewhere."""
+    """Reindexes [g, c, j - c - 1] to [g, c, j], with 0 elsewhere."""
     depth, count, longest = ahead.shape
     placed = np.zeros((depth, count, count))
     for here in range(count):
@@ -246,7 +247,7 @@ def _by_place(ahead: np.ndarray) -> np.ndarray:
 
 
 def _closed(ahead: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """`Costs.gaps` from those of the evaluations skipped up to each, (G+1, T, A)."""
+    """`Costs.gaps` from the cost of skipping up to each evaluation, (G+1, T, A)."""
     depth, count, longest = ahead.shape
     closed = np.full((depth, count, count + 1), np.inf)
     for here in range(count):

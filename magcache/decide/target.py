@@ -1,4 +1,4 @@
-"""What may be asked for in place of the rule's settings."""
+"""The target of a plan, given instead of the rule's settings."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,17 @@ from .window import EVERY_STEP, Window
 
 @dataclass(frozen=True)
 class Target:
-    """What a schedule is planned for; one of `speedup` and `error`.
+    """What to plan a schedule for: either `speedup` or `error`.
 
     Attributes:
-        speedup: Evaluations over computed ones; 1 or less skips nothing.
-        error: Largest expected error of a predicted residual, as a share of its norm.
-        keep: From how many computed evaluations a branch is predicted: 1, 2 or 3.
+        speedup: Number of evaluations over the number of computed ones; 1 skips nothing.
+        error: Largest expected relative error of a predicted residual.
+        keep: How many computed evaluations of a branch to predict from: 1, 2 or 3.
         window: The steps of the run in which skipping is allowed.
-        draft: Whether a speed-up is also taken where as many plain steps would be as good.
+        draft: Whether to take a speed-up even if as many plain steps would be as good.
 
     Raises:
-        ValueError: A setting is out of its range, or both or none are given.
+        ValueError: A setting is out of range, or not exactly one of the two is given.
     """
 
     speedup: float | None = None
@@ -28,11 +28,11 @@ class Target:
 
     def __post_init__(self) -> None:
         if (self.speedup is None) == (self.error is None):
-            raise ValueError("ask for a speedup or for an error, one of the two")
+            raise ValueError("give either a speedup or an error")
         if self.speedup is not None and not 1 <= self.speedup <= 10:
-            raise ValueError(f"speedup is a factor from 1 to 10, got {self.speedup}")
+            raise ValueError(f"speedup must be between 1 and 10, got {self.speedup}")
         if self.error is not None and not 0 <= self.error < 1:
-            raise ValueError(f"error is a share from 0 to 1, got {self.error}")
+            raise ValueError(f"error must be at least 0 and below 1, got {self.error}")
         if self.keep not in (1, 2, 3):
             raise ValueError(f"keep must be 1, 2 or 3, got {self.keep}")
 
@@ -42,5 +42,5 @@ class Target:
 
     def __str__(self) -> str:
         if self.speedup is not None:
-            return f"speed-up {self.speedup:g} asked{', draft' if self.draft else ''}"
+            return f"target speed-up {self.speedup:g}{', draft' if self.draft else ''}"
         return f"expected error up to {self.error:g}"

@@ -1,14 +1,14 @@
-"""In which steps of a run skipping is allowed."""
+"""The steps of a run in which skipping is allowed."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Window:
-    """The steps from `start_step` to `end_step`, both included; negative ones count from the end.
+    """The steps from `start_step` to `end_step`, inclusive; negative ones count from the end.
 
     Raises:
-        ValueError: The two leave no step in a run of any length.
+        ValueError: No run of any length has a step in this range.
     """
 
     start_step: int = 0
@@ -18,8 +18,8 @@ class Window:
         same_end = (self.start_step < 0) == (self.end_step < 0)
         if same_end and self.end_step < self.start_step:
             raise ValueError(
-                f"end_step {self.end_step} lies before start_step {self.start_step}: "
-                "no step would be left in which skipping is allowed"
+                f"end_step {self.end_step} lies before start_step {self.start_step}, "
+                "so no step could be skipped"
             )
 
     def __str__(self) -> str:

@@ -1,5 +1,5 @@
-"""`magcache doctor`: MagCache tried on every model family of somebody's ComfyUI.
+"""`magcache doctor`: tests MagCache on every model family of a user's ComfyUI.
 
-`installation`, `session`, `findings`, `advice` and `render` run in the Python of the command and
-import no ComfyUI. `inside`, `families` and `conflicts` run in a child process, in ComfyUI's own.
+`installation`, `session`, `findings`, `advice` and `render` run in the command's Python and do not
+import ComfyUI. `inside`, `families` and `conflicts` run in a child process with ComfyUI's Python.
 """

@@ -1,4 +1,4 @@
-"""What to do about what was found."""
+"""Turns findings into problems and advice."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +16,7 @@ _CAUSES = {FAILS: "", UNCACHED: "nothing is skipped: ", UNKNOWN: ""}
 
 
 def problems(findings: Findings) -> list[Problem]:
-    """Everything that a person should know of, what fails first."""
+    """Everything that the user should know, failures first."""
     found = [
         *_unfinished(findings),
         *_families(findings),
@@ -30,7 +30,7 @@ def problems(findings: Findings) -> list[Problem]:
 
 
 def status(found: list[Problem]) -> int:
-    """The exit status: 0 all fine, 1 something fails, 2 not all could be checked."""
+    """The exit status: 0 if all is fine, 1 if something fails, 2 if not all could be checked."""
     kinds = {problem.kind for problem in found}
     return 1 if PROBLEM in kinds else 2 if UNCHECKED in kinds else 0
 
@@ -43,26 +43,27 @@ def _unfinished(findings: Findings) -> Iterator[Problem]:
         advice = ""
     elif _LOADING in reason:
         name = reason.rpartition(_LOADING)[2]
-        longer = "give it longer with --timeout, or " if reason.startswith("not done") else ""
+        longer = "allow more time with --timeout, or " if reason.startswith("not done") else ""
         advice = (
             f"{longer}try without {name}: rename its folder in custom_nodes to end in .disabled"
         )
     elif "No module named" in reason and findings.python_from == GUESSED:
-        advice = "give the Python that you start ComfyUI with: --python PATH"
+        advice = "name the Python that you start ComfyUI with: --python PATH"
     elif "No module named" in reason:
         requirements = f"{findings.comfyui}/requirements.txt"
         advice = f"install what ComfyUI needs: {findings.python} -m pip install -r {requirements}"
     elif reason.startswith("not done"):
-        advice = "give it longer with --timeout"
+        advice = "allow more time with --timeout"
     elif "CUDA" in reason or "NVIDIA" in reason:
-        advice = "where there is no such GPU, or it is busy, add --cpu"
+        advice = "add --cpu if there is no such GPU or it is busy"
     else:
-        advice = f"see whether ComfyUI itself starts: {findings.python} {findings.comfyui}/main.py"
+        start = f"{findings.python} {findings.comfyui}/main.py"
+        advice = f"check whether ComfyUI itself starts: {start}"
     yield Problem(reason, advice, UNCHECKED)
 
 
 def _families(findings: Findings) -> Iterator[Problem]:
-    """Families with one reason are one problem."""
+    """Families with the same reason are one problem."""
     for result, kind in ((FAILS, PROBLEM), (UNCACHED, PROBLEM), (UNKNOWN, UNCHECKED)):
         by_reason: dict[tuple[str, tuple[str, ...]], list[Family]] = {}
         for family in findings.families:
@@ -81,15 +82,15 @@ def _for_family(suspects: tuple[str, ...], result: str) -> str:
     if result == UNKNOWN:
         return (
             "the model fails without MagCache too: try one of its workflows; if that works, this "
-            "MagCache is older than your ComfyUI, update it"
+            "MagCache is too old for your ComfyUI, so update it"
         )
     if result == UNCACHED:
         return "update MagCache: it does not know how this ComfyUI builds them"
-    return "take MagCache off these models, update it, and if that does not help report this table"
+    return "update MagCache; if that does not help, do not use it on these models and report this"
 
 
 def _double_ids(findings: Findings) -> Iterator[Problem]:
-    """The ids that the same packs register are one problem."""
+    """Ids that the same packs register are one problem."""
     name, version = findings.pack.get("name") or "MagCache", findings.pack.get("version", "")
     by_packs: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for each in findings.double_ids:
@@ -107,7 +108,7 @@ def _double_ids(findings: Findings) -> Iterator[Problem]:
             f"{ids}: registered by {' and by '.join(said)}",
             f"rename the folder of {'the older one, ' if older else ''}"
             f"{', '.join(older) or 'one of them'} in custom_nodes to end in .disabled; "
-            f"workflows now get the nodes of {in_force}",
+            f"until then, workflows use the nodes of {in_force}",
             PROBLEM,
         )
 
@@ -118,14 +119,14 @@ def _own_pack(findings: Findings) -> Iterator[Problem]:
         return
     if not name:
         yield Problem(
-            "MagCache is not among the custom nodes: this command's own was tried",
-            f"put the pack into the folder custom_nodes of {findings.comfyui}",
+            "MagCache is not among the custom nodes, so this command's own copy was tested",
+            f"put the pack into the custom_nodes folder of {findings.comfyui}",
         )
     elif version != findings.own_version:
         newer = in_numbers(version) > in_numbers(findings.own_version)
         yield Problem(
-            f"custom_nodes/{name} is MagCache {version}, this command is {findings.own_version}: "
-            f"{version} was tried",
+            f"custom_nodes/{name} is MagCache {version}, but this command is "
+            f"{findings.own_version}, so {version} was tested",
             f"update {'the command' if newer else 'the custom node'}, the older of the two",
         )
 
@@ -137,9 +138,9 @@ def _replaced(findings: Findings) -> Iterator[Problem]:
     for pack, functions in packs.items():
         more = f" and {len(functions) - _LISTED} more" if len(functions) > _LISTED else ""
         yield Problem(
-            f"{pack} replaces {', '.join(functions[:_LISTED])}{more} of ComfyUI for every model",
-            "the table shows how MagCache works beside it; where a family fails, or images are not "
-            "what they should be, disable that pack",
+            f"{pack} replaces ComfyUI's {', '.join(functions[:_LISTED])}{more} for every model",
+            "the table shows how MagCache works with it; if a family fails or images look wrong, "
+            "disable that pack",
         )
 
 
@@ -148,28 +149,29 @@ def _other_packs(findings: Findings) -> Iterator[Problem]:
         if not each["loaded"]:
             what = f"the custom node {each['name']} cannot be loaded: {each['reason']}"
             if each["ours"]:
-                yield Problem(what, "install it anew, and its requirements", PROBLEM)
+                yield Problem(what, "reinstall it and its requirements", PROBLEM)
             else:
-                yield Problem(what, "nothing, as far as MagCache goes")
+                yield Problem(what, "MagCache is not affected")
 
 
 def _memory(findings: Findings) -> Iterator[Problem]:
     vram, ram, disk = (findings.memory.get(name) for name in ("vram", "ram", "disk"))
     if vram and vram["free"] < _LITTLE:
         yield Problem(
-            f"only {size(vram['free'])} of GPU memory are free",
+            f"only {size(vram['free'])} of GPU memory is free",
             "close other programs that use the GPU, or set `residuals` to `offload device`",
         )
     if ram and ram["free"] < _LITTLE:
-        yield Problem(f"only {size(ram['free'])} of RAM are free", "close other programs")
+        yield Problem(f"only {size(ram['free'])} of RAM is free", "close other programs")
     if disk and (disk["free"] < _LITTLE_DISK or not disk["writable"]):
-        why = f"has {size(disk['free'])} left" if disk["writable"] else "cannot be written to"
+        why = f"has only {size(disk['free'])} left" if disk["writable"] else "is not writable"
         yield Problem(
-            f"{disk['device']}, where calibrations go, {why}",
-            "make room there, or make it writable: MagCache cannot store what it measures",
+            f"the folder for calibrations, {disk['device']}, {why}",
+            "free some space there or make it writable; otherwise MagCache cannot store what it "
+            "measures",
         )
 
 
 def size(count: float) -> str:
-    """Bytes, as a person reads them."""
+    """A number of bytes in readable form."""
     return f"{count / _GIB:.1f} GiB"

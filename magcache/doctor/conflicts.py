@@ -1,4 +1,4 @@
-"""What other packs of a running ComfyUI do that MagCache has to do with."""
+"""Finds what other packs of a running ComfyUI do that may conflict with MagCache."""
 
 import inspect
 import sys
@@ -15,12 +15,12 @@ _REPLACEABLE = ("forward", "apply_model")
 
 
 def file_of(node: type) -> Path:
-    """The file that a node's class comes from."""
+    """The file that defines a node's class."""
     return Path(getattr(sys.modules.get(node.__module__), "__file__", None) or "").absolute()
 
 
 def pack_of(path: Path, packs: Iterable[Mapping[str, Any]]) -> str:
-    """Name of the custom node that a file belongs to; the file where it belongs to none."""
+    """Name of the custom node that a file belongs to, or the file if it belongs to none."""
     return next((pack["name"] for pack in packs if _holds(pack["path"], path)), str(path))
 
 
@@ -35,16 +35,16 @@ def suspects(
     replaced: Iterable[Mapping[str, Any]],
     packs: Sequence[Mapping[str, Any]],
 ) -> tuple[str, ...]:
-    """The custom nodes that may be why a model fails.
+    """The custom nodes that may be the cause of a failing model.
 
     Args:
-        error: What it fails with, if that is an exception.
-        model: The ModelPatcher; None where it could not be built.
-        replaced: What `replaced_forwards` has found.
+        error: The exception that it fails with, if any.
+        model: The ModelPatcher; None if it could not be built.
+        replaced: The result of `replaced_forwards`.
         packs: The custom nodes.
 
     Returns:
-        The one that raised the error, or else those that replace functions of the model.
+        The one that raised the error, otherwise those that replace functions of the model.
     """
     if error is not None and (raised := _raised_by(error, packs)):
         return (raised,)
@@ -54,7 +54,7 @@ def suspects(
 
 
 def _raised_by(error: BaseException, packs: Sequence[Mapping[str, Any]]) -> str:
-    """The pack whose code ran last; "" where MagCache's did, or ComfyUI's alone."""
+    """The pack whose code raised the error; "" if it was MagCache's or ComfyUI's."""
     own = str(Path(__file__).parents[1])
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename).absolute()
@@ -69,16 +69,16 @@ def _raised_by(error: BaseException, packs: Sequence[Mapping[str, Any]]) -> str:
 def double_ids(
     own: Mapping[str, type], registered: Iterable[tuple[str, type]], packs: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """MagCache's node ids that another pack registers too.
+    """MagCache's node ids that another pack also registers.
 
     Args:
         own: MagCache's nodes.
-        registered: Every registration, in order: the last one of an id is in force.
+        registered: Every registration, in order; the last one of an id is the one in use.
         packs: The custom nodes, with name and path.
 
     Returns:
-        For each such id the packs that register it beside MagCache, whose is in force, and the
-        versions of those that are a MagCache too.
+        For each such id: the other packs that register it, the pack whose node is in use, and the
+        versions of those packs that are also a MagCache.
     """
     others: dict[str, list[type]] = {}
     last: dict[str, type] = {}
@@ -103,7 +103,7 @@ def double_ids(
 
 
 def replaced_forwards(comfyui: Path, packs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Functions of ComfyUI's models that are not defined in its own files.
+    """Functions of ComfyUI's models that are defined outside ComfyUI's own files.
 
     Args:
         comfyui: Its folder.
@@ -124,7 +124,7 @@ def replaced_forwards(comfyui: Path, packs: list[dict[str, Any]]) -> list[dict[s
 
 
 def _model_classes() -> Iterator[type]:
-    """Every class of a network, of its parts, and of the models around networks."""
+    """Every class of networks, of their parts, and of the models around them."""
     for name, module in list(sys.modules.items()):
         if name.startswith(("comfy.ldm.", "comfy.model_base")):
             classes = filter(inspect.isclass, list(vars(module).values()))

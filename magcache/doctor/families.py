@@ -1,4 +1,4 @@
-"""Trying MagCache on a tiny random model of every family, inside a running ComfyUI."""
+"""Tests MagCache on a tiny random model of every family, inside a running ComfyUI."""
 
 import importlib
 import logging
@@ -20,16 +20,16 @@ from .tiny import EVERY, Tiny, flat, sample, skip_errors
 STEPS = 8
 _TABLE = "hosts.comfyui.models"
 _EXACT = 1e-4
-"""Most that a skipped evaluation with the true residual may differ: rounding, in float32."""
+"""Largest relative error of a skipped evaluation with the true residual: float32 rounding."""
 
 
 @dataclass(frozen=True)
 class Pack:
-    """MagCache as it is loaded: that of the installation, or the command's own.
+    """The MagCache under test: the one in the installation, or the command's own.
 
     Attributes:
         name: Its folder among the custom nodes; "" for the command's own.
-        nodes: Its nodes, by id.
+        nodes: Its nodes by id.
         package: Name of its Python package.
     """
 
@@ -51,10 +51,10 @@ class _Ran:
     """One sampling with MagCache.
 
     Attributes:
-        output: Its latent.
-        skipped: How many evaluations ran no block.
-        evaluations: How many there were.
-        reason: What MagCache warned of.
+        output: The latent.
+        skipped: Number of evaluations that ran no block.
+        evaluations: Number of evaluations.
+        reason: MagCache's last warning.
     """
 
     output: torch.Tensor
@@ -64,21 +64,21 @@ class _Ran:
 
 
 class _Fault(Exception):
-    """MagCache does something wrong on a family; says what."""
+    """MagCache does something wrong on a family; the message says what."""
 
 
 def check_all(
     channel: Any, registrations: Any, packs: list[dict[str, Any]], asked: Mapping[str, Any]
 ) -> None:
-    """Sends what there is to find.
+    """Runs all checks and sends the findings.
 
     Args:
-        channel: Where to; see `inside.Channel`.
-        registrations: Every node that was registered; see `inside.Registrations`.
+        channel: Receives the findings, see `inside.Channel`.
+        registrations: Every registered node, see `inside.Registrations`.
         packs: The custom nodes.
-        asked: "comfyui", its folder; "families", names of those to check, all if empty.
+        asked: "comfyui", its folder, and "families", the names of those to check (all if empty).
     """
-    torch.set_num_threads(1)  # so small a model is slower on more; this process is ours
+    torch.set_num_threads(1)  # models this small run slower on several threads
     pack = _find_pack(registrations.all, packs)
     channel.send("found", pack={"name": pack.name, "version": pack.version})
     replaced = conflicts.replaced_forwards(Path(asked["comfyui"]), packs)
@@ -101,7 +101,7 @@ def check_all(
 def check(
     tiny: Tiny, pack: Pack, packs: Sequence[dict[str, Any]] = (), replaced: Sequence[Any] = ()
 ) -> Family:
-    """MagCache on one family, beside the custom nodes and what they replace."""
+    """Tests MagCache on one family, with the custom nodes and the functions they replace."""
     start, model = time.perf_counter(), None
 
     def result(
@@ -131,29 +131,29 @@ def check(
 
 
 def _samples_again(model: Any, tiny: Tiny, plain: torch.Tensor) -> bool:
-    """Whether a sampling gives what it gave before, where it gives one thing twice at all."""
+    """Whether a sampling gives the same result as before, if the model is deterministic."""
     again = flat(sample(model, tiny, STEPS))
     return torch.equal(again, plain) or not torch.equal(again, flat(sample(model, tiny, STEPS)))
 
 
 def _find_fault(ran: _Ran, error: float | None, plain: torch.Tensor, same: bool) -> None:
     if not same:
-        raise _Fault("the model is not as it was before")
+        raise _Fault("the model was not restored")
     if not torch.isfinite(ran.output).all():
         raise _Fault("the result holds NaN or Inf")
     if error is not None and not error <= _EXACT:
         raise _Fault(f"a skipped evaluation is off by {error:.1e}, given the true residual")
     if not ran.skipped and not torch.equal(ran.output, plain):
-        raise _Fault("nothing is skipped, but the result is another one")
+        raise _Fault("nothing is skipped, but the result differs")
     if not ran.skipped and not ran.reason:
         raise _Fault("nothing is skipped, and no reason is given")
 
 
 def _accelerated(tiny: Tiny, model: Any, pack: Pack) -> tuple[_Ran, str]:
-    """A sampling with MagCache in auto, and whose curve it follows.
+    """A sampling with MagCache's `auto`, and the origin of the curve that it follows.
 
-    Where none is published the first sampling measures one and the next follows it. It is stored
-    in a temporary user folder.
+    If there is no published curve, the first sampling measures one, stores it in a temporary user
+    folder, and the next sampling follows it.
     """
     with _warnings() as warnings:
         accelerated = _magcache(model, pack)
@@ -165,7 +165,7 @@ def _accelerated(tiny: Tiny, model: Any, pack: Pack) -> tuple[_Ran, str]:
 
 
 def _magcache(model: Any, pack: Pack) -> Any:
-    """The MagCache node on a model: every other evaluation is skipped, the rest at its defaults."""
+    """A model with the MagCache node, set to skip every other evaluation."""
     node = pack.nodes["MagCache"]
     widgets: dict[str, Any] = {}
     for name, entry in [e for kind in node.INPUT_TYPES().values() for e in kind.items()]:
@@ -173,7 +173,7 @@ def _magcache(model: Any, pack: Pack) -> Any:
         if "default" in more or isinstance(options, list):
             widgets[name] = more.get("default", options[0])
     chosen = {"magcache_thresh": 9.0, "retention_ratio": 0.1, "magcache_K": 1}
-    if "recommended" in widgets:  # it would be in force instead
+    if "recommended" in widgets:  # would override the settings above
         widgets["recommended"] = False
     return node().apply(**{**widgets, "model_type": "auto", **chosen, "model": model})[0]
 
@@ -182,15 +182,15 @@ def _sampled(tiny: Tiny, model: Any, warnings: list[str]) -> _Ran:
     model = model.clone()
     with _watch_blocks(model, tiny) as computed:
         output = flat(sample(model, tiny, STEPS))
-    # The first is never skipped: where no block was seen in it, none can be.
+    # The first evaluation is never skipped: if no block was seen in it, blocks cannot be seen.
     skipped = computed.count(False) if computed[0] else 0
-    reason = re.sub(r"^MagCache: (.*runs uncached.*?: )?", "", warnings[-1]) if warnings else ""
+    reason = re.sub(r"^MagCache: (.* uncached.*?: )?", "", warnings[-1]) if warnings else ""
     return _Ran(output, skipped, len(computed), reason)
 
 
 @contextmanager
 def _watch_blocks(model: Any, tiny: Tiny) -> Iterator[list[bool]]:
-    """For each evaluation, whether any part of a block ran; some models call the parts only."""
+    """For each evaluation, whether any part of a block ran. Some models call only the parts."""
     computed: list[bool] = []
 
     def begin(executor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -211,14 +211,14 @@ def _watch_blocks(model: Any, tiny: Tiny) -> Iterator[list[bool]]:
 
 
 def _skip_error(tiny: Tiny, model: Any, pack: Pack) -> float:
-    """How far skipped evaluations are from computed ones, given the true residual, at most."""
+    """Largest relative error of skipped evaluations with the true residual."""
     network, table = model.model.diffusion_model, pack.module(_TABLE).FAMILIES
     stack = pack.module("blocks").find_stack(network, table)
     return max(skip_errors(model, tiny, stack, 2).errors)
 
 
 def _state(model: Any) -> list[Any]:
-    """What MagCache must leave as it is: modules, hooks, attributes, and the patcher's options."""
+    """What MagCache must restore: modules, hooks, attributes, and the patcher's options."""
     options = model.model_options.get("transformer_options", {})
     state: list[Any] = [sorted(options), sorted(map(str, model.wrappers))]
     for name, module in model.model.named_modules():
@@ -229,7 +229,7 @@ def _state(model: Any) -> list[Any]:
 
 @contextmanager
 def _warnings() -> Iterator[list[str]]:
-    """What MagCache warns of."""
+    """Collects MagCache's warnings."""
     said: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: said.append(record.getMessage())
@@ -248,9 +248,9 @@ def _said(error: Exception) -> str:
 
 
 def _find_pack(registered: list[tuple[str, type]], packs: list[dict[str, Any]]) -> Pack:
-    """The MagCache of the installation; the command's own where it has none that loads.
+    """The MagCache of the installation, or the command's own if none of them loads.
 
-    Of two it is the one that ComfyUI loads last, as its nodes are in force.
+    If there are several, it is the last that ComfyUI loads, because its nodes are the ones in use.
     """
     for pack in reversed(packs):
         if not (pack["loaded"] and pack["ours"]):
@@ -267,7 +267,7 @@ def _find_pack(registered: list[tuple[str, type]], packs: list[dict[str, Any]]) 
 
 
 def _memory() -> dict[str, Any]:
-    """Free and whole memory in bytes, of the machine and of the device that ComfyUI computes on."""
+    """Free and total memory in bytes, of the machine and of ComfyUI's compute device."""
     from comfy import model_management
 
     def memory_of(device: torch.device) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""What `magcache doctor` finds, as the child sends it and as the command shows it."""
+"""The findings of `magcache doctor`, as the child process sends them and the command shows them."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 WORKS, UNCACHED, FAILS, UNKNOWN = "works", "runs uncached", "fails", "not checked"
-"""What can become of a family."""
+"""The possible results of a family."""
 PROBLEM, UNCHECKED, NOTE = "problem", "not checked", "note"
-"""How bad it is: something does not work, something could not be tried, something to know."""
+"""Kinds of problems: something does not work, could not be tested, or is good to know."""
 
 
 @dataclass(frozen=True)
@@ -18,15 +18,15 @@ class Family:
         network: Class name of its network.
         result: WORKS, UNCACHED, FAILS or UNKNOWN.
         reason: Why it does not work.
-        curve: What was followed: "published", "measured" here, or "".
-        evaluations: How many a sampling had.
-        skipped: How many of these MagCache skipped.
-        error: Relative difference of a skipped evaluation, given the true residual; None where
-            nothing was skipped.
-        known: Whether MagCache itself knows that it does not fit.
-        suspects: The custom nodes that raised what it fails with, or else those that replace
-            functions of its model.
-        seconds: What the check took.
+        curve: The curve that was followed: "published", "measured" here, or "".
+        evaluations: Number of evaluations in the sampling.
+        skipped: How many of them MagCache skipped.
+        error: Relative error of a skipped evaluation with the true residual; None if nothing was
+            skipped.
+        known: Whether MagCache's own table says that it does not fit.
+        suspects: The custom node that raised the error, otherwise those that replace functions of
+            its model.
+        seconds: Duration of the check.
     """
 
     name: str
@@ -44,11 +44,11 @@ class Family:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that a person should know of.
+    """Something that the user should know.
 
     Attributes:
-        what: What it is.
-        advice: What to do.
+        what: What was found.
+        advice: What to do about it.
         kind: PROBLEM, UNCHECKED or NOTE.
     """
 
@@ -59,27 +59,27 @@ class Problem:
 
 @dataclass
 class Findings:
-    """All that was found.
+    """All findings.
 
     Attributes:
         comfyui: ComfyUI's folder.
-        python: What runs it.
-        python_from: Where that was found.
-        own_version: MagCache's version on the command's side.
-        versions: Of Python, torch and ComfyUI.
-        pack: MagCache that was checked: "name", its folder among the custom nodes, "" for the
-            command's own; and "version".
+        python: The Python that runs it.
+        python_from: How that was found.
+        own_version: Version of the MagCache that the command belongs to.
+        versions: Versions of Python, torch and ComfyUI.
+        pack: The MagCache under test: "name", its folder among the custom nodes ("" for the
+            command's own), and "version".
         custom_nodes: Each with "name", "path", "ours" (whether it is a MagCache), "loaded" and
             "reason".
-        double_ids: Node ids of MagCache that others register: "id", "packs", "in_force", and
+        double_ids: Node ids of MagCache that others also register: "id", "packs", "in_force", and
             "versions" of those packs that are a MagCache.
         replaced: Functions of ComfyUI's models that others replace: "class", "function", "pack".
-        memory: "ram", "vram" and "disk": each with "device", "free" and "whole" in bytes.
-        families: What became of each.
-        unfinished: Why not all was checked; "" if it was.
-        refused: Whether that says it all, and ComfyUI is not to blame.
-        log: The end of what ComfyUI logged, where it was not finished.
-        seconds: What it took.
+        memory: "ram", "vram" and "disk", each with "device", and "free" and "whole" in bytes.
+        families: The result of each family.
+        unfinished: Why not everything was checked; "" if it was.
+        refused: Whether the check was refused for that reason, so ComfyUI is not to blame.
+        log: The last lines of ComfyUI's output, if the check did not finish.
+        seconds: Duration of the whole check.
     """
 
     comfyui: str
@@ -99,7 +99,7 @@ class Findings:
     seconds: float = 0.0
 
     def add(self, event: dict[str, Any]) -> None:
-        """Takes in an event of the child: "found" or "family"."""
+        """Adds an event from the child process: "found" or "family"."""
         kind, data = event["event"], {k: v for k, v in event.items() if k != "event"}
         if kind == "family":
             self.families.append(Family(**data))
@@ -109,7 +109,7 @@ class Findings:
                 setattr(self, name, {**known, **value} if isinstance(value, dict) else value)
 
     def as_json(self, problems: list[Problem], status: int) -> dict[str, Any]:
-        """For scripts."""
+        """The findings for scripts."""
         return {
             "status": status,
             **asdict(self),

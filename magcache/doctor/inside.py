@@ -1,9 +1,9 @@
-"""The part of `magcache doctor` that runs inside ComfyUI, in its own Python, as a script.
+"""The part of `magcache doctor` that runs inside ComfyUI, as a script in ComfyUI's Python.
 
-It starts ComfyUI the way its main.py does, custom nodes included, and stops before the server
-opens a port. Nothing but the standard library is imported before ComfyUI is: it and the packs set
-things up that torch reads on import. What it finds goes as lines of JSON into a file, since packs
-print what they like.
+It starts ComfyUI like its main.py, including custom nodes, and stops before the server opens a
+port. Only the standard library may be imported before ComfyUI, because ComfyUI and its packs set
+things up that torch reads on import. The findings go to a file as lines of JSON, because packs
+may print anything.
 """
 
 import importlib
@@ -19,11 +19,11 @@ from typing import Any, NoReturn
 
 _HERE = Path(__file__).resolve().parent
 _STARTING = "starting ComfyUI"
-_NODES = ("magcache", "hosts", "comfyui", "nodes")  # a folder that no other pack has
+_NODES = ("magcache", "hosts", "comfyui", "nodes")  # a folder that only MagCache has
 
 
 class Channel:
-    """Sends what was found; each line is one event."""
+    """Sends findings, one event per line."""
 
     def __init__(self, path: str) -> None:
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
@@ -36,17 +36,17 @@ class Channel:
         self.send("step", text=text)
 
     def end(self, event: str, **data: Any) -> NoReturn:
-        """Sends a last event and ends the process; threads of ComfyUI and of packs may run on."""
+        """Sends a last event and ends the process, even if other threads are still running."""
         self.send(event, **data)
         sys.stderr.flush()
         os._exit(0)
 
 
 class Registrations(dict):
-    """ComfyUI's table of nodes, which keeps what is replaced.
+    """ComfyUI's table of nodes, which also remembers replaced entries.
 
     Attributes:
-        all: Each registration, in order: id and class.
+        all: Id and class of every registration, in order.
     """
 
     def __init__(self, mappings: dict[str, type]) -> None:
@@ -63,10 +63,10 @@ class Registrations(dict):
 
 
 def main() -> None:
-    """Checks what the JSON file named on the command line asks for; see `session`."""
+    """Runs the checks that the JSON file named on the command line asks for; see `session`."""
     asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     channel = Channel(asked["events"])
-    # This file's own folder gives way: its names must not hide those of ComfyUI and the packs.
+    # Remove this file's folder: its modules must not hide those of ComfyUI and the packs.
     sys.path[:] = [asked["comfyui"], *(each for each in sys.path if Path(each).resolve() != _HERE)]
     sys.argv = ["main.py", *asked["arguments"]]
     try:
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def _start(channel: Channel, package: Path) -> tuple[Registrations, list[dict[str, Any]]]:
-    """Starts ComfyUI; its nodes, and what became of each custom node."""
+    """Starts ComfyUI; returns its registered nodes and the result of loading each custom node."""
     channel.send("found", versions={"Python": platform.python_version()})
     channel.step(_STARTING)
     comfyui = importlib.import_module("main")  # loads torch, after the packs' own preparations
@@ -104,7 +104,7 @@ def _start(channel: Channel, package: Path) -> tuple[Registrations, list[dict[st
 
 
 def _watch_loading(nodes: Any, channel: Channel) -> list[dict[str, Any]]:
-    """From here on, each custom node that is loaded is told of, and put on the list returned."""
+    """Reports each custom node as it is loaded, and adds it to the returned list."""
     load, packs, warnings = nodes.load_custom_node, [], []
     handler = logging.Handler(logging.WARNING)  # ComfyUI logs why a pack cannot be loaded
     handler.emit = lambda record: warnings.append(record.getMessage().strip())
@@ -118,7 +118,7 @@ def _watch_loading(nodes: Any, channel: Channel) -> list[dict[str, Any]]:
         channel.step(f"loading the custom node {path.name}")
         warnings.clear()
         loaded = await load(module_path, *args, **kwargs)
-        channel.send("back", text=_STARTING)  # what fails from here on is not this pack's fault
+        channel.send("back", text=_STARTING)  # later failures are not this pack's fault
         own = [warning for warning in warnings if str(module_path) in warning]
         reason = own[-1].rpartition("module for custom nodes: ")[2] if own and not loaded else ""
         packs.append({**pack, "loaded": loaded, "reason": reason})
@@ -135,7 +135,7 @@ def _said(error: BaseException) -> str:
 
 
 def _own_package(folder: Path) -> None:
-    """Makes the command's own `magcache` importable, and nothing that lies beside it."""
+    """Makes the command's own `magcache` importable, without anything next to it."""
     spec = importlib.util.spec_from_file_location(
         "magcache", folder / "__init__.py", submodule_search_locations=[str(folder)]
     )

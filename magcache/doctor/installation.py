@@ -1,4 +1,4 @@
-"""Finding somebody's ComfyUI and the Python that runs it."""
+"""Finds a user's ComfyUI and the Python that runs it."""
 
 import importlib.util
 import os
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PARTS = ("main.py", "nodes.py", "folder_paths.py", "comfy/sd.py")
-_EMBEDDED = ("python_embeded", "python_embedded")  # the first is how portable installs spell it
+_EMBEDDED = ("python_embeded", "python_embedded")  # portable installs use the first spelling
 
 
-_PAGE = "comfyui_frontend_package"  # each ComfyUI needs it, and nothing else does
+_PAGE = "comfyui_frontend_package"  # every ComfyUI requires it, and nothing else does
 RUNNING = "it runs this command"
 GUESSED = "it runs this command, and there is no venv, .venv or python_embeded"
 
 
 class CannotCheck(ValueError):
-    """An installation cannot be checked; says why, and what to do."""
+    """An installation cannot be checked; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Installation:
     """A ComfyUI.
 
     Attributes:
-        folder: Where its main.py is.
-        base: Where its custom_nodes, models and user folders are.
-        python: What runs it.
-        python_from: Why that one, in words.
+        folder: The folder that holds its main.py.
+        base: The folder that holds its custom_nodes, models and user folders.
+        python: The Python that runs it.
+        python_from: How that was chosen, in words.
     """
 
     folder: Path
@@ -37,12 +37,12 @@ class Installation:
 
     @property
     def user_folder(self) -> Path:
-        """Where calibrations are kept."""
+        """The folder that calibrations are stored in."""
         return self.base / "user"
 
     @property
     def embedded(self) -> bool:
-        """Whether its Python is that of a portable install."""
+        """Whether its Python belongs to a portable install."""
         return self.python.parent.name in _EMBEDDED
 
 
@@ -50,36 +50,37 @@ def find(path: Path, python: Path | None = None, base: Path | None = None) -> In
     """The installation at a path.
 
     Args:
-        path: The folder with ComfyUI's main.py, or the one around it.
-        python: What runs it. By default it is this Python where ComfyUI's packages are installed
-            in it, else that of an environment in the folder or beside it, else this one all the
-            same.
-        base: Its base directory, where that is another folder.
+        path: The folder that holds ComfyUI's main.py, or its parent.
+        python: The Python that runs it. The default is this Python if ComfyUI's packages are
+            installed in it, otherwise that of an environment in or next to the folder, otherwise
+            this Python.
+        base: Its base directory, if that is another folder.
 
     Raises:
-        CannotCheck: There is no ComfyUI, or `python` is no program.
+        CannotCheck: There is no ComfyUI, or `python` is not executable.
     """
     folder = _comfyui(path.expanduser().absolute())
     base = folder if base is None else base.expanduser().absolute()
     if not base.is_dir():
-        raise CannotCheck(f"the base directory {base} is no folder")
+        raise CannotCheck(f"the base directory {base} is not a folder")
     if python is None:
         return Installation(folder, base, *_default_python(folder, base))
     python = python.expanduser().absolute()
     if not _runs(python):
-        raise CannotCheck(f"--python {python} is no program: give ComfyUI's python itself")
+        raise CannotCheck(f"--python {python} is not a program: give the path of ComfyUI's python")
     return Installation(folder, base, python, "from --python")
 
 
 def _comfyui(path: Path) -> Path:
     if not path.is_dir():
-        raise CannotCheck(f"{path} is no folder: give the one that holds ComfyUI's main.py")
+        raise CannotCheck(f"{path} is not a folder: give the one that holds ComfyUI's main.py")
     for folder in (path, path / "ComfyUI"):
         if all((folder / part).is_file() for part in _PARTS):
             return folder
     missing = ", ".join(part for part in _PARTS if not (path / part).is_file())
     raise CannotCheck(
-        f"{path} is not ComfyUI, it has no {missing}: give the folder that holds ComfyUI's main.py"
+        f"{path} is not ComfyUI, as it has no {missing}: give the folder that holds ComfyUI's "
+        "main.py"
     )
 
 

@@ -12,7 +12,7 @@ _SAID = {WORKS: "work", UNCACHED: "run uncached", FAILS: "fail", UNKNOWN: "could
 
 
 def text(findings: Findings, problems: list[Problem]) -> str:
-    """For a terminal: what was looked at, the table, and what to do."""
+    """For a terminal: the installation, the table, and what to do."""
     lines = [*_facts(findings)]
     if findings.families:
         lines.append("")
@@ -25,12 +25,12 @@ def text(findings: Findings, problems: list[Problem]) -> str:
         lines += ["", f"{problem.kind.upper()}: {problem.what}"]
         lines += [f"  -> {problem.advice}"] if problem.advice else []
     if findings.log:
-        lines += ["", "the end of what ComfyUI printed:", *(f"  {line}" for line in findings.log)]
+        lines += ["", "ComfyUI's last output:", *(f"  {line}" for line in findings.log)]
     return "\n".join(lines)
 
 
 def markdown(findings: Findings) -> str:
-    """A section of docs/compatibility.md; its packs and its machine are left out."""
+    """A section of docs/compatibility.md, without packs and machine."""
     versions = findings.versions
     where = findings.memory.get("vram", {"device": "CPU"})["device"]
     lines = [

@@ -1,4 +1,4 @@
-"""Running `inside` in ComfyUI's own Python, and listening to it."""
+"""Runs `inside` in ComfyUI's Python, and reads its findings."""
 
 import json
 import os
@@ -21,11 +21,11 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _FOLDERS = ("custom_nodes", "models", "input", "output", "temp", "user")
 _ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
-    "PYTHONUNBUFFERED": "1",  # what is printed and what is logged go into one file
-    # What ComfyUI sets as it starts.
+    "PYTHONUNBUFFERED": "1",  # prints and logs go to the same file, in order
+    # ComfyUI sets these when it starts.
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
-    # Packs that install or download while they are loaded do so at the next real start.
+    # Packs that install or download something while loading shall wait for the next real start.
     "PIP_NO_INDEX": "1",
     "UV_OFFLINE": "1",
     "HF_HUB_OFFLINE": "1",
@@ -34,7 +34,7 @@ _LOG_LINES = 30
 _POLL = 0.1  # seconds
 
 OnStep = Callable[[str, int, int], None]
-"""Called with a step's text, its number and how many there are; 0 of 0 while that is not known."""
+"""Called with a step's text, its number and the number of steps; 0 and 0 while unknown."""
 
 
 def examine(
@@ -45,18 +45,18 @@ def examine(
     timeout: float = 600.0,
     cpu: bool = False,
 ) -> None:
-    """Starts a ComfyUI and tries MagCache in it; fills `findings`.
+    """Starts a ComfyUI, tests MagCache in it, and fills `findings`.
 
-    The installation stays as it is: models, output, user folder and so on are temporary ones, and
-    only its custom nodes are loaded from where they are.
+    Does not change the installation: the folders for models, output, user and so on are temporary,
+    and only the custom nodes are loaded from their place.
 
     Args:
         installation: What to check.
-        findings: What is found goes here, also where it ends early; `unfinished` then says why.
-        on_step: Told of each step.
-        families: Names of those to try; all if empty.
-        timeout: Seconds after which it is ended.
-        cpu: Compute on the CPU only.
+        findings: Receives the findings, even if the check ends early; `unfinished` then says why.
+        on_step: Called at each step.
+        families: Names of the families to test; all if empty.
+        timeout: Seconds after which the check is stopped.
+        cpu: Whether to compute on the CPU only.
     """
     findings.memory["disk"] = _disk(installation.user_folder)
     with tempfile.TemporaryDirectory(prefix="magcache-doctor-", ignore_cleanup_errors=True) as name:
@@ -66,7 +66,7 @@ def examine(
         command = [str(installation.python), "-B", *isolated, str(_INSIDE), str(asked)]
         log, scratch = folder / "log", folder / "tmp"
         scratch.mkdir()
-        # What a process that is ended leaves in its temporary folder goes with this one.
+        # A killed process may leave temporary files behind; they are removed with this folder.
         temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -88,7 +88,7 @@ def examine(
 
 
 def _disk(folder: Path) -> dict[str, Any]:
-    """Room where calibrations are kept; the folder may be made only when the first one is."""
+    """Disk space for calibrations. The folder may not exist before the first one is stored."""
     place = next(each for each in (folder, *folder.parents) if each.exists())
     usage = shutil.disk_usage(place)
     writable = os.access(place, os.W_OK)
@@ -96,14 +96,14 @@ def _disk(folder: Path) -> dict[str, Any]:
 
 
 def _asked(installation: Installation, folder: Path, families: Sequence[str], cpu: bool) -> Path:
-    """Writes what the child is to do, and makes the folders that it does it in."""
+    """Writes the child's instructions, and creates the folders that it works in."""
     base = folder / "base"
     for name in _FOLDERS:
         (base / name).mkdir(parents=True)
     custom_nodes = installation.base / "custom_nodes"
     places = {"custom_nodes": str(custom_nodes)} if custom_nodes.is_dir() else {}
     paths = folder / "paths.yaml"
-    paths.write_text(json.dumps({"magcache_doctor": places}), encoding="utf-8")  # JSON is YAML too
+    paths.write_text(json.dumps({"magcache_doctor": places}), encoding="utf-8")  # JSON is YAML
     arguments = [
         "--base-directory", str(base), "--extra-model-paths-config", str(paths),
         "--database-url", "sqlite:///:memory:", "--disable-api-nodes", "--disable-auto-launch",
@@ -124,7 +124,7 @@ def _asked(installation: Installation, folder: Path, families: Sequence[str], cp
 def _listen(
     process: subprocess.Popen[bytes], path: Path, findings: Findings, on_step: OnStep, end: float
 ) -> None:
-    """Takes in events until the child is done, has ended or is out of time."""
+    """Reads events until the child is done, has ended or is out of time."""
     step = "starting its Python"
     start = time.monotonic()
     for event in _events(process, path, end):
@@ -150,12 +150,12 @@ def _listen(
 
 
 def _events(process: subprocess.Popen[bytes], path: Path, end: float) -> Iterator[dict[str, Any]]:
-    """The lines of a file as they are written; ends with the process, or when time is up."""
+    """Yields the events of a file as they are written, until the process ends or time is up."""
     path.touch()
     with path.open("rb") as file:
         rest = b""
         while True:
-            ended = process.poll() is not None  # looked at before reading: no line is lost
+            ended = process.poll() is not None  # checked before reading, so that no line is lost
             *lines, rest = (rest + file.read()).split(b"\n")
             yield from map(json.loads, lines)
             if ended or time.monotonic() > end:
@@ -164,7 +164,7 @@ def _events(process: subprocess.Popen[bytes], path: Path, end: float) -> Iterato
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the child, and what it has started."""
+    """Ends the child and the processes that it started."""
     if sys.platform == "win32":
         process.kill()
     else:

@@ -1,5 +1,5 @@
-"""The small trained models that demo, tests and benches run on; the core never imports them.
+"""The small trained models for the demo, tests and benchmarks. The core never imports them.
 
-`image` loads the emoji model, `turbo` the same for few steps, `unet` one like SDXL and `video` the
-one that makes clips; all need diffusers. `keywords` finds their files and reads their prompts.
+`image` loads the emoji model, `turbo` its few-step version, `unet` an SDXL-like model and `video`
+a model that makes clips; all need diffusers. `keywords` finds their files and parses prompts.
 """

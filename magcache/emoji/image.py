@@ -1,7 +1,7 @@
-"""The small trained model that demo, tests and benches run on: FLUX's architecture, 32x32 emoji.
+"""The small trained image model: FLUX's architecture, 32x32 emoji.
 
 `load()` gives a real `diffusers.FluxPipeline` without autoencoder and text encoders. An image is
-a latent of 16 channels (`models/emoji/emoji.json` says which), a prompt is up to eight keywords
+a latent of 16 channels, described in `models/emoji/emoji.json`. A prompt is up to eight keywords
 from a table of embeddings.
 """
 
@@ -46,10 +46,10 @@ class EmojiModel(EmojiPipeline):
 def load(
     folder: Path | None = None, shift: float = 1.0, device: torch.device | str = "cpu"
 ) -> EmojiModel:
-    """Loads the model in float32 from `folder`, by default the one that comes with MagCache.
+    """Loads the model in float32 from `folder`, by default the one that ships with MagCache.
 
-    `shift` is the flow-matching scheduler's; the model was trained with 1. Raises
-    FileNotFoundError without the files, ValueError if they are of a newer format.
+    `shift` is the shift of the flow-matching scheduler; the model was trained with 1. Raises
+    FileNotFoundError if the files are missing, ValueError if their format is newer.
     """
     folder = folder or keywords.find_folder("emoji")
     words = keywords.read(folder)
@@ -65,7 +65,7 @@ def to_images(packed: torch.Tensor) -> torch.Tensor:
     """Packed latents (B, 64, 64) of the pipeline to RGB (B, 3, 32, 32), clamped to [0, 1].
 
     Both FLUX's packing and the model's latent are space-to-depth by 2 in the order
-    (channel, row, column), so both are undone by a pixel shuffle.
+    (channel, row, column), so a pixel shuffle undoes each.
     """
     latents = F.pixel_shuffle(packed.transpose(1, 2).unflatten(2, (8, 8)), 2)
     return (F.pixel_shuffle(latents[:, :12], 2) / 2 + 0.5).clamp(0, 1)

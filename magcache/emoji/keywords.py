@@ -1,7 +1,7 @@
-"""What the small trained models have in common: their files, and prompts of a few keywords.
+"""The files and the keyword prompts that all small trained models share.
 
-In place of a text encoder there is a table of word embeddings. A prompt is a bag of up to eight
-words; word 0 is the padding, and a prompt of nothing else is the unconditional one.
+A table of word embeddings replaces the text encoder. A prompt is a bag of up to eight words. Word
+0 is padding; a prompt of padding alone is the unconditional one.
 """
 
 import base64
@@ -19,15 +19,15 @@ from torch.nn import functional as F
 
 FORMAT = 1
 TEXT_TOKENS = 8
-WAN_WIDTH = 4096  # of Wan's text; a word's 128 numbers come first, the others are zero
+WAN_WIDTH = 4096  # channels of Wan's text; the first 128 hold a word's embedding, the rest is 0
 DESCRIPTION = "emoji.json"
 WEIGHTS = {
     "emoji": "diffusion_pytorch_model.safetensors",
-    "emoji-video": "wan2.1_emoji_video.safetensors",  # under Wan's own names, as ComfyUI reads them
+    "emoji-video": "wan2.1_emoji_video.safetensors",  # with Wan's parameter names, for ComfyUI
     "emoji-turbo": "diffusion_pytorch_model.safetensors",
     "emoji-unet": "diffusion_pytorch_model.safetensors",
 }
-"""Each model's file, by the name of its folder."""
+"""The weights file of each model, by the name of its folder."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Keywords:
     """The words of a model.
 
     Attributes:
-        vocabulary: Its words.
+        vocabulary: The words that it knows.
         table: Their embeddings, (words, 128).
-        splits: Fixed sets of prompts.
+        splits: Named, fixed sets of prompts.
     """
 
     vocabulary: list[str]
@@ -45,7 +45,7 @@ class Keywords:
     splits: dict[str, list[str]]
 
     def prompts(self, split: str) -> list[str]:
-        """The prompts of "calibration", "test", "demo" or "other"; no prompt is in two.
+        """The prompts of "calibration", "test", "demo" or "other"; the sets are disjoint.
 
         Raises ValueError for any other split.
         """
@@ -56,15 +56,15 @@ class Keywords:
     def embed(self, prompts: Sequence[str], width: int = 128) -> torch.Tensor:
         """Token embeddings (B, 8, width).
 
-        Raises ValueError for a word that the model has not learnt, and for more than eight words.
+        Raises ValueError for a word that the model does not know, and for more than eight words.
         """
         embeds = self.table[torch.tensor([self._word_indices(prompt) for prompt in prompts])]
         return F.pad(embeds, (0, width - embeds.shape[-1]))
 
     def understood(self, text: str) -> tuple[str, str]:
-        """A prompt of the words in a text that the model knows, and a note on those left out.
+        """A prompt of the known words in a text, and a note on the ignored ones.
 
-        Raises ValueError where it knows none of them.
+        Raises ValueError if the model knows none of the words.
         """
         words = re.findall(r"[a-z]+", text.lower())
         known = [word for word in words if word in self.vocabulary]
@@ -74,7 +74,8 @@ class Keywords:
             raise ValueError(f"{note}. Try fox face")
         if len(known) > TEXT_TOKENS:
             left_out = ", ".join(known[TEXT_TOKENS:])
-            note = "; ".join(filter(None, [note, f"it reads {TEXT_TOKENS} words, not {left_out}"]))
+            most = f"it reads at most {TEXT_TOKENS} words, so it ignored {left_out}"
+            note = "; ".join(filter(None, [note, most]))
         return " ".join(known[:TEXT_TOKENS]), note
 
     def _asked_about(self, word: str) -> str:
@@ -85,22 +86,22 @@ class Keywords:
         words = prompt.lower().split()
         if len(words) > TEXT_TOKENS:
             raise ValueError(
-                f"{prompt!r} has {len(words)} words, the model reads at most {TEXT_TOKENS}"
+                f"{prompt!r} has {len(words)} words, but the model reads at most {TEXT_TOKENS}"
             )
         for word in words:
             if word not in self.vocabulary:
                 near = difflib.get_close_matches(word, self.vocabulary)
-                hint = f"did you mean {' or '.join(near)}?" if near else "none is near it"
+                hint = f"did you mean {' or '.join(near)}?" if near else "no known word is similar"
                 raise ValueError(f"the emoji model does not know the word {word!r}: {hint}")
         indices = [self.vocabulary.index(word) for word in words]
         return indices + [0] * (TEXT_TOKENS - len(indices))
 
 
 def find_folder(name: str) -> Path:
-    """The folder of a model, one of `WEIGHTS`, in an installed package or in a checkout.
+    """The folder of a model (a key of `WEIGHTS`), in an installed package or a checkout.
 
-    Raises FileNotFoundError with the places that were looked at, and where to get it: the wheel
-    brings "emoji" only.
+    Raises FileNotFoundError, which says where it looked and where to get the model: the wheel
+    contains "emoji" only.
     """
     package = Path(__file__).parents[1]
     places = [package / "models" / name, package.parent / "models" / name]
@@ -108,19 +109,19 @@ def find_folder(name: str) -> Path:
         if (place / DESCRIPTION).exists() and (place / WEIGHTS[name]).exists():
             return place
     raise FileNotFoundError(
-        f"the model {name} is neither in {places[0]} nor in {places[1]}. The wheel brings only the "
-        f"model emoji; MagCache's repository and its source archive (sdist) have models/{name}: "
-        f"copy it to one of these places, or in a checkout run `git checkout models/{name}`"
+        f"the model {name} is neither in {places[0]} nor in {places[1]}. MagCache's wheel contains "
+        f"only the model emoji. Copy models/{name} from the repository or the source archive "
+        f"(sdist) to one of these folders, or run `git checkout models/{name}` in a checkout"
     )
 
 
 def read(folder: Path) -> Keywords:
-    """Reads the description of a model; raises ValueError if it is of a newer format."""
+    """Reads the description of a model. Raises ValueError if its format is newer."""
     description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     if description["format"] != FORMAT:
         raise ValueError(
-            f"{folder / DESCRIPTION} has format {description['format']}, this version of "
-            f"MagCache reads {FORMAT}: update MagCache"
+            f"{folder / DESCRIPTION} has format {description['format']}, but this MagCache reads "
+            f"{FORMAT}: update MagCache"
         )
     return Keywords(
         vocabulary=description["vocabulary"],

@@ -1,4 +1,4 @@
-"""What the small models have in common as pipelines of diffusers."""
+"""The common base of the small models as diffusers pipelines."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from .keywords import Keywords
 
 @dataclass(frozen=True)
 class EmojiPipeline(ABC):
-    """A pipeline without autoencoder, and the words that stand in for its text encoders."""
+    """A pipeline without autoencoder, and the words that replace its text encoders."""
 
     pipe: Any
     words: Keywords
-    side: ClassVar[int] = 128  # the pipeline takes a latent pixel for 8x8 pixels, here it is 2x2
+    side: ClassVar[int] = 128  # the pipeline assumes 8x8 pixels per latent pixel, here it is 2x2
 
     def prompts(self, split: str) -> list[str]:
-        """Its fixed sets of prompts, see `Keywords.prompts`."""
+        """See `Keywords.prompts`."""
         return self.words.prompts(split)
 
     def arguments(
@@ -28,16 +28,16 @@ class EmojiPipeline(ABC):
         """The arguments of `pipe`, which then returns latents for `decode`.
 
         Args:
-            prompts: One a sample, see `Keywords.embed`.
-            seeds: One a prompt.
-            steps: Steps of the sampler.
-            cfg: Classifier-free guidance, two calls an evaluation; 1 turns it off.
+            prompts: One per sample, see `Keywords.embed`.
+            seeds: One per prompt.
+            steps: Number of sampling steps.
+            cfg: CFG scale; 1 turns guidance off, otherwise an evaluation makes two calls.
 
         Raises:
-            ValueError: A word is unknown, or there is not one seed a prompt.
+            ValueError: A word is unknown, or the numbers of prompts and seeds differ.
         """
         if len(prompts) != len(seeds):
-            raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
+            raise ValueError(f"{len(prompts)} prompts need {len(prompts)} seeds, not {len(seeds)}")
         return {
             **self._conditions(prompts, cfg),
             "height": self.side,
@@ -50,7 +50,7 @@ class EmojiPipeline(ABC):
     def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], steps: int = 28, cfg: float = 3.0
     ) -> torch.Tensor:
-        """What `decode` makes of the latents; takes and raises what `arguments` does."""
+        """Samples and decodes. Takes and raises the same as `arguments`."""
         return self.decode(self.pipe(**self.arguments(prompts, seeds, steps, cfg))[0])
 
     @abstractmethod
@@ -63,7 +63,7 @@ class EmojiPipeline(ABC):
 
 
 def pipeline(kind: Any, absent: Sequence[str], device: torch.device | str, **parts: Any) -> Any:
-    """A quiet pipeline of `parts`, without those that are `absent`."""
+    """A pipeline of `parts` without progress bar; its `absent` components are None."""
     pipe = kind(**parts, **dict.fromkeys(absent))
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)

@@ -1,6 +1,6 @@
-"""The emoji model distilled: four to eight steps, or even two, and no guidance (CFG 1).
+"""The distilled emoji model: four to eight steps, or even two, without guidance (CFG 1).
 
-It is loaded and used as the emoji model (`image`) is. The wheel comes without it, see
+Load and use it like the emoji model (`image`). The wheel does not contain it, see
 `keywords.find_folder`.
 """
 
@@ -14,5 +14,5 @@ from . import image, keywords
 def load(
     folder: Path | None = None, shift: float = 1.0, device: torch.device | str = "cpu"
 ) -> image.EmojiModel:
-    """Loads the model as `image.load` does; sample it with `cfg=1`."""
+    """Loads the model like `image.load`. Sample it with `cfg=1`."""
     return image.load(folder or keywords.find_folder("emoji-turbo"), shift, device)

@@ -1,9 +1,9 @@
 """The small trained U-Net: SDXL's architecture, 32x32 emoji with transparency.
 
 `load()` gives a real `diffusers.StableDiffusionXLPipeline` without autoencoder and text encoders.
-A latent is a picture's colours and its alpha (`models/emoji-unet/emoji.json` says how), a prompt
-is up to eight keywords from a table of embeddings. The wheel comes without the model, see
-`keywords.find_folder`.
+A latent holds the colours and the alpha of an image, described in `models/emoji-unet/emoji.json`.
+A prompt is up to eight keywords from a table of embeddings. The wheel does not contain the model,
+see `keywords.find_folder`.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _ABSENT = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 class EmojiUNet(EmojiPipeline):
     """Draws images (B, 3, 32, 32), best with `cfg=5`."""
 
-    side: ClassVar[int] = 8 * SIDE  # the pipeline takes a latent pixel for 8x8 pixels, here it is 1
+    side: ClassVar[int] = 8 * SIDE  # the pipeline assumes 8x8 pixels per latent pixel, here it is 1
 
     def encode(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token embeddings (B, 8, 128) and their mean, the pooled embedding (B, 128)."""
@@ -49,10 +49,10 @@ class EmojiUNet(EmojiPipeline):
 
 
 def load(folder: Path | None = None, device: torch.device | str = "cpu") -> EmojiUNet:
-    """Loads the model in float32 from `folder`, by default the repository's.
+    """Loads the model in float32 from `folder`, by default the one in the repository.
 
-    The scheduler is SDXL's own, Euler. Raises FileNotFoundError without the files, ValueError if
-    they are of a newer format.
+    The scheduler is SDXL's default, Euler. Raises FileNotFoundError if the files are missing,
+    ValueError if their format is newer.
     """
     folder = folder or keywords.find_folder("emoji-unet")
     words = keywords.read(folder)
@@ -71,7 +71,7 @@ def load(folder: Path | None = None, device: torch.device | str = "cpu") -> Emoj
 
 
 def to_images(latents: torch.Tensor) -> torch.Tensor:
-    """Latents (B, 4, 32, 32) to red, green, blue on white and alpha, clamped to [0, 1]."""
+    """Latents (B, 4, 32, 32) to RGB on white plus alpha, (B, 4, 32, 32) in [0, 1]."""
     mean, std = (
         torch.tensor(values, device=latents.device).reshape(4, 1, 1)
         for values in (LATENT_MEAN, LATENT_STD)

@@ -1,8 +1,8 @@
 """The small trained video model: Wan 2.1's architecture, animated emoji of 8 frames of 32x32.
 
 `load()` gives a real `diffusers.WanPipeline` without autoencoder and text encoder. A latent frame
-is an RGB frame of 16 channels (`models/emoji-video/emoji.json` says which), a prompt is up to
-eight keywords from a table of embeddings. The wheel comes without the model, see
+holds an RGB frame in 16 channels, described in `models/emoji-video/emoji.json`. A prompt is up to
+eight keywords from a table of embeddings. The wheel does not contain the model, see
 `keywords.find_folder`.
 """
 
@@ -37,17 +37,17 @@ class EmojiVideoModel(EmojiPipeline):
             "prompt_embeds": self.encode(prompts),
             "negative_prompt_embeds": self.encode([""] * len(prompts)),
             "guidance_scale": cfg,
-            "num_frames": 4 * (FRAMES - 1) + 1,  # a latent frame for four, but for the first
+            "num_frames": 4 * (FRAMES - 1) + 1,  # a latent frame covers four, except the first
         }
 
 
 def load(
     folder: Path | None = None, shift: float = 3.0, device: torch.device | str = "cpu"
 ) -> EmojiVideoModel:
-    """Loads the model in float32 from `folder`, by default the repository's.
+    """Loads the model in float32 from `folder`, by default the one in the repository.
 
-    `shift` is the flow-matching scheduler's. Raises FileNotFoundError without the files,
-    ValueError if they are of a newer format.
+    `shift` is the shift of the flow-matching scheduler. Raises FileNotFoundError if the files are
+    missing, ValueError if their format is newer.
     """
     folder = folder or keywords.find_folder("emoji-video")
     words = keywords.read(folder)

@@ -1,11 +1,11 @@
-"""What ties the core to a host program. Hosts import the core, never the other way round."""
+"""Connects the core to host programs. Hosts import the core, never the other way round."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def families_of(network: str) -> set[str]:
-    """Names of the families that a class of networks is of, in any host; none if it is unknown."""
+    """Names of the families of a network class in any host; empty if it is unknown."""
     from .comfyui.models import MODELS
 
     if found := {row.family.name for row in MODELS if row.network == network and row.family}:
@@ -16,7 +16,7 @@ def families_of(network: str) -> set[str]:
 
 
 def sampled_with(made_with: Mapping[str, Any]) -> str:
-    """Sampler, steps, guidance and so on in a line, as far as they are known."""
+    """Sampler, steps, guidance and so on in one line, as far as they are known."""
     parts = [str(made_with["sampler"])] if made_with.get("sampler") else []
     titles = {"steps": "{:g} steps", "cfg": "CFG {:g}", "shift": "shift {:g}"}
     known = {name: made_with.get(name) for name in titles}

@@ -1,6 +1,6 @@
-"""Several processes that sample one thing together: they decide alike, and pool what they measure.
+"""One sampling in several processes: they reach the same decisions and pool measurements.
 
-`peers` are the processes and their notes, `pooled` is a measurement of all of them.
+`peers` has the processes and the notes that they exchange, `pooled` their joint measurement.
 """
 
 from .peers import ParallelError, Peers, default_store, described

@@ -1,9 +1,9 @@
-"""Several processes that sample one thing together: the same decisions, without talking.
+"""One sampling in several processes, which reach the same decisions without communication.
 
-Decisions need only curve and noise levels, so processes with the same settings decide alike.
-What they do exchange are notes, left in the store that torch.distributed was set up with: no
-collective operation is added to the model's own, none can be left waiting, and a process that
-fails says so to those who wait for its note.
+Decisions need only the curve and the noise levels, so processes with the same settings reach the
+same ones. The processes exchange only notes, through the store that torch.distributed was set up
+with. So MagCache adds no collective operation to the model's own and none can hang, and a process
+that fails can tell those that wait for its note.
 """
 
 import hashlib
@@ -17,28 +17,28 @@ from typing import Any
 
 from ..decide import Decider
 
-PATIENCE = 300.0  # seconds for which another process is waited for
-GRACE = 10.0  # seconds for one whose last run failed: it may begin the next one all the same
+PATIENCE = 300.0  # seconds to wait for another process
+GRACE = 10.0  # seconds to wait for one whose last run failed, since it may start the next one
 _PAUSE = 0.002
 _joined: Counter[tuple[int, ...]] = Counter()
 
 
 class ParallelError(RuntimeError):
-    """The processes cannot sample together, and why."""
+    """The processes cannot sample together; the message says why."""
 
 
 class Peers:
-    """The processes that sample together, as one of them sees them.
+    """The processes that sample together, as seen by one of them.
 
-    Made by each of them in the same order.
+    Each process must create its `Peers` in the same order.
 
     Args:
         ranks: Their global ranks.
-        rank: That of this process.
+        rank: The rank of this process.
         store: A `torch.distributed.Store` that all of them share.
 
     Attributes:
-        round: How many runs they have begun.
+        round: Number of runs begun so far.
     """
 
     def __init__(self, ranks: Iterable[int], rank: int, store: Any) -> None:
@@ -52,16 +52,16 @@ class Peers:
         self.round = 0
 
     def agree(self, settings: Mapping[str, str]) -> None:
-        """Makes sure that all begin a run with the same settings.
+        """Begins a run, and checks that all processes use the same settings.
 
         Raises:
-            ParallelError: They do not; all of them raise it, with what differs.
+            ParallelError: They do not. Every process raises it, and the message says what differs.
         """
         self.round += 1
         self._store.delete_key(f"failed/{self.rank}")
         self.give(f"{self.round}/settings", dict(settings))
         found = self.take(f"{self.round}/settings")
-        if self.round > 2:  # by now all have read it
+        if self.round > 2:  # all have read it by now
             self._store.delete_key(f"{self.round - 2}/settings/{self.rank}")
         differing = [
             f"{name} ({_by_rank(self.ranks, [str(theirs.get(name)) for theirs in found])})"
@@ -70,24 +70,24 @@ class Peers:
         ]
         if differing:
             raise ParallelError(
-                f"the processes do not sample with the same settings: {'; '.join(differing)}: "
-                "apply MagCache alike on all of them"
+                f"the processes use different settings: {'; '.join(differing)}. Apply MagCache "
+                "in the same way on all of them"
             )
 
     def fail(self, error: BaseException) -> None:
-        """Tells those who wait that this process will not come; never raises."""
-        with suppress(RuntimeError, ValueError):  # the store goes with the process that holds it
+        """Tells waiting processes that this one has failed; never raises."""
+        with suppress(RuntimeError, ValueError):  # the process that holds the store may be gone
             self.give("failed", repr(error))
 
     def give(self, name: str, note: Any) -> None:
-        """Leaves a note, in JSON's types, for the others."""
+        """Leaves a note for the others; it must be a JSON value."""
         self._store.set(f"{name}/{self.rank}", json.dumps(note))
 
     def take(self, name: str) -> list[Any]:
-        """The notes of all, by rank.
+        """The notes of all processes, ordered by rank.
 
         Raises:
-            ParallelError: One of them failed, or did not leave any in time.
+            ParallelError: A process failed, or did not leave its note in time.
         """
         return [self._wait(name, rank) for rank in self.ranks]
 
@@ -100,8 +100,8 @@ class Peers:
                 raise ParallelError(f"rank {rank} failed: {error}")
             if waited > PATIENCE:
                 raise ParallelError(
-                    f"rank {rank} did not come within {PATIENCE:g} s: apply MagCache on all "
-                    "processes that sample together, and sample as often on each"
+                    f"rank {rank} did not answer within {PATIENCE:g} s: apply MagCache on all "
+                    "processes that sample together, and run the same samplings on each"
                 )
             time.sleep(_PAUSE)
         return json.loads(self._store.get(key))
@@ -115,12 +115,12 @@ def default_store() -> Any:
 
 
 def described(decider: Decider, label: str, budget: int | None = None) -> dict[str, str]:
-    """All that decisions follow from, to compare: short, and the same where they are the same.
+    """A short form of everything that decisions depend on, for comparison between processes.
 
     Args:
         decider: Decides the run.
-        label: What the run is called.
-        budget: Bytes for what is held.
+        label: Name of the run's settings.
+        budget: Byte budget of the cache.
     """
     basis = decider.basis
     within = "" if budget is None else f", {budget} bytes"
@@ -141,7 +141,7 @@ def _by_rank(ranks: Sequence[int], values: Sequence[str]) -> str:
 
 
 def _digest(numbers: Any) -> str:
-    """Of nested numbers, to six digits: processes on different machines may round differently."""
+    """A hash of nested numbers, rounded to six digits: other machines may round differently."""
     text = json.dumps(numbers, default=lambda value: value.tolist())
     rounded = re.sub(r"-?\d[-+.e\d]*", lambda number: format(float(number[0]), ".6g"), text)
     return hashlib.sha256(rounded.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Measurements of several processes, each of its own tokens or branch, as that of the whole."""
+"""Pools the measurements of several processes, each of its own tokens or branch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,15 +14,16 @@ from .peers import ParallelError, Peers
 
 
 class PooledCalibrator(Calibrator):
-    """Measures what this process holds of the residuals; the result is that of the whole.
+    """Measures this process's part of the residuals, and returns the result for the whole.
 
-    Each process measures its own tokens, or its own branch. Means over tokens are pooled by the
+    Each process measures its own tokens, or its own branch. Means over tokens are weighted by the
     number of tokens, inner products by the number of entries.
 
     Args:
-        peers: The processes that measure together; None where there is one.
-        padding: How many tokens at the end of the whole sequence are none of the sample's.
-        share: How many tokens of a sequence of so many lie here, and how many before them.
+        peers: The processes that measure together; None for a single one.
+        padding: Number of padding tokens at the end of the whole sequence.
+        share: Given the number of tokens here, returns the length of the whole sequence and the
+            number of its tokens before those here.
     """
 
     def __init__(
@@ -49,13 +50,13 @@ class PooledCalibrator(Calibrator):
         super()._add_part(key, curve, sigma, residual)
 
     def _without_padding(self, tensor: Any) -> Any:
-        """(B, tokens, channels) without those of its tokens that are padding."""
+        """`tensor`, (B, tokens, channels), without its padding tokens."""
         tokens = tensor.shape[1]
         whole, before = (tokens, 0) if self._share is None else self._share(tokens)
         return tensor[:, : max(0, whole - self._padding - before)]
 
     def release(self) -> None:
-        """Frees the residuals kept for comparing, and leaves what was measured to the others."""
+        """Frees the residuals held for comparison, and gives the measurement to the others."""
         super().release()
         if self._peers and not self._given:
             self._given = True
@@ -65,11 +66,11 @@ class PooledCalibrator(Calibrator):
                 for name, found in ({} if problem else self._measured()).items()
             }
             own = {"problem": problem, "shares": shares}
-            with suppress(RuntimeError):  # after an error the store may be gone
+            with suppress(RuntimeError):  # the store may be gone after an error
                 self._peers.give(self._name, own)
 
     def finish(self) -> dict[str, Measurement]:
-        """The measurement of each curve, pooled; see `Calibrator`."""
+        """The pooled measurement of each curve; see `Calibrator`."""
         if self._peers is None:
             return super().finish()
         self.release()
@@ -82,7 +83,7 @@ class PooledCalibrator(Calibrator):
 
 
 def _pooled(notes: Sequence[Mapping[str, Any]]) -> Measurement:
-    """The measurement of a whole from those of its parts."""
+    """The measurement of the whole, from those of its parts."""
     parts = [Measurement(**note["measured"]) for note in notes]
     tokens, entries = np.array([note["weights"] for note in notes], float).T
     sigmas = parts[0].sigmas

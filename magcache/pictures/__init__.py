@@ -1,4 +1,4 @@
-"""What a sampling did, what a calibration measured and how images differ, drawn with Pillow."""
+"""Draws samplings, calibrations and image comparisons with Pillow."""
 
 from .calibration import draw_calibration
 from .canvas import as_batch

@@ -9,13 +9,13 @@ from ..curves import GramCurve, MagnitudeCurve
 from .canvas import LINES, Canvas, Plot, around, draw_scale, shaded
 
 WIDTH, LEFT, RIGHT = 860, 92, 836
-SIDE, GAP = 310, 124  # of a square of correlations, and between two
+SIDE, GAP = 310, 124  # side of a correlation matrix, and gap between two
 
 
 def draw_calibration(
     title: str, curves: Mapping[str, MagnitudeCurve], grams: Mapping[str, GramCurve]
 ) -> Image.Image:
-    """Draws curves over the noise level, of two experts a line each, and a square a Gram curve."""
+    """Draws the curves over the noise level, a line per expert, and a matrix per Gram curve."""
     canvas = Canvas(WIDTH, 1600)
     y = _curves(canvas, canvas.lines(24, 22, title) + 48, curves)
     lowest = min((gram.correlations.min() for gram in grams.values()), default=0.0)
@@ -50,7 +50,7 @@ def _curves(canvas: Canvas, top: float, curves: Mapping[str, MagnitudeCurve]) ->
 def _square(
     canvas: Canvas, left: float, top: float, title: str, gram: GramCurve, lowest: float
 ) -> float:
-    """Correlations over both noise levels, each pixel's those of the nearest measured ones."""
+    """Correlations over both noise levels; each pixel shows the nearest measured value."""
     levels = np.array(gram.norms.positions)
     ends = (float(levels.max()), float(levels.min()))
     plot = Plot(canvas, left, top, left + SIDE, top + SIDE, ends, (ends[1], ends[0]))

@@ -1,4 +1,4 @@
-"""Drawing with what ComfyUI brings: lines, text and axes on a card that suits any theme."""
+"""Draws lines, text and axes on a card that suits any theme, with Pillow and NumPy only."""
 
 import math
 import re
@@ -13,16 +13,16 @@ from PIL import Image, ImageDraw, ImageFont
 CARD, TEXT, FAINT, GRID = "#1f242d", "#e8eaed", "#9aa4b2", "#3a4350"
 BLUE, ORANGE, GREEN, YELLOW = "#56b4e9", "#e69f00", "#2fc08b", "#f0e442"
 RED, PINK, VIOLET, GREY = "#ff6b57", "#e88ac0", "#b49cf0", "#5d6878"
-SIZE = 22  # of text: half of it is left where a node shows 800 pixels on 400
-LINES = (TEXT, FAINT, GREEN, PINK)  # of a curve a branch
-_SHADES = np.array(  # dark to light, rising evenly in lightness
+SIZE = 22  # of text; a node shows 800 pixels on 400, so it appears at half this size
+LINES = (TEXT, FAINT, GREEN, PINK)  # colours of the branches' curves
+_SHADES = np.array(  # dark to light, even in lightness
     [(6, 5, 20), (74, 18, 108), (165, 44, 96), (237, 105, 37), (252, 208, 80), (252, 255, 200)]
 )
-_FINER = 2  # drawn larger and made smaller, which smooths lines
+_FINER = 2  # supersampling factor, which smooths lines
 
 
 class Canvas:
-    """A card to draw on, in pixels from its upper left corner; `size` is that of its text."""
+    """A card to draw on. Coordinates are pixels from the upper left; `size` is the text size."""
 
     def __init__(self, width: int, height: int, size: int = SIZE) -> None:
         self.width, self.height, self.size = width, height, size
@@ -30,7 +30,7 @@ class Canvas:
         self._draw = ImageDraw.Draw(self._image)
 
     def text(self, x: float, y: float, text: str, colour: str = TEXT, anchor: str = "lm") -> float:
-        """Writes a line, anchored as Pillow's text is; the x behind it, or before it for "r"."""
+        """Writes a line with Pillow's anchor; returns the x after it, or before it for "r"."""
         font = _font(self.size * _FINER)
         self._draw.text((x * _FINER, y * _FINER), text, colour, font, anchor)
         return x + self.width_of(text) * (-1 if anchor.startswith("r") else 1)
@@ -41,7 +41,7 @@ class Canvas:
     def lines(
         self, x: float, y: float, text: str, colour: str = TEXT, width: float | None = None
     ) -> float:
-        """Writes lines, broken at a width or the card's edge; where the next one would begin."""
+        """Writes lines, wrapped at a width or the card's edge; returns the y of the next line."""
         for line in text.splitlines():
             for part in self._broken(line, width or self.width - 2 * x):
                 self.text(x, y, part, colour, "la")
@@ -53,7 +53,7 @@ class Canvas:
         self._draw.line(scaled, colour, max(1, round(width * _FINER)), "curve")
 
     def box(self, x0: float, y0: float, x1: float, y1: float, colour: str) -> None:
-        """Fills a rectangle; one without extent is a pixel."""
+        """Fills a rectangle of at least one pixel."""
         left, top, right, bottom = (round(value * _FINER) for value in (x0, y0, x1, y1))
         self._draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), colour)
 
@@ -62,18 +62,18 @@ class Canvas:
         self._draw.ellipse(edges, colour if filled else CARD, colour, round(2 * _FINER))
 
     def paste(self, picture: Image.Image, x: int, y: int) -> None:
-        """Puts a picture on the card, in its own pixels."""
+        """Puts a picture on the card at its own size."""
         size = (picture.width * _FINER, picture.height * _FINER)
         self._image.paste(picture.resize(size, Image.Resampling.NEAREST), (x * _FINER, y * _FINER))
 
     def image(self, height: float | None = None) -> Image.Image:
-        """The card, down to a height."""
+        """The card as an image, cropped to a height."""
         used = min(self.height, round(height or self.height))
         card = self._image.crop((0, 0, self.width * _FINER, used * _FINER))
         return card.resize((self.width, used), Image.Resampling.BOX)
 
     def _broken(self, line: str, width: float) -> list[str]:
-        """A line as lines of at most a width, broken between words, a long name behind - and _."""
+        """Wraps a line to a width between words, and a long name after - and _."""
         parts = [""]
         for word in line.split():
             fits = self.width_of(word) <= width
@@ -94,8 +94,8 @@ class Plot:
 
     Attributes:
         canvas: The card.
-        left, top, right, bottom: Where the axes lie on it.
-        xs, ys: Values at the left and right, and at the bottom and top.
+        left, top, right, bottom: Edges of the axes on the card.
+        xs, ys: Values at the left and right edges, and at the bottom and top edges.
     """
 
     canvas: Canvas
@@ -107,7 +107,7 @@ class Plot:
     ys: tuple[float, float]
 
     def x(self, value: float) -> float:
-        """Where a value lies on the card."""
+        """The position of a value on the card."""
         start, end = self.xs
         return self.left + (value - start) / ((end - start) or 1) * (self.right - self.left)
 
@@ -116,7 +116,7 @@ class Plot:
         return self.bottom - (value - start) / ((end - start) or 1) * (self.bottom - self.top)
 
     def frame(self, title: str, across: int = 6, up: int = 4) -> None:
-        """Draws title, grid and about as many values as asked for, with 0 none."""
+        """Draws title and grid, with about `across` and `up` tick labels; 0 draws none."""
         canvas, size = self.canvas, self.canvas.size
         canvas.text(self.left, self.top - size, title, FAINT)
         for value in ticks(*self.ys, up) if up else ():
@@ -129,13 +129,13 @@ class Plot:
 
 
 def around(values: Sequence[float], alone: float = 0.5) -> tuple[float, float]:
-    """Ends of an axis with a margin around values, of so much where they are one."""
+    """Ends of an axis with a margin around `values`; the margin is `alone` if all are equal."""
     margin = 0.08 * (max(values) - min(values)) or alone
     return min(values) - margin, max(values) + margin
 
 
 def ticks(start: float, end: float, about: int) -> list[float]:
-    """Round values from the lower to the higher end: as few as are more than half of `about`."""
+    """Round tick values between two ends: the fewest that are more than `about` / 2."""
     low, high = min(start, end), max(start, end)
     if not high > low:
         return [low]
@@ -149,7 +149,7 @@ def ticks(start: float, end: float, about: int) -> list[float]:
 
 
 def shaded(values: np.ndarray) -> Image.Image:
-    """Values (H, W) from 0 to 1 as shades."""
+    """An image of values (H, W) in [0, 1]."""
     places = np.clip(np.nan_to_num(values), 0, 1) * (len(_SHADES) - 1)
     grid = np.arange(len(_SHADES))
     channels = [np.interp(places, grid, _SHADES[:, channel]) for channel in range(3)]
@@ -157,7 +157,7 @@ def shaded(values: np.ndarray) -> Image.Image:
 
 
 def draw_scale(canvas: Canvas, y: float, left: float, right: float, start: str, end: str) -> None:
-    """The shades from dark to light, with what their ends stand for."""
+    """Draws the colour scale from dark to light, with labels at its ends."""
     left = canvas.text(left, y, start, FAINT) + 12
     right = canvas.text(right, y, end, FAINT, "rm") - 12
     bar = shaded(np.linspace(0, 1, round(right - left))[None].repeat(24, 0))
@@ -170,8 +170,8 @@ def as_batch(picture: Image.Image) -> torch.Tensor:
 
 
 def _font(size: int) -> Any:
-    """Pillow's own font: Latin letters only."""
+    """Pillow's built-in font, which has Latin letters only."""
     try:
         return ImageFont.load_default(size)
-    except TypeError:  # Pillow before 10.1 has one size
+    except TypeError:  # Pillow before 10.1 has only one size
         return ImageFont.load_default()

@@ -1,4 +1,4 @@
-"""The picture of a comparison: A, B, where they differ, and every frame's figures."""
+"""The picture of a comparison: A, B, their differences, and the figures of every frame."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from ..images import Compared
 from .canvas import BLUE, FAINT, ORANGE, RED, Canvas, Plot, around, draw_scale, shaded
 
 WIDTH, MARGIN, GAP = 1536, 30, 18
-_SIZE = 40  # of text: a quarter of the width on the node
+_SIZE = 40  # of text; the node shows the picture at about a quarter of its width
 _TALLEST = 640
 _SCALES = (0.05, 0.1, 0.25, 0.5, 1.0)  # ends of the colour scale
 
@@ -19,7 +19,7 @@ _SCALES = (0.05, 0.1, 0.25, 0.5, 1.0)  # ends of the colour scale
 def draw_comparison(
     a: torch.Tensor, b: torch.Tensor, compared: Compared, headline: str
 ) -> Image.Image:
-    """Draws the frames (H, W, C) that differ most, their FLIP errors, and curves of all frames."""
+    """Draws two frames (H, W, C) that differ most, their FLIP errors, and curves of all frames."""
     canvas = Canvas(WIDTH, 2400, _SIZE)
     frames = len(compared.flips)
     y = canvas.lines(MARGIN, 28, headline)
@@ -53,7 +53,7 @@ def _picture(image: torch.Tensor) -> Image.Image:
 
 
 def _fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """As large as fits; few pixels stay visible as such."""
+    """Scales a picture to fit. Enlarged pixels stay sharp."""
     factor = min(width / picture.width, height / picture.height)
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     how = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS
@@ -63,7 +63,7 @@ def _fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
 def _curve(
     canvas: Canvas, top: float, values: Sequence[float], title: str, colour: str, worst: int
 ) -> float:
-    """A value a frame, without those that are infinite; where the axes end."""
+    """Draws one value per frame, without infinite ones; returns the bottom of the axes."""
     known = [(at + 1, value) for at, value in enumerate(values) if math.isfinite(value)]
     heights = [value for _, value in known] or [0.0]
     ys = around(heights, 0.5 * abs(heights[0]) or 1.0)

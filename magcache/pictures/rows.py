@@ -1,4 +1,4 @@
-"""Rows of images side by side, each row with its name and each column with its title."""
+"""Draws named rows of images side by side, with a title per column."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from PIL import Image
 from .canvas import FAINT, Canvas
 
 _EDGE, _GAP, _SIZE = 24, 8, 18
-_SMALLEST = 96  # pixels: smaller images are enlarged by a whole factor
+_SMALLEST = 96  # pixels; narrower images are enlarged by an integer factor
 
 
 def draw_rows(rows: Mapping[str, Any], columns: Sequence[str] = ()) -> Image.Image:
-    """Draws images (N, H, W, 3) in [0, 1], a row for each name."""
+    """Draws images (N, H, W, 3) in [0, 1], one row per name."""
     height, width = next(iter(rows.values())).shape[1:3]
     factor = max(1, -(-_SMALLEST // width))
     across, down = width * factor + _GAP, height * factor + _GAP

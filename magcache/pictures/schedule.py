@@ -1,4 +1,4 @@
-"""The picture of one sampling: its curve, and time, expected error and fate of each evaluation."""
+"""The picture of one sampling: curve, times, expected errors and schedule."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from .canvas import (
 )
 
 WIDTH, LEFT, RIGHT = 800, 92, 776
-_ALWAYS = BLUE  # computed, whatever the curve says
+_ALWAYS = BLUE  # computed regardless of the curve
 _COLOURS = {
     Reason.SKIPPED: GREY,
     Reason.THRESHOLD: ORANGE,
@@ -55,12 +55,12 @@ class Evaluation(Protocol):
 
 
 def colour_of(reason: Reason) -> str:
-    """The colour of an evaluation in every part of the picture."""
+    """The colour of an evaluation, the same in every part of the picture."""
     return _COLOURS.get(reason, _ALWAYS)
 
 
 def draw_text(headline: str, text: str) -> Image.Image:
-    """A card with a text alone."""
+    """A card with text only."""
     canvas = Canvas(WIDTH, 1400)
     y = canvas.lines(24, 22, headline)
     return canvas.image(canvas.lines(24, y + 8, text, FAINT) + 14)
@@ -75,11 +75,11 @@ def draw_sampling(
     """Draws one run.
 
     Args:
-        headline: Written above.
+        headline: Text at the top.
         evaluations: At least one.
-        curves: Of each branch log‖r‖ at every evaluation.
-        over: What the evaluations' places are: "sigma", the flow's "level", or "fraction" of the
-            trajectory.
+        curves: log‖r‖ of each branch at every evaluation.
+        over: What the evaluations' places mean: "sigma", the flow "level", or the "fraction" of
+            the trajectory.
     """
     canvas = Canvas(WIDTH, 1400)
     y = canvas.lines(24, 22, headline)
@@ -104,12 +104,12 @@ def _curves(
     curves: Mapping[str, Sequence[float]],
     over: str,
 ) -> float:
-    """Magnitude over the noise level, with a mark an evaluation; where the axes end."""
+    """Draws magnitude over the noise level, with a dot per evaluation; returns the bottom."""
     places = [each.place for each in evaluations]
     heights = [height for curve in curves.values() for height in curve]
     ends = (0.0, 1.0) if over == "fraction" else (max(places), min(places))
     plot = Plot(canvas, LEFT, top, RIGHT, top + 230, ends, around(heights))
-    axis = {"sigma": "the noise level sigma", "level": "the flow's noise level"}
+    axis = {"sigma": "the noise level sigma", "level": "the flow level"}
     plot.frame(f"log of the residual's norm, over {axis.get(over, 'the trajectory')}")
     x = float(RIGHT)
     for (branch, curve), colour in zip(curves.items(), LINES, strict=False):
@@ -132,7 +132,7 @@ def _bars(
     title: str,
     colour: str,
 ) -> float:
-    """A bar an evaluation, of a colour or of its reason's; where the axes end."""
+    """Draws a bar per evaluation, in `colour` or that of its reason; returns the bottom."""
     highest = max(heights) or 1.0
     plot = Plot(canvas, LEFT, top, RIGHT, top + 130, _ends(evaluations), (0.0, 1.08 * highest))
     plot.frame(title, across=0)
@@ -145,7 +145,7 @@ def _bars(
 
 
 def _schedule(canvas: Canvas, top: float, evaluations: Sequence[Evaluation]) -> float:
-    """A cell an evaluation, coloured by its reason; where the cells end."""
+    """Draws a cell per evaluation in the colour of its reason; returns the bottom."""
     plot = Plot(canvas, LEFT, top, RIGHT, top + 30, _ends(evaluations), (0.0, 1.0))
     plot.frame("schedule, by evaluation", across=min(6, len(evaluations)), up=0)
     for (left, right), each in zip(_cells(plot, evaluations), evaluations, strict=True):
@@ -158,14 +158,14 @@ def _ends(evaluations: Sequence[Evaluation]) -> tuple[float, float]:
 
 
 def _cells(plot: Plot, evaluations: Sequence[Evaluation]) -> list[tuple[float, float]]:
-    """From where to where each evaluation reaches; counted from 1."""
+    """Left and right edges of each evaluation's cell."""
     gap = min(2.0, 0.2 * (plot.x(1) - plot.x(0)))
     numbers = range(1, len(evaluations) + 1)
     return [(plot.x(at - 0.5) + gap / 2, plot.x(at + 0.5) - gap / 2) for at in numbers]
 
 
 def _legend(canvas: Canvas, y: float, evaluations: Sequence[Evaluation]) -> float:
-    """What the colours mean, and how often each was; where the next line would be."""
+    """Draws the meaning and count of each colour; returns the y of the next line."""
     counts = Counter(each.reason for each in evaluations)
     x = float(LEFT)
     for reason, count in counts.items():

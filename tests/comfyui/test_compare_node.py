@@ -116,7 +116,7 @@ def test_another_number_of_frames_is_refused_with_both_and_what_to_do() -> None:
 
 
 def test_images_smaller_than_the_window_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"SSIM needs 11 pixels a side.* 40x10: compare larger"):
+    with pytest.raises(ValueError, match=r"at least 11 pixels a side.* 40x10: compare larger"):
         compare(frames(1, 10, 40), frames(1, 10, 40))
 
 

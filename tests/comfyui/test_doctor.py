@@ -158,7 +158,7 @@ def test_the_installed_pack_is_the_one_that_is_tried(crowded: Any) -> None:
     assert told["pack"] == {"name": PACK, "version": "0.0.9"}
     assert rows(told["families"]) == [("flux", "Flux", "works", "published")]
     (version,) = [p for p in told["problems"] if p["what"].startswith(f"custom_nodes/{PACK} is")]
-    assert version["what"].endswith(f"this command is {told['own_version']}: 0.0.9 was tried")
+    assert version["what"].endswith(f"this command is {told['own_version']}, so 0.0.9 was tested")
     assert version["advice"] == "update the custom node, the older of the two"
 
 
@@ -184,5 +184,5 @@ def test_a_pack_that_cannot_be_loaded_breaks_nothing(crowded: Any) -> None:
     assert loaded == {PACK: True, "Compiles": True, "Replaces": True, "Broken": False, "Loud": True}
     (broken,) = [p for p in told["problems"] if "Broken" in p["what"]]
     assert broken["what"].endswith("No module named 'a_package_that_is_not_there'")
-    assert broken["advice"] == "nothing, as far as MagCache goes"
+    assert broken["advice"] == "MagCache is not affected"
     assert told["unfinished"] == ""

@@ -66,7 +66,7 @@ def test_a_hook_that_is_left_behind_fails() -> None:
         return accelerated
 
     assert (checked(leave).result, checked(leave).reason) == (
-        FAILS, "the model is not as it was before",
+        FAILS, "the model was not restored",
     )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def test_a_changed_weight_fails() -> None:
             model.model.diffusion_model.img_in.bias.add_(0.1)
         return accelerated
 
-    assert checked(change).reason == "the model is not as it was before"
+    assert checked(change).reason == "the model was not restored"
 
 
 def test_a_result_with_nan_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_another_result_without_skipping_fails() -> None:
         )
         return changed
 
-    assert checked(disturb).reason == "nothing is skipped, but the result is another one"
+    assert checked(disturb).reason == "nothing is skipped, but the result differs"
 
 
 def test_a_model_that_is_known_not_to_fit_runs_uncached(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_a_model_that_is_built_in_another_way_runs_uncached(
     monkeypatch.setitem(models.FAMILIES, "Flux", Names("flux", ("layers",), ("final_layer",)))
     found = checked()
     assert (found.result, found.known) == (UNCACHED, False)
-    assert found.reason == "Flux has no list of blocks named layers"
+    assert found.reason == "Flux has no block list named layers"
 
 
 def test_a_model_that_fails_without_magcache_is_not_checked() -> None:

@@ -68,7 +68,7 @@ def test_unknown_words_are_left_out_and_named_with_what_is_near(
 def test_words_beyond_the_eighth_are_left_out_and_named(caplog: pytest.LogCaptureFixture) -> None:
     _, clip, _ = MagCacheEmojiModel().load(PICTURES)
     nodes.CLIPTextEncode().encode(clip, "cat dog fox " * 3)
-    assert caplog.messages == ["MagCache: it reads 8 words, not fox"]
+    assert caplog.messages == ["MagCache: it reads at most 8 words, so it ignored fox"]
 
 
 def test_a_text_without_a_known_word_is_refused_with_words_to_try() -> None:

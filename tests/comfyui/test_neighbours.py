@@ -260,5 +260,5 @@ def test_the_rule_leaves_a_unet_with_its_guidance_as_it_is_and_says_so(
     assert torch.equal(output, plain)
     report = watched.samplings[-1].report()
     assert report.headline() == (
-        "MagCache: runs uncached: UNetModel has no block list and head that are known"
+        "MagCache: runs uncached: the block list and head of UNetModel are unknown"
     )

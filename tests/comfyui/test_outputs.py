@@ -211,7 +211,7 @@ def test_eight_steps_of_a_distilled_model_end_nearer_than_six(sampler: str) -> N
     assert fast.run.skipped == 2 and not any(e.skipped for e in fast.run.evaluations[-2:])
     assert 0 < 2 * difference(forecast, full) < difference(six, full)
     (note,) = fast.samplings[-1].report().warnings
-    assert "leaves fewer than 6 evaluations" in note and note.endswith("the best is 1.33")
+    assert "computes fewer than 6 evaluations" in note and note.endswith("the best is 1.33")
 
 
 def test_a_draft_of_eight_steps_takes_less_and_says_so() -> None:
@@ -219,7 +219,7 @@ def test_a_draft_of_eight_steps_takes_less_and_says_so() -> None:
     draw(fast.model, "emoji-turbo", (1, 16, 16, 16), 8, 1.0)
     assert fast.run.skipped == 4
     assert fast.samplings[-1].report().warnings == [
-        "a draft: it may end as far from the full run as 4 plain steps"
+        "a draft: it may differ from the full run as much as 4 plain steps do"
     ]
 
 

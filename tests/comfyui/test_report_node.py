@@ -72,7 +72,9 @@ def test_it_tells_settings_curve_counts_speed_and_memory() -> None:
 def test_warnings_are_part_of_it() -> None:
     model = cached()
     sample(model, WAN, 5)
-    assert "note       5 steps: too few for the rule, the difference shows" in report(model)[1]
+    assert (
+        "note       5 steps: too few for the rule, so the difference is visible" in report(model)[1]
+    )
 
 
 def test_after_a_measuring_sampling_it_shows_the_curve_that_was_measured() -> None:

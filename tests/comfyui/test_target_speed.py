@@ -178,7 +178,7 @@ def test_a_file_without_gram_curves_is_refused_by_name(folder: Path) -> None:
     for measured in data["branches"].values():
         del measured["norms"], measured["correlations"]
     path.write_text(json.dumps({**data, "format": 1}))
-    with pytest.raises(CalibrationError, match="no Gram curve to plan with"):
+    with pytest.raises(CalibrationError, match="no Gram curve to plan from"):
         faster(model, 2.0, path.name)
     assert Calibration.load(path).curves
 

@@ -188,7 +188,7 @@ def test_wandancers_other_head_means_an_uncached_run(caplog: pytest.LogCaptureFi
         output = sample(magcache(model), tiny, STEPS, conds=conds)
     assert torch.equal(output, sample(model, tiny, STEPS, conds=conds))
     (warning,) = warnings(caplog)
-    assert "runs uncached from here on: the head was not called" in warning
+    assert "the rest of this run is uncached: the head was not called" in warning
 
 
 @pytest.mark.skipif("WAN21_CausalAR_T2V" not in UNFIT, reason="this ComfyUI has no causal Wan")

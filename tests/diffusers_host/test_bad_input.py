@@ -53,7 +53,7 @@ def test_a_wrong_preset_leaves_the_earlier_one_on() -> None:
         ({"preset": "flux", "threshold": -0.1}, "threshold must be 0 or more, got -0.1"),
         ({"preset": "flux", "threshold": float("nan")}, "threshold must be 0 or more, got nan"),
         ({"preset": "flux", "max_skip": 1.5}, "max_skip must be a whole number"),
-        ({"preset": "flux", "retention": 1.5}, "retention is a fraction from 0 to 1, got 1.5"),
+        ({"preset": "flux", "retention": 1.5}, "retention must be between 0 and 1, got 1.5"),
         ({"preset": "flux", "start_step": 9, "end_step": 5}, "lies before start_step 9"),
         ({"preset": "flux", "store": "disk"}, 'store must be "device" or "offload"'),
         ({"preset": "flux", "dtype": torch.int8}, "cannot be kept as torch.int8"),
@@ -111,7 +111,7 @@ def test_a_calibration_of_another_model(tmp_path: Path) -> None:
     [
         ("{", "file.json is not a calibration file"),
         ('{"format": 1, "model": "X"}', "file.json: branches is missing"),
-        ('{"format": 99}', "calibration format 99, this MagCache reads up to 3: update MagCache"),
+        ('{"format": 99}', "calibration format 99, but this MagCache reads up to 3: update"),
     ],
     ids=["cut off", "broken", "newer"],
 )
@@ -170,9 +170,9 @@ class OddPipeline:
 @pytest.mark.parametrize(
     ("lists", "reason"),
     [
-        ({}, "Odd has no block list and head that are known"),
-        ({"blocks": nn.ModuleList([nn.Identity()])}, "Odd has no block list and head"),
-        ({"blocks": nn.ModuleList(), "norm_out": nn.Identity()}, "Odd has no block list and head"),
+        ({}, "the block list and head of Odd are unknown"),
+        ({"blocks": nn.ModuleList([nn.Identity()])}, "block list and head of Odd are"),
+        ({"blocks": nn.ModuleList(), "norm_out": nn.Identity()}, "block list and head of Odd are"),
     ],
     ids=["no list", "no head", "empty list"],
 )
@@ -196,7 +196,7 @@ def test_an_unknown_transformer_with_a_list_and_a_head_of_no_use(
     with magcache.apply(pipe, preset="flux") as applied:
         assert torch.equal(pipe(), own) and torch.equal(pipe(), own)
     (warning,) = warnings_of(caplog)
-    assert "uncached from here on: the head was not called" in warning
+    assert "the rest of this run is uncached: the head was not called" in warning
     assert warning.split(": ", 1)[1] in applied.report().warnings
     assert applied.report().skipped == 0
 
@@ -244,7 +244,7 @@ def test_few_steps_are_computed_by_recommended_settings_and_the_report_says_so(s
     with magcache.apply(pipe, preset="flux") as applied:
         _, schedule = sample(pipe, FLUX, steps=steps)
     assert schedule == applied.report().schedule == "#" * steps
-    assert f"{steps} steps: below 9 everything is computed" in str(applied.report())
+    assert f"{steps} steps: below 9, everything is computed" in str(applied.report())
 
 
 def test_settings_typed_in_skip_in_few_steps_too_and_the_report_says_so() -> None:
@@ -252,7 +252,7 @@ def test_settings_typed_in_skip_in_few_steps_too_and_the_report_says_so() -> Non
     with magcache.apply(pipe, preset="flux", **EAGER) as applied:
         _, schedule = sample(pipe, FLUX, steps=8)
     assert "." in schedule
-    assert "8 steps: too few for the rule, the difference shows" in str(applied.report())
+    assert "8 steps: too few for the rule, so the difference is visible" in str(applied.report())
 
 
 def test_a_broken_residual_is_dropped_and_the_next_evaluation_computed(

@@ -421,7 +421,7 @@ def test_a_broken_file_is_passed_over_and_replaced(
         (path,) = (home / "learned").glob("*.json")
         path.write_text('{"format": 1, "weights": [1e999]}')
         sample_of(pipe)
-    assert "is passed over" in caplog.text and learned(home)[0]["runs"] == 1
+    assert "was ignored" in caplog.text and learned(home)[0]["runs"] == 1
 
 
 # Settings
@@ -449,7 +449,7 @@ def test_an_old_calibration_cannot_be_planned_with(tmp_path: Path) -> None:
     for measured in data["branches"].values():
         del measured["norms"], measured["correlations"]
     path.write_text(json.dumps({**data, "format": 1}))
-    with pytest.raises(CalibrationError, match="no Gram curve to plan with"):
+    with pytest.raises(CalibrationError, match="no Gram curve to plan from"):
         magcache.apply(pipe, calibration=path, speedup=2)
     with magcache.apply(pipe, calibration=path, threshold=9, retention=0.1):
         assert "." in sample(pipe, FLUX, steps=STEPS)[1]
@@ -458,11 +458,11 @@ def test_an_old_calibration_cannot_be_planned_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"speedup": 2, "preset": "flux"}, "a preset has no Gram curve to plan with"),
-        ({"speedup": 2, "threshold": 0.1}, "speedup and error take the place of threshold"),
+        ({"speedup": 2, "preset": "flux"}, "a preset has no Gram curve to plan from"),
+        ({"speedup": 2, "threshold": 0.1}, "speedup and error replace threshold"),
         ({"speedup": 2, "calibrate": True}, "calibrate=True measures a new curve"),
-        ({"speedup": 2, "error": 0.1}, "ask for a speedup or for an error"),
-        ({"speedup": 20}, "speedup is a factor from 1 to 10, got 20"),
+        ({"speedup": 2, "error": 0.1}, "give either a speedup or an error"),
+        ({"speedup": 20}, "speedup must be between 1 and 10, got 20"),
     ],
 )
 def test_what_does_not_go_together(settings: dict[str, Any], message: str) -> None:

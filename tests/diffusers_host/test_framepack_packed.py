@@ -179,7 +179,7 @@ def test_beside_its_own_cache_it_runs_uncached(
     model.initialize_teacache(True, num_steps=25, rel_l1_thresh=0.15)
     with magcache.apply(model, preset="framepack", scheduler=scheduler()):
         assert torch.equal(section(), expected)
-    assert "runs uncached from here on" in caplog.text
+    assert "the rest of this run is uncached" in caplog.text
 
 
 def test_a_preset_of_another_family_is_refused(model: nn.Module) -> None:

@@ -321,7 +321,7 @@ def test_other_settings_on_one_rank_are_an_error_on_all() -> None:
     messages = together(2, work)
     assert len(set(messages)) == 1
     assert "settings (threshold 0.1, K 3" in messages[0] and "on rank 1" in messages[0]
-    assert "apply MagCache alike on all of them" in messages[0]
+    assert "Apply MagCache in the same way on all of them" in messages[0]
 
 
 @pytest.mark.parametrize("other", ["wan2.1_t2v_1.3B", "steps"])
@@ -402,15 +402,15 @@ def test_a_process_without_magcache_is_an_error_and_not_a_wait() -> None:
         return str(error.value)
 
     first, _ = together(2, work)
-    assert "rank 1 did not come within 0.5 s: apply MagCache on all processes" in first
+    assert "rank 1 did not answer within 0.5 s: apply MagCache on all processes" in first
 
 
 @pytest.mark.parametrize(
     ("options", "why"),
     [
         ({"branch": "uncond"}, "call init_process_group first"),
-        ({"branch": "negative"}, 'branch is "cond", "uncond" or "ref", got'),
-        ({"group": object()}, "group belongs to branch="),
+        ({"branch": "negative"}, 'branch must be "cond", "uncond" or "ref", got'),
+        ({"group": object()}, "group= needs branch="),
     ],
 )
 def test_a_branch_needs_processes(options: dict[str, Any], why: str) -> None:

@@ -190,4 +190,6 @@ def test_the_transformer_is_exchanged() -> None:
     pipe.transformer = other.transformer
     applied = apply(pipe, tiny)
     assert_as_fresh(pipe, tiny)
-    assert applied.report().warnings == ["8 steps: too few for the rule, the difference shows"]
+    assert applied.report().warnings == [
+        "8 steps: too few for the rule, so the difference is visible"
+    ]

@@ -1,1 +1,1 @@
-"""Trains the small emoji model under models/emoji (a developer's tool, not installed)."""
+"""Trains the small emoji model in models/emoji (a developer tool, not installed)."""

@@ -2,8 +2,8 @@
 
     python -m tools.train_emoji.calibrate
 
-The published calibration, on the prompts of the "calibration" split, which neither tests nor
-demo nor benches sample.
+This is the published calibration, on the prompts of the "calibration" split. Tests, demo and
+benchmarks do not sample these prompts.
 """
 
 import argparse
@@ -50,5 +50,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     folder = Path(presets.__file__).parent
     parser.add_argument("--path", type=Path, default=folder / "emoji.json")
-    torch.set_num_threads(1)  # faster than more for a model of this size
+    torch.set_num_threads(1)  # the fastest for a model of this size
     calibrate(**vars(parser.parse_args()))

@@ -1,7 +1,7 @@
 """The training set: emoji artwork of two vendors as 32x32 RGB, with keyword prompts.
 
-The artwork comes from two npm packages and is not committed; NOTICE names its licences.
-Run `python -m tools.train_emoji.data` to download and unpack it next to this file.
+The artwork comes from two npm packages and is not committed. NOTICE names its licences. Run
+`python -m tools.train_emoji.data` to download and unpack it next to this file.
 """
 
 import json
@@ -27,7 +27,7 @@ SUBCATEGORIES = (
     "food-sweet", "face-smiling", "face-costume", "face-glasses", "cat-face", "heart",
 )  # fmt: skip
 FILLER = {"with", "and", "of", "the", "a", "in", "on", "for", "symbol", "sign", "emoji"}
-MAX_WORDS = 7  # one of the eight text tokens is left for the vendor
+MAX_WORDS = 7  # leaves one of the eight text tokens for the vendor
 SIZE = 32
 
 
@@ -41,7 +41,7 @@ class EmojiSet:
 
 
 def download(folder: Path = ARTWORK) -> None:
-    """Fetches the packages with `npm pack` and keeps what training reads."""
+    """Fetches the packages with `npm pack` and keeps the files that training needs."""
     folder.mkdir(parents=True, exist_ok=True)
     for vendor, (package, image_dir) in VENDORS.items():
         if (folder / vendor / "emoji.json").exists():
@@ -58,13 +58,16 @@ def download(folder: Path = ARTWORK) -> None:
 
 
 def prompt_of(name: str) -> str:
-    """Keywords of an emoji's name: lower case, without filler, at most seven words."""
+    """Keywords from an emoji's name: lower case, no filler words, at most seven."""
     words = [w for w in re.findall(r"[a-z0-9]+", name.lower()) if w not in FILLER]
     return " ".join(dict.fromkeys(words[:MAX_WORDS]))
 
 
 def choose(folder: Path = ARTWORK) -> list[tuple[str, str]]:
-    """Prompt and file name of each; raises FileNotFoundError with what to run first."""
+    """Prompt and file name of each chosen emoji.
+
+    Raises FileNotFoundError if the artwork is missing; the message says what to run.
+    """
     index = folder / "noto" / "emoji.json"
     if not index.exists():
         raise FileNotFoundError(f"{index} is missing: run `python -m tools.train_emoji.data`")
@@ -72,7 +75,7 @@ def choose(folder: Path = ARTWORK) -> list[tuple[str, str]]:
     for entry in json.loads(index.read_text()):
         drawn = entry["has_img_google"] and entry["has_img_twitter"]
         if drawn and entry["subcategory"] in SUBCATEGORIES:
-            # The text encoder is a bag of words, so the bag is what has to be unique.
+            # The text encoder sees a bag of words, so the bag must be unique.
             bag = frozenset(prompt_of(entry["name"]).split())
             entries.setdefault(bag, entry)
     chosen = sorted(entries.values(), key=lambda e: e["sort_order"])
@@ -80,7 +83,7 @@ def choose(folder: Path = ARTWORK) -> list[tuple[str, str]]:
 
 
 def load(folder: Path = ARTWORK) -> EmojiSet:
-    """Reads the artwork of every vendor on white."""
+    """Reads the artwork of every vendor, on a white background."""
     chosen = choose(folder)
     images = [[_image(folder / v / "64" / name) for _, name in chosen] for v in VENDORS]
     return EmojiSet(

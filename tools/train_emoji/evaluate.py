@@ -2,7 +2,7 @@
 
     python -m tools.train_emoji.evaluate
 
-Writes evaluation.json, grid.png, loss.png and the training log beside the model.
+Writes evaluation.json, grid.png, loss.png and the training log next to the model.
 """
 
 import argparse
@@ -36,7 +36,7 @@ CAPTION_LINES = 3
 
 
 def sample(model: EmojiPipeline, prompts: list[str], steps: int, cfg: float) -> torch.Tensor:
-    """Images (N, 3, 32, 32) in [0, 1]; the seed of a prompt is its place in the list."""
+    """Images (N, 3, 32, 32) in [0, 1]. The seed of each prompt is its index."""
     parts = [
         model.generate(prompts[at : at + BATCH], range(len(prompts))[at : at + BATCH], steps, cfg)
         for at in range(0, len(prompts), BATCH)
@@ -45,7 +45,7 @@ def sample(model: EmojiPipeline, prompts: list[str], steps: int, cfg: float) -> 
 
 
 def nearest(samples: torch.Tensor, training: data.EmojiSet) -> list[dict[str, str | float]]:
-    """For each sample the training image at the smallest RGB L2 distance, colours in [0, 1]."""
+    """For each sample, the training image with the smallest L2 distance of RGB in [0, 1]."""
     candidates = (training.images / 2 + 0.5).flatten(0, 1).flatten(1)
     distances = torch.cdist(samples.flatten(1), candidates)
     values, indices = distances.min(1)
@@ -61,7 +61,7 @@ def nearest(samples: torch.Tensor, training: data.EmojiSet) -> list[dict[str, st
 
 
 def grid(samples: torch.Tensor, prompts: list[str]) -> Image.Image:
-    """Rows of 8 samples, three times enlarged, with their prompts as captions."""
+    """Rows of 8 samples at three times their size, with their prompts as captions."""
     font = ImageFont.load_default(11)
     side, gap, line = 32 * ZOOM, 16, 13
     width, height = side + gap, side + gap + CAPTION_LINES * line
@@ -80,7 +80,7 @@ def grid(samples: torch.Tensor, prompts: list[str]) -> Image.Image:
 
 
 def loss_curve(losses: dict[int, float], loss: str = "flow-matching loss") -> bytes:
-    """A PNG of the mean training loss over steps, both axes logarithmic; `loss` says which."""
+    """A PNG of the mean training loss over steps, on logarithmic axes; `loss` is its name."""
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     axes.loglog(list(losses), list(losses.values()), linewidth=1)
     axes.set(xlabel="step", ylabel=loss, title="Training of the emoji model")
@@ -105,7 +105,7 @@ def evaluate(folder: Path, limit: int | None) -> None:
 def write(
     folder: Path, report: dict[str, Any], picture: Image.Image, log: Path, loss: bytes
 ) -> None:
-    """Puts evaluation.json, grid.png, loss.png and the training log beside the model."""
+    """Writes evaluation.json, grid.png, loss.png and the training log next to the model."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     replace(folder / "evaluation.json", json.dumps(report, indent=1).encode())
@@ -123,6 +123,6 @@ def write(
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--folder", type=Path, default=FOLDER)
-    parser.add_argument("--limit", type=int, help="only the first prompts, for a quick look")
-    torch.set_num_threads(1)  # faster than more for a model of this size
+    parser.add_argument("--limit", type=int, help="use only the first prompts, for a quick look")
+    torch.set_num_threads(1)  # the fastest for a model of this size
     evaluate(**vars(parser.parse_args()))

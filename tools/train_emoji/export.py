@@ -2,9 +2,8 @@
 
     python -m tools.train_emoji.export --date 2026-01-31
 
-The averaged weights as bfloat16 under diffusers' names, and nothing else, so that diffusers and
-ComfyUI load the same file without a left-over key; the word embeddings, the prompts and their
-splits go into emoji.json.
+The file holds only the averaged weights, as bfloat16 with diffusers' names, so that diffusers and
+ComfyUI load it without unused keys. Word embeddings, prompts and splits go into emoji.json.
 """
 
 import argparse
@@ -52,7 +51,7 @@ def export(checkpoint: Path, folder: Path, date: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--date", required=True, help="the day of the training run, YYYY-MM-DD")
+    parser.add_argument("--date", required=True, help="date of the training run, YYYY-MM-DD")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--folder", type=Path, default=FOLDER)
     export(**vars(parser.parse_args()))

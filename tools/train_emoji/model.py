@@ -24,8 +24,7 @@ CONFIG = {
 class EmojiModel(nn.Module):
     """Predicts the velocity `noise - image` of a flow-matching path.
 
-    Word 0 of the vocabulary is the padding; a prompt of nothing but padding is the
-    unconditional one.
+    Word 0 of the vocabulary is padding; a prompt of padding alone is the unconditional one.
     """
 
     def __init__(self, vocabulary_size: int) -> None:
@@ -48,7 +47,7 @@ class EmojiModel(nn.Module):
 
 
 def image_ids() -> torch.Tensor:
-    """Row and column of each of the 8x8 patches, as FLUX's pipeline gives them."""
+    """Row and column of each of the 8x8 patches, like in FLUX's pipeline."""
     ids = torch.zeros(8, 8, 3)
     ids[..., 1] = torch.arange(8)[:, None]
     ids[..., 2] = torch.arange(8)[None, :]

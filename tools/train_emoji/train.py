@@ -27,7 +27,7 @@ def vocabulary_of(emoji: data.EmojiSet) -> list[str]:
 
 
 class Batches:
-    """Random pictures' places in the set, with the indices of their words."""
+    """Draws random pictures by their place in the set, with the indices of their words."""
 
     def __init__(self, emoji: data.EmojiSet, size: int, device: torch.device | str = "cpu") -> None:
         vocabulary = vocabulary_of(emoji)
@@ -40,7 +40,7 @@ class Batches:
         self.vendor_words = torch.tensor([vocabulary.index(v) for v in emoji.vendors]).to(device)
 
     def draw(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Vendors (B,), prompts (B,) and words (B, 8), some without vendor, some all padding."""
+        """Vendors (B,), prompts (B,) and words (B, 8); some without vendor, some only padding."""
         vendor = torch.randint(len(self.vendor_words), (self.size,), device=self.device)
         prompt = torch.randint(len(self.words), (self.size,), device=self.device)
         named = torch.rand(self.size, device=self.device) > DROP_VENDOR
@@ -67,8 +67,8 @@ def train(steps: int, cooldown: int, batch: int, lr: float) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--steps", type=int, required=True, help="total, resumed ones included")
-    parser.add_argument("--cooldown", type=int, default=1000, help="last steps at falling rate")
+    parser.add_argument("--steps", type=int, required=True, help="total, including resumed ones")
+    parser.add_argument("--cooldown", type=int, default=1000, help="last steps, with falling rate")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=2e-3)
     train(**vars(parser.parse_args()))

@@ -1,1 +1,1 @@
-"""Distils the emoji model into models/emoji-turbo (a developer's tool, not installed)."""
+"""Distils the emoji model into models/emoji-turbo (a developer tool, not installed)."""

@@ -1,8 +1,8 @@
-"""Samples emoji-turbo at a few steps, and measures what fewer plain steps cost.
+"""Samples emoji-turbo with few steps, and measures what is lost with even fewer plain steps.
 
     python -m tools.train_turbo.evaluate
 
-Writes evaluation.json, grid.png, loss.png and the training log beside the model.
+Writes evaluation.json, grid.png, loss.png and the training log next to the model.
 """
 
 import argparse
@@ -32,7 +32,7 @@ ROWS = [(EMOJI, STEPS), *AGAINST_TEACHER]
 
 
 class Drawn:
-    """Both models' samples of the same prompts and seeds, each drawn once."""
+    """Samples of both models for the same prompts and seeds, each drawn once."""
 
     def __init__(self, models: Mapping[str, EmojiPipeline], prompts: list[str]) -> None:
         self._models, self._prompts = models, prompts
@@ -55,7 +55,7 @@ def closeness(samples: torch.Tensor, reference: torch.Tensor) -> dict[str, float
 
 
 def comparisons(drawn: Drawn) -> dict[str, list[dict[str, str | int | float]]]:
-    """Turbo against more steps of its own, and both models against the emoji model's full run."""
+    """Compares turbo with its own full run, and both models with the emoji model's full run."""
     own = [
         {"steps": steps, "against": full, **closeness(drawn(TURBO, steps), drawn(TURBO, full))}
         for steps, full in AGAINST_ITSELF
@@ -96,5 +96,5 @@ def evaluate(folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--folder", type=Path, default=FOLDER)
-    torch.set_num_threads(1)  # faster than more for a model of this size
+    torch.set_num_threads(1)  # the fastest for a model of this size
     evaluate(**vars(parser.parse_args()))

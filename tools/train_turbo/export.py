@@ -2,9 +2,9 @@
 
     python -m tools.train_turbo.export --date 2026-01-31
 
-As `tools.train_emoji.export` does it, but matrices are stored in eight bits (float8_e4m3fn), as
-FLUX is often published: half of the emoji model's file. Both hosts load them in any other type.
-The words are the emoji model's own.
+Works like `tools.train_emoji.export`, but stores matrices in eight bits (float8_e4m3fn), a common
+format of FLUX, which halves the file. Both hosts can load them in any dtype. The words are those of
+the emoji model.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def export(checkpoint: Path, folder: Path, date: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--date", required=True, help="the day of the training run, YYYY-MM-DD")
+    parser.add_argument("--date", required=True, help="date of the training run, YYYY-MM-DD")
     parser.add_argument("--checkpoint", type=Path, default=HERE / "checkpoint.pt")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     export(**vars(parser.parse_args()))

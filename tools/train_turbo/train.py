@@ -3,11 +3,11 @@
 python -m tools.train_emoji.data
 python -m tools.train_turbo.train --pairs 45 --seconds 285 --cooldown 200 --folder tools/train_turbo
 
-First the emoji model draws pairs of noise and picture, 28 steps with guidance 3. Then a copy of it
-learns straight paths between the two (rectified flow, arXiv 2209.03003): half of a batch are
-points of the straight path, the other half are points that the copy itself has come to from the
-noise in a few Euler steps, and from both the velocity has to lead to the teacher's picture. So it
-corrects its own errors, and its guidance is the teacher's.
+First the emoji model draws pairs of noise and picture, with 28 steps and guidance 3. Then a copy of
+it learns straight paths between the two (rectified flow, arXiv 2209.03003). Half of each batch are
+points on the straight path. The other half are points that the copy itself has reached from the
+noise in a few Euler steps. From both, the velocity must lead to the teacher's picture. So the copy
+learns to correct its own errors, and has the teacher's guidance built in.
 """
 
 import copy
@@ -28,32 +28,32 @@ STEPS = 28
 CFG = 3.0
 STEP_COUNTS = (4, 8, 2, 3, 5, 6, 7)
 OFTEN = (0.35, 0.35, 0.06, 0.06, 0.06, 0.06, 0.06)
-SOFT = 0.1  # errors well below count squared, those well above count once
+SOFT = 0.1  # the loss is quadratic well below this error and linear well above
 SHAPE = (64, 64)
 
 
 class Pairs:
-    """Noise, the teacher's picture made from it, and its words; all (N, ...) on one device."""
+    """Noise, the teacher's picture from it, and its words, all (N, ...) on one device."""
 
     def __init__(self, teacher: EmojiModel, batches: Batches, seconds: float) -> None:
-        """Draws pairs for some seconds, `batches.size` at a time."""
+        """Draws pairs for `seconds`, `batches.size` at a time."""
         started = time.perf_counter()
         noise, clean, words = [], [], []
         while not noise or time.perf_counter() - started < seconds:
             words.append(batches.draw()[2])
             noise.append(torch.randn(batches.size, *SHAPE, device=batches.device))
             clean.append(draw(teacher, noise[-1], words[-1]))
-            clean[-1].sum().item()  # the clock has to wait for the GPU
+            clean[-1].sum().item()  # waits for the GPU, for the clock
         self.noise, self.clean, self.words = torch.cat(noise), torch.cat(clean), torch.cat(words)
 
     def pick(self, count: int) -> torch.Tensor:
-        """Random places of pairs (count,)."""
+        """Indices of random pairs, (count,)."""
         return torch.randint(len(self.noise), (count,), device=self.noise.device)
 
 
 @torch.no_grad()
 def draw(teacher: EmojiModel, noise: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-    """What the teacher's pipeline makes of `noise` (B, 64, 64): Euler, with guidance."""
+    """The teacher's pictures from `noise` (B, 64, 64), with Euler's method and guidance."""
     x, both = noise, torch.cat([words, torch.zeros_like(words)])
     for step in range(STEPS):
         sigma = torch.full((len(both),), 1 - step / STEPS, device=x.device)
@@ -64,7 +64,7 @@ def draw(teacher: EmojiModel, noise: torch.Tensor, words: torch.Tensor) -> torch
 
 
 class Walkers:
-    """Samplings by the student in mid-way, one Euler step further at each training step."""
+    """Unfinished samplings by the student, which advance one Euler step per training step."""
 
     def __init__(self, pairs: Pairs, count: int) -> None:
         self.pairs = pairs
@@ -83,7 +83,7 @@ class Walkers:
         return 1 - self.done / self.steps
 
     def advance(self, velocity: torch.Tensor) -> None:
-        """A step of each; those that arrive begin anew, with another pair."""
+        """Advances each sampling by a step. Finished ones start again with another pair."""
         self.x = self.x - velocity / self.steps[:, None, None]
         self.done = self.done + 1
         count = len(self.x)
@@ -122,10 +122,10 @@ def train(
 
 
 def load_teacher(folder: Path = TEACHER) -> EmojiModel:
-    """The emoji model with its words, frozen."""
+    """The emoji model with its words."""
     words = keywords.read(folder)
     if words.vocabulary != vocabulary_of(data.load()):
-        raise ValueError(f"{folder} was trained with other words than the artwork has")
+        raise ValueError(f"the words of {folder} differ from those of the artwork")
     model = EmojiModel(len(words.vocabulary))
     model.words.weight.data = words.table
     weights = load_file(folder / "diffusion_pytorch_model.safetensors")

@@ -1,1 +1,1 @@
-"""Trains the small U-Net under models/emoji-unet (a developer's tool, not installed)."""
+"""Trains the small U-Net in models/emoji-unet (a developer tool, not installed)."""

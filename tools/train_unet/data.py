@@ -1,6 +1,6 @@
-"""The emoji model's artwork with its transparency, a little moved and scaled for each sample.
+"""The emoji model's artwork with transparency, slightly shifted and scaled for each sample.
 
-The artwork is that of `tools.train_emoji.data`; it is read in 64x64 and drawn in 32x32.
+The artwork comes from `tools.train_emoji.data`. It is read at 64x64 and drawn at 32x32.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ SMALLEST = 0.85
 
 
 def load(folder: Path = ARTWORK) -> torch.Tensor:
-    """(vendors, prompts, 4, 64, 64) in [0, 1]: red, green and blue times alpha, and alpha."""
+    """(vendors, prompts, 4, 64, 64) in [0, 1]: RGB premultiplied by alpha, and alpha."""
     names = [name for _, name in choose(folder)]
     images = [
         [np.asarray(Image.open(folder / v / "64" / name).convert("RGBA")) for name in names]
@@ -29,8 +29,8 @@ def load(folder: Path = ARTWORK) -> torch.Tensor:
 def draw(art: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     """Pictures (B, 4, 32, 32) in [-1, 1]: colours on white, and alpha.
 
-    `art` (B, 4, 64, 64) as `load` gives it; `scale` (B,) is the artwork's part of the side,
-    `shift` (B, 2) in [-1, 1] its place in what is left.
+    `art` (B, 4, 64, 64) comes from `load`. `scale` (B,) is the artwork's size relative to the
+    picture, `shift` (B, 2) in [-1, 1] its position within the margin.
     """
     margin = (1 - scale)[:, None]
     place = torch.zeros(len(art), 2, 3, device=art.device)

@@ -2,7 +2,7 @@
 
     python -m tools.train_unet.evaluate
 
-Writes evaluation.json, grid.png, loss.png and the training log beside the model.
+Writes evaluation.json, grid.png, loss.png and the training log next to the model.
 """
 
 import argparse
@@ -29,7 +29,7 @@ PLACES = (-1.0, 0.0, 1.0)
 
 
 def versions() -> list[artwork.EmojiSet]:
-    """The training set as drawn in full size, and in two smaller ones at nine places each."""
+    """The training set drawn at full size, and at two smaller sizes in nine positions each."""
     emoji, art = artwork.load(), data.load()
     shape = art.shape[:2]
     flat = art.flatten(0, 1)
@@ -44,7 +44,7 @@ def versions() -> list[artwork.EmojiSet]:
 
 
 def nearest_of(samples: torch.Tensor, sets: list[artwork.EmojiSet]) -> list[dict[str, str | float]]:
-    """As `nearest`, over all versions of the training images."""
+    """Like `nearest`, over all versions of the training images."""
     found = [nearest(samples, training) for training in sets]
     return [min(options, key=lambda best: best["distance"]) for options in zip(*found, strict=True)]
 
@@ -75,5 +75,5 @@ def evaluate(folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--folder", type=Path, default=FOLDER)
-    torch.set_num_threads(1)  # faster than more for a model of this size
+    torch.set_num_threads(1)  # the fastest for a model of this size
     evaluate(**vars(parser.parse_args()))

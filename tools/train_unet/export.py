@@ -2,8 +2,8 @@
 
     python -m tools.train_unet.export --date 2026-01-31
 
-The averaged weights as float16 under diffusers' names, which both hosts read; the word
-embeddings, the prompts and their splits go into emoji.json.
+The file holds the averaged weights as float16 with diffusers' names, which both hosts read. Word
+embeddings, prompts and splits go into emoji.json.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def export(checkpoint: Path, folder: Path, date: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--date", required=True, help="the day of the training run, YYYY-MM-DD")
+    parser.add_argument("--date", required=True, help="date of the training run, YYYY-MM-DD")
     parser.add_argument("--checkpoint", type=Path, default=HERE / "checkpoint.pt")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     export(**vars(parser.parse_args()))

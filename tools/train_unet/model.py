@@ -9,7 +9,7 @@ from tools import training
 from tools.train_emoji.model import TEXT_WIDTH
 
 TIME_IDS = (8 * SIDE, 8 * SIDE, 0, 0, 8 * SIDE, 8 * SIDE)
-"""Sizes and crop as both hosts give them for a latent of 32x32, whatever the sample."""
+"""Sizes and crop that both hosts pass for a latent of 32x32, regardless of the sample."""
 CONFIG = {
     "sample_size": SIDE,
     "in_channels": 4,
@@ -19,7 +19,7 @@ CONFIG = {
     "block_out_channels": (64, 64, 64),
     "layers_per_block": 2,
     "transformer_layers_per_block": 1,
-    "attention_head_dim": (2, 2, 2),  # SDXL's file calls the number of heads so
+    "attention_head_dim": (2, 2, 2),  # the number of heads, despite SDXL's name for it
     "cross_attention_dim": TEXT_WIDTH,
     "use_linear_projection": True,
     "addition_embed_type": "text_time",
@@ -32,8 +32,7 @@ STEPS = 1000
 class UNetModel(nn.Module):
     """Predicts the noise of a variance-preserving path.
 
-    Word 0 of the vocabulary is the padding; a prompt of nothing but padding is the
-    unconditional one.
+    Word 0 of the vocabulary is padding; a prompt of padding alone is the unconditional one.
     """
 
     kept: torch.Tensor
@@ -57,10 +56,10 @@ class UNetModel(nn.Module):
         )[0]
 
     def loss(self, clean: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        """Mean squared error of the noise at random steps, weighted to be that of the velocity.
+        """Mean squared error of the noise at random steps, weighted like that of the velocity.
 
-        `clean` (B, 4, 32, 32). The weight is 1 / ᾱ; 100 at most, for the last steps are nothing
-        but noise.
+        `clean` (B, 4, 32, 32). The weight is 1 / ᾱ, limited to 100, because the last steps are
+        almost pure noise.
         """
         step = torch.randint(STEPS, (len(clean),), device=clean.device)
         kept = self.kept[step].reshape(-1, 1, 1, 1)
@@ -72,13 +71,13 @@ class UNetModel(nn.Module):
 
 
 def kept_signal() -> torch.Tensor:
-    """ᾱ of SDXL's 1000 steps: its betas go from 0.00085 to 0.012, evenly in their roots."""
+    """ᾱ of SDXL's 1000 steps: the square roots of its betas are evenly spaced."""
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, STEPS, dtype=torch.float64).square()
     return (1 - betas).cumprod(0).float()
 
 
 def to_latents(pictures: torch.Tensor) -> torch.Tensor:
-    """(B, 4, 32, 32) colours and alpha in [-1, 1] to latents of mean 0 and deviation 1."""
+    """Colours and alpha (B, 4, 32, 32) in [-1, 1] to latents with mean 0 and deviation 1."""
     mean, std = (
         torch.tensor(values, device=pictures.device).reshape(4, 1, 1)
         for values in (LATENT_MEAN, LATENT_STD)

@@ -1,4 +1,4 @@
-"""Trains the U-Net for some seconds of a GPU, all data on it.
+"""Trains the U-Net on a GPU for a given time, with all data on the GPU.
 
 python -m tools.train_emoji.data
 python -m tools.train_unet.train --seconds 330 --cooldown 200 --folder tools/train_unet
@@ -42,7 +42,7 @@ def train(
 
 
 def normalise(norm: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
-    """In the type of `x`: autocast would go to float32 and back, which takes half of the time."""
+    """Group norm in the dtype of `x`. Autocast's float32 would take half of the training time."""
     with torch.autocast(x.device.type, enabled=False):
         weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
         return F.group_norm(x, norm.num_groups, weight, bias, norm.eps)

@@ -1,1 +1,1 @@
-"""How the small video model in models/emoji-video was trained; not needed to use it."""
+"""Trains the small video model in models/emoji-video (a developer tool, not installed)."""

@@ -1,7 +1,8 @@
 """The training set: animated emoji as 32x32 RGB loops, with keyword prompts.
 
-The artwork comes from four npm packages of 730 MB and is not committed; NOTICE names its licence.
-Run `python -m tools.train_video.data` to download it and keep the small loops next to this file.
+The artwork comes from four npm packages, 730 MB in all, and is not committed. NOTICE names its
+licence. Run `python -m tools.train_video.data` to download it and keep the small loops next to this
+file.
 """
 
 import json
@@ -27,7 +28,7 @@ SUBCATEGORIES = (
 LEAST_MOTION = 0.015  # mean absolute difference from the loop's mean image, colours in [0, 1]
 SIZE = 32
 FRAMES = 8
-PHASES = 24  # frames kept of each loop; a clip is every third of them
+PHASES = 24  # frames kept of each loop; a clip uses every third
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,13 @@ class Loops:
     prompts: list[str]
 
     def clip(self, prompt: int, phase: int) -> torch.Tensor:
-        """Eight frames (3, 8, 32, 32) of one turn of the loop, from frame `phase` on."""
+        """Eight frames (3, 8, 32, 32) of one pass of the loop, starting at frame `phase`."""
         places = (phase + torch.arange(FRAMES) * (PHASES // FRAMES)) % PHASES
         return self.frames[prompt, places].transpose(0, 1)
 
 
 def download(path: Path = LOOPS) -> None:
-    """Fetches the packages with `npm pack` and keeps the chosen loops at 32x32 in one file."""
+    """Fetches the packages with `npm pack` and saves the chosen loops at 32x32 in one file."""
     index = json.loads((emoji.ARTWORK / "noto" / "emoji.json").read_text())
     entries = {entry["unified"].lower(): entry for entry in index}
     kept: dict[frozenset[str], tuple[int, str, np.ndarray]] = {}
@@ -73,11 +74,14 @@ def download(path: Path = LOOPS) -> None:
 
 
 def load(path: Path = LOOPS) -> Loops:
-    """Reads the loops; raises FileNotFoundError with what to run first."""
+    """Reads the loops.
+
+    Raises FileNotFoundError if they are missing; the message says what to run.
+    """
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is missing: run `python -m tools.train_emoji.data`, whose names of emoji are "
-            "used, and `python -m tools.train_video.data`"
+            f"{path} is missing: run `python -m tools.train_emoji.data`, which has the names of "
+            "the emoji, and `python -m tools.train_video.data`"
         )
     with np.load(path) as stored:
         frames = torch.from_numpy(stored["frames"]).movedim(-1, -3).float() / 127.5 - 1
@@ -85,7 +89,7 @@ def load(path: Path = LOOPS) -> Loops:
 
 
 def _loop(animation: Image.Image) -> np.ndarray | None:
-    """(24, 32, 32, 3) bytes, evenly spaced over the loop; None for a picture that hardly moves."""
+    """(24, 32, 32, 3) bytes, evenly spaced over the loop; None if it hardly moves."""
     count = getattr(animation, "n_frames", 1)
     if count < PHASES:
         return None

@@ -2,7 +2,7 @@
 
     python -m tools.train_video.evaluate
 
-Writes evaluation.json, clips.png, loss.png and the training log beside the model.
+Writes evaluation.json, clips.png, loss.png and the training log next to the model.
 """
 
 import argparse
@@ -30,7 +30,7 @@ ZOOM = 2
 
 
 def sample(model: emoji_video.EmojiVideoModel, prompts: list[str]) -> torch.Tensor:
-    """Clips (N, 3, 8, 32, 32) in [0, 1]; the seed of a prompt is its place in the list."""
+    """Clips (N, 3, 8, 32, 32) in [0, 1]. The seed of each prompt is its index."""
     parts = []
     for at in range(0, len(prompts), BATCH):
         chosen = prompts[at : at + BATCH]
@@ -40,7 +40,7 @@ def sample(model: emoji_video.EmojiVideoModel, prompts: list[str]) -> torch.Tens
 
 
 def nearest(samples: torch.Tensor, loops: data.Loops) -> list[dict[str, str | float]]:
-    """For each sample the training loop that has, at some phase, the clip nearest to it by L2."""
+    """For each sample, the training loop with the smallest L2 distance at any phase."""
     clips = [
         loops.clip(prompt, phase).flatten() / 2 + 0.5
         for prompt in range(len(loops.prompts))
@@ -54,7 +54,7 @@ def nearest(samples: torch.Tensor, loops: data.Loops) -> list[dict[str, str | fl
 
 
 def filmstrip(samples: torch.Tensor, prompts: list[str]) -> Image.Image:
-    """A row of eight frames a sample, two samples side by side, with their prompts."""
+    """A row of eight frames per sample, two samples side by side, with their prompts."""
     font = ImageFont.load_default(11)
     side = 32 * ZOOM
     width, height = 8 * side + 24, side + 22
@@ -91,6 +91,6 @@ def evaluate(folder: Path, limit: int | None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--folder", type=Path, default=FOLDER)
-    parser.add_argument("--limit", type=int, help="only the first prompts, for a quick look")
+    parser.add_argument("--limit", type=int, help="use only the first prompts, for a quick look")
     torch.set_num_threads(1)
     evaluate(**vars(parser.parse_args()))

@@ -2,8 +2,8 @@
 
     python -m tools.train_video.export --date 2026-01-31
 
-The averaged weights as bfloat16 under Wan's own names, which ComfyUI's loader and diffusers'
-`from_single_file` both read; the word embeddings, the prompts and their splits go into emoji.json.
+The file holds the averaged weights as bfloat16 with Wan's names, which ComfyUI's loader and
+diffusers' `from_single_file` both read. Word embeddings, prompts and splits go into emoji.json.
 """
 
 import argparse
@@ -46,14 +46,14 @@ NAMES = (
     ("to_v", "v"),
     ("ffn.net.0.proj", "ffn.0"),
     ("ffn.net.2", "ffn.2"),
-    ("norm2", "norm3"),  # the norm in front of cross-attention, the only one with weights
+    ("norm2", "norm3"),  # the norm before cross-attention, the only one with weights
     ("scale_shift_table", "modulation"),
 )
-"""diffusers' names and Wan's own."""
+"""Parts of parameter names in diffusers and in Wan."""
 
 
 def wan_name(name: str) -> str:
-    """A parameter's own name in Wan, from its name in diffusers."""
+    """A parameter's name in Wan, from its name in diffusers."""
     if name == "scale_shift_table":
         return "head.modulation"
     for diffusers_name, own in NAMES:
@@ -85,7 +85,7 @@ def export(checkpoint: Path, folder: Path, date: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--date", required=True, help="the day of the training run, YYYY-MM-DD")
+    parser.add_argument("--date", required=True, help="date of the training run, YYYY-MM-DD")
     parser.add_argument("--checkpoint", type=Path, default=HERE / "checkpoint.pt")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     export(**vars(parser.parse_args()))

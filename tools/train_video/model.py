@@ -25,8 +25,7 @@ CONFIG = {
 class VideoModel(nn.Module):
     """Predicts the velocity `noise - clip` of a flow-matching path.
 
-    Word 0 of the vocabulary is the padding; a prompt of nothing but padding is the
-    unconditional one.
+    Word 0 of the vocabulary is padding; a prompt of padding alone is the unconditional one.
     """
 
     def __init__(self, vocabulary_size: int) -> None:

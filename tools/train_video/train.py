@@ -1,4 +1,4 @@
-"""Trains the video model: first on single frames, which is cheap, then on clips.
+"""Trains the video model, first on single frames, which is cheap, then on clips.
 
 python -m tools.train_video.data
 python -m tools.train_video.train --frames 1 --batch 128 --steps 1200
@@ -60,8 +60,8 @@ def train(frames: int, steps: int, cooldown: int, batch: int, lr: float) -> None
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--frames", type=int, choices=range(1, data.FRAMES + 1), required=True)
-    parser.add_argument("--steps", type=int, required=True, help="total, resumed ones included")
-    parser.add_argument("--cooldown", type=int, default=0, help="last steps at falling rate")
+    parser.add_argument("--steps", type=int, required=True, help="total, including resumed ones")
+    parser.add_argument("--cooldown", type=int, default=0, help="last steps, with falling rate")
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--lr", type=float, default=2e-3)
     train(**vars(parser.parse_args()))

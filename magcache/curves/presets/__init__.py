@@ -1,6 +1,6 @@
 """Published magnitude curves with their recommended settings, one JSON file each.
 
-Adding a preset is adding a file. NOTICE and each file's `source` name where the figures are from.
+To add a preset, add a file. NOTICE and each file's `source` say where the figures come from.
 """
 
 import difflib
@@ -22,7 +22,7 @@ def load(name: str) -> Calibration:
     """Reads a preset.
 
     Raises:
-        ValueError: There is none of that name; the message lists the nearest.
+        ValueError: There is no preset of that name; the message lists the closest ones.
     """
     path = _FOLDER / f"{name}.json"
     if name not in names():
@@ -32,7 +32,7 @@ def load(name: str) -> Calibration:
 
 
 def read(path: Path) -> Calibration:
-    """Reads a preset file: a list of ratios a branch, and what it was published with."""
+    """Reads a preset file: one list of ratios per branch, and the published settings."""
     data = json.loads(path.read_text(encoding="utf-8"))
     fixed, sigmas = data.get("always_compute"), data["sigmas"] or []
     return Calibration(

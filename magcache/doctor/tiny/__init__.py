@@ -1,6 +1,6 @@
-"""Tiny random models, one entry each, with conditions and latents, inside a running ComfyUI.
+"""Tiny random models with their conditions and latents, inside a running ComfyUI.
 
-`magcache doctor` and the tests try MagCache on them. Which of them there are depends on ComfyUI's
+`magcache doctor` and the tests run MagCache on them. Which of them exist depends on ComfyUI's
 version.
 """
 

@@ -1,7 +1,7 @@
-"""What the conditions of the tiny models hold beside the text: references, images, sound, poses.
+"""What the tiny models' conditions hold besides text: references, images, sound, poses.
 
-A tuple stands for noise of that shape, with None for the text's length; a function is called with
-that length.
+A tuple stands for noise of that shape, where None means the text's length. A function is called
+with that length.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
-TEXT, POOLED = 32, 24  # channels, where a model does not say its own
+TEXT, POOLED = 32, 24  # default channels
 IMAGE, VIDEO = (1, 16, 8, 8), (1, 16, 2, 8, 8)
 FRAMES, HEIGHT, WIDTH = VIDEO[2:]
 Noise = Callable[..., torch.Tensor]
-"""Gives seeded noise of a shape."""
+"""Returns seeded noise of a shape."""
 Given = Mapping[str, Any]
 
 
 def filled(given: Any, noise: Noise, tokens: int) -> Any:
-    """What is given with its noise, beside a text of so many tokens."""
+    """`given` with its placeholders filled in, for a text of `tokens` tokens."""
     if isinstance(given, tuple):
         return noise(*(tokens if size is None else size for size in given))
     if isinstance(given, list):
@@ -52,11 +52,11 @@ MASKED = {"attention_mask": _mask}
 PADDED = {"attention_mask": _padded}
 REFERENCE = {"reference_latents": [(1, 16, 4, 8)]}
 REFERENCES = {**MASKED, "reference_latents": [(1, 16, 6, 8), (1, 16, 4, 2)]}
-# Their tokens are at another timestep than the image's.
+# The references' tokens have another timestep than the image's.
 REFERENCES_AT_ZERO = {**REFERENCES, "reference_latents_method": "index_timestep_zero"}
 PICTURES = {"reference_latents": [(1, 16, 1, 6, 8)]}
 _TOWER = SimpleNamespace(last_hidden_state=(1, 4, 12), image_sizes=lambda _: [(3, 32, 32)])
-# Each reference with its text, and with what a vision tower sees.
+# Each reference has its own text and vision tower output.
 OMNI = {
     **REFERENCES, "reference_latents_text_embeds": [(1, 5, TEXT), (1, 3, TEXT)],
     "clip_vision_outputs": [_TOWER, _TOWER],
@@ -73,12 +73,12 @@ IDS = {"t5xxl_ids": torch.arange, "t5xxl_weights": torch.ones}
 TOKENS_ONLY = {"text_input_ids": lambda tokens: torch.arange(tokens)[None]}
 
 CHANNELS = {"concat_latent_image": VIDEO}
-# The first frame is given: each frame has its own timestep.
+# The first frame is given, so each frame has its own timestep.
 FRAME = {"concat_mask": _behind_the_first_frame}
 KEYFRAME = {"minimax_keyframes": [{"resolved_frame_index": 1, "latent": (1, 24, 1, 4, 4)}]}
 _SEEN = SimpleNamespace(penultimate_hidden_states=(1, 5, 1280))
 _STILL = [(1, 16, 1, HEIGHT, WIDTH)]
-# As Wan is given one: what CLIP sees, the latent, and which frame it is.
+# Wan's image condition: CLIP vision output, latent, and frame mask.
 WAN_IMAGE = {**CHANNELS, **FRAME, "clip_vision_output": _SEEN}
 CONTROL = {**WAN_IMAGE, "concat_latent_image": (1, 32, FRAMES, HEIGHT, WIDTH)}
 VACE = {

@@ -1,4 +1,4 @@
-"""Tiny models that make images, one entry each."""
+"""Tiny image models, one entry each."""
 
 from . import given
 from .given import POOLED, TEXT

@@ -1,6 +1,6 @@
-"""What a tiny random model is, and how it is built inside a ComfyUI.
+"""Tiny random models, built inside ComfyUI.
 
-All weights are seeded, so every build of a name is equal.
+All weights are seeded, so every build of the same name is equal.
 """
 
 import importlib
@@ -25,26 +25,26 @@ from .given import IMAGE, POOLED, TEXT, Given, Noise, filled
 
 DIM = 128  # one attention head, the narrowest that ComfyUI's detection allows
 TEXT_TOKENS = 6
-_MOST = 50_000_000  # weights of a tiny model; a few have parts of one size
+_MOST = 50_000_000  # weights of a tiny model; a few models have parts of a fixed size
 Conds = list[list[Any]]
 
 
 @dataclass(frozen=True)
 class Tiny:
-    """A tiny random model, and what it takes to sample it.
+    """A tiny random model, and what is needed to sample it.
 
     Attributes:
         name: Its name.
         config: Name of its class in `comfy.supported_models`.
-        path: Where its network's class is under `comfy.ldm`, "flux.model.Flux" for instance.
-        sizes: What its network is built with, in ComfyUI's own terms, besides what its class says.
-            Those that this version of the network does not know are left out.
+        path: Path of its network's class under `comfy.ldm`, for example "flux.model.Flux".
+        sizes: Arguments of its network besides those that its config class sets. Arguments that
+            this version of the network does not know are dropped.
         shape: Shape of its latent.
-        given: What its conditions hold beside the text.
-        audio: Shape of the audio latent that is sampled with the video; () without.
+        given: What its conditions hold besides text.
+        audio: Shape of the audio latent that is sampled with the video, or ().
         types: The model types it stands for: the one that `auto` finds, then those that differ
-            from it in what a tiny model cannot show.
-        needs: A size that a version must know to have this model.
+            from it only in size.
+        needs: An argument that the network must know for the model to exist.
     """
 
     name: str
@@ -72,11 +72,11 @@ class Tiny:
         """A new ModelPatcher, in float32.
 
         Args:
-            depth: Number of (double) blocks, if not the usual.
-            sizes: Other sizes of the network.
+            depth: Number of (double) blocks, if not the default.
+            sizes: Further arguments of the network.
 
         Raises:
-            RuntimeError: It would be large.
+            RuntimeError: It would not be tiny.
         """
         changed = {**self._known_sizes(), **sizes}
         if depth is not None:
@@ -105,7 +105,7 @@ class Tiny:
         return self._cond(1, TEXT_TOKENS), self._cond(2, tokens)
 
     def latent(self) -> Any:
-        """An empty latent; a nested one where audio is sampled too."""
+        """An empty latent, nested if audio is sampled too."""
         video = torch.zeros(self.shape)
         if not self.audio:
             return video
@@ -113,12 +113,15 @@ class Tiny:
         return nested([video, torch.zeros(self.audio)])
 
     def blocks(self, patcher: Any) -> list[nn.Module]:
-        """Every block of a model, in order, as far as its row names them."""
+        """The blocks of a model that its row names, in order."""
         network = patcher.model.diffusion_model
         return [network.get_submodule(name) for name in block_names(network)]
 
     def _known_sizes(self) -> dict[str, Any]:
-        """FLUX and its kin take any, and have a dataclass for them."""
+        """The arguments that this version of the network knows.
+
+        FLUX and its relatives accept any, and list the known ones in a dataclass.
+        """
         sizes = {**getattr(comfy.supported_models, self.config).unet_config, **self.sizes}
         module = importlib.import_module(f"comfy.ldm.{self.path.rpartition('.')[0]}")
         params = [kind for name, kind in vars(module).items() if name.endswith("Params")]
@@ -140,7 +143,7 @@ class Tiny:
 
 @contextmanager
 def _small_adapter() -> Iterator[None]:
-    """Anima's text adapter has one size, half a gigabyte: a smaller one takes its place."""
+    """Makes Anima's text adapter smaller: it has a fixed size of half a gigabyte."""
     anima = sys.modules.get("comfy.ldm.anima.model")
     if anima is None:
         yield
@@ -156,7 +159,7 @@ def _noise(seed: int) -> Noise:
 
 
 def _prepare(network: nn.Module, name: str) -> None:
-    """Gives every weight a value that keeps activations near 1; ComfyUI leaves them unset."""
+    """Initialises every weight so that activations stay near 1; ComfyUI leaves them unset."""
     values = torch.Generator().manual_seed(sum(map(ord, name)))
     norms = ("norm", "query_norm", "key_norm", "scale")
     with torch.no_grad():
@@ -168,9 +171,9 @@ def _prepare(network: nn.Module, name: str) -> None:
                 weight.copy_(1 + 0.1 * random)
             else:
                 weight.copy_(0.1 * random)
-    for key, buffer in network.named_buffers():  # what a checkpoint would hold
+    for key, buffer in network.named_buffers():  # those that a checkpoint would hold
         if key in ("pos_embed", "rope.inv_freq"):
             buffer.copy_(torch.rand(buffer.shape, generator=values))
     encoder: Any = getattr(network, "motion_encoder", None)
-    if encoder is not None:  # a face's 512 pixels a side take seconds on a CPU
+    if encoder is not None:  # encoding a face of 512x512 pixels takes seconds on a CPU
         encoder.get_motion = lambda face: face.flatten(1)[:, :512]

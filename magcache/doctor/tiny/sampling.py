@@ -1,4 +1,4 @@
-"""Sampling a tiny model as ComfyUI does, and skipping its blocks beside computing them."""
+"""Samples a tiny model like ComfyUI, and compares skipped with computed calls."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +12,11 @@ from .model import Tiny
 
 @dataclass(frozen=True)
 class Skips:
-    """What `skip_errors` finds.
+    """The result of `skip_errors`.
 
     Attributes:
-        errors: The relative error of each skipped call.
-        output: The sampling's latent, flat; that of the computed calls.
+        errors: Relative error of each skipped call.
+        output: The latent sampled with the computed calls, flattened.
     """
 
     errors: list[float]
@@ -33,7 +33,7 @@ def sample(
     seed: int = 1,
     **options: Any,
 ) -> Any:
-    """Samples as the KSampler node does; `options` go to `comfy.sample.sample`."""
+    """Samples like the KSampler node; `options` go to `comfy.sample.sample`."""
     positive, negative = options.pop("conds", None) or tiny.conds(patcher)
     latent = options.pop("latent", None)
     latent = tiny.latent() if latent is None else latent
@@ -45,7 +45,7 @@ def sample(
 
 
 def flat(output: Any) -> torch.Tensor:
-    """All values of a latent or of a model's output, which may be of several streams."""
+    """All values of a latent or a model's output, which may have several streams."""
     streams = output.unbind() if getattr(output, "is_nested", False) else output
     if isinstance(streams, torch.Tensor):
         return streams.flatten()
@@ -53,17 +53,17 @@ def flat(output: Any) -> torch.Tensor:
 
 
 def skip_errors(model: Any, tiny: Tiny, stack: BlockStack, steps: int, **options: Any) -> Skips:
-    """Skips each model call of a sampling with its own residual, beside computing it.
+    """Computes each model call of a sampling, and also skips it with its own residual.
 
     Args:
         model: The ModelPatcher.
-        tiny: What it is.
-        stack: The blocks of its network.
-        steps: Steps of the sampling.
+        tiny: The tiny model that it was built from.
+        stack: The block stack of its network.
+        steps: Number of sampling steps.
         options: Passed on to `sample`.
 
     Raises:
-        RuntimeError: The stack gives no residual; says why.
+        RuntimeError: The stack gives no residual; the message says why.
     """
     errors: list[float] = []
 

@@ -1,4 +1,4 @@
-"""Tiny models that make videos, and an image model of HunyuanVideo's kind, one entry each."""
+"""Tiny video models, and an image model with HunyuanVideo's network, one entry each."""
 
 from typing import Any
 
@@ -64,7 +64,7 @@ VIDEOS = (
         "wan_ti2v", "WAN22_T2V", "wan.model.WanModel", {**_WAN, "in_dim": 48, "out_dim": 48},
         (1, 48, 2, 8, 8), types=("wan2.2_ti2v_5B",),
     ),
-    # Wan 2.2's 14B for images: the channels of I2V, but no image embedder.
+    # Wan 2.2 I2V 14B has the channels of I2V, but no image embedder.
     _wan("wan22_i2v", "WAN21_T2V", given.WAN_IMAGE, ("wan2.2_i2v_14B",), in_dim=36),
     _relative("WAN21_Camera", "wan.model.CameraWanModel", given.CAMERA, in_dim=32),
     _relative("WAN22_Camera", "wan.model.CameraWanModel", given.CAMERA, in_dim=36),

@@ -1,4 +1,4 @@
-"""Accelerating diffusers pipelines: `with magcache.apply(pipe, preset="flux") as run: ...`."""
+"""Accelerates diffusers pipelines: `with magcache.apply(pipe, preset="flux") as run: ...`."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -44,30 +44,31 @@ def apply(
     group: Any = None,
     padding: int = 0,
 ) -> Session:
-    """Puts MagCache on a pipeline or a transformer, in place of an earlier one.
+    """Applies MagCache to a pipeline or a transformer; replaces an earlier one.
 
     Args:
-        target: A diffusers pipeline, whose own calls are then accelerated; or the transformer of a
-            hand-written loop, with the `scheduler` that gives its σ. With a speed-up or an error
-            and no calibration, also U-Nets and transformers of any class.
-        preset, calibration: A published curve, by name or as an object; or a calibration of this
+        target: A diffusers pipeline, whose calls are then accelerated, or the transformer of a
+            hand-written loop together with the `scheduler` that gives its σ. With a speed-up or an
+            error and no calibration, U-Nets and transformers of any class work too.
+        preset, calibration: A published curve, by name or as an object, or a calibration of this
             model, as a file or an object.
-        calibrate: Compute everything and measure; `Session.calibration()` has the result.
+        calibrate: Compute everything and measure it; `Session.calibration()` returns the result.
         threshold, max_skip, retention, start_step, end_step: See `magcache.Rule`; None takes the
-            curve's own.
-        speedup, error, keep, draft: In place of the rule, see `Target`. Without a calibration,
-            what the model returns is predicted from the prior, the curves of other models.
-        guidance: CFG scale, by which the branches' errors are weighed; None is the pipeline's.
-        predict: "reuse" repeats the last residual (the published method); None predicts from the
-            last two where a calibration allows it.
+            curve's recommended value.
+        speedup, error, keep, draft: See `Target`; they replace the rule. Without a calibration,
+            the model's output is predicted from the prior, the curves of other models.
+        guidance: CFG scale, which weights the branches' errors; None takes the pipeline's.
+        predict: "reuse" reuses the last residual (the published method). None predicts from the
+            last two if a calibration allows it.
         store, dtype, budget: See `magcache.blocks.ResidualCache`.
+        scheduler: The scheduler of a hand-written loop; None takes the pipeline's.
         branch, group, padding: For several processes, see `Company`.
 
     Raises:
-        ValueError: A setting is out of range, or preset or calibration are of another model.
+        ValueError: A setting is out of range, or the preset or calibration is of another model.
         CalibrationError: The calibration file cannot be used.
         TypeError: `target` is neither a pipeline nor a transformer with a scheduler.
-        ParallelError: While sampling, where other processes differ or have failed.
+        ParallelError: While sampling, if another process has other settings or has failed.
     """
     window = Window(start_step, end_step)
     rule = {"threshold": threshold, "max_skip": max_skip, "retention": retention}
@@ -82,7 +83,7 @@ def apply(
 
 
 def remove(target: Any) -> None:
-    """Takes MagCache off a pipeline or transformer; does nothing where there is none."""
+    """Removes MagCache from a pipeline or transformer; does nothing if there is none."""
     for session in sessions_on(target, models_of(target, at_output=True)):
         session.remove()
 
@@ -113,26 +114,26 @@ def _target(
     window: Window,
     draft: bool,
 ) -> Target | None:
-    """What is asked for in place of the rule, or None."""
+    """The target to plan for, or None to use the rule."""
     if speedup is None and error is None:
         return None
     given = [name for name, value in rule.items() if value is not None]
     if given:
-        raise ValueError(f"speedup and error take the place of {', '.join(given)}: give one kind")
+        raise ValueError(f"speedup and error replace {', '.join(given)}: give one or the other")
     return Target(speedup, error, keep, window, draft)
 
 
 def _repeats(predict: str | None, planned: Target | None) -> bool:
-    """Whether the rule repeats the last residual, also where residuals could be predicted."""
+    """Whether the rule reuses the last residual even if residuals could be predicted."""
     if predict not in (None, "reuse"):
-        raise ValueError(f'predict is "reuse" or None, got {predict!r}')
+        raise ValueError(f'predict must be "reuse" or None, got {predict!r}')
     return predict == "reuse" and planned is None
 
 
 def _scheduler_source(target: Any, scheduler: Any) -> Callable[[], Any]:
-    """Asked anew at each call: a pipeline's scheduler may be exchanged between runs."""
+    """Returns the scheduler. Called at each use, because a pipeline's may be replaced."""
     if scheduler is None and isinstance(target, nn.Module):
-        raise TypeError("a bare transformer needs scheduler=, the one it is sampled with")
+        raise TypeError("a bare transformer needs scheduler=, the scheduler that samples it")
     return lambda: scheduler if scheduler is not None else target.scheduler
 
 
@@ -142,15 +143,15 @@ def _source(
     calibrate: bool,
     planned: Target | None,
 ) -> Calibration | None:
-    """The curve that is given; None to measure one, or to look for one."""
+    """The given curve; None to measure one, or to predict from the prior."""
     if calibrate and not (preset is None and calibration is None and planned is None):
         raise ValueError(
-            "calibrate=True measures a new curve: give no preset, calibration, speedup or error"
+            "calibrate=True measures a new curve, so give no preset, calibration, speedup or error"
         )
     if planned and preset is not None:
         raise ValueError(
-            "a preset has no Gram curve to plan with: leave it out, and the model's output is "
-            "predicted from the prior"
+            "a preset has no Gram curve to plan from: leave it out to predict the model's output "
+            "from the prior"
         )
     if not calibrate and planned is None and (preset is None) == (calibration is None):
         raise ValueError(

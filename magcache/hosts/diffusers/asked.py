@@ -1,4 +1,4 @@
-"""What was asked of a pipeline's samplings, and the runs that are made of it."""
+"""The settings given to `apply`, and the runs that are made from them."""
 
 from dataclasses import dataclass
 
@@ -12,18 +12,18 @@ from .outputs import level_of
 from .parallel import Company
 from .session import Session
 
-_USUAL_CFG = 3.0  # of a hand-written loop, which does not tell its own
+_USUAL_CFG = 3.0  # assumed for a hand-written loop, whose scale is unknown
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What `apply` was asked for.
+    """The settings given to `apply`.
 
     Attributes:
-        source: The curve; None where it is measured, or the prior.
-        aim: Settings of the rule, or what to plan for; None computes everything and measures it.
-        repeats: Whether the last residual is reused although residuals could be predicted.
-        guidance: CFG scale, by which the branches' errors are weighed; None is the pipeline's.
+        source: The curve; None if it is measured or the prior.
+        aim: Settings of the rule, or the target to plan for; None computes and measures everything.
+        repeats: Whether to reuse the last residual even if residuals could be predicted.
+        guidance: CFG scale, which weights the branches' errors; None takes the pipeline's.
         storage: Where residuals are kept.
         company: The processes that sample together.
     """
@@ -37,11 +37,11 @@ class Asked:
 
     @property
     def forecasts(self) -> bool:
-        """Whether the models' output is predicted, from the prior."""
+        """Whether the models' output is predicted from the prior."""
         return self.aim is not None and self.source is None
 
     def run(self, session: Session, clock: SchedulerClock, expert: Expert, first: Tick) -> Run:
-        """The run of an expert that begins at a tick of a clock."""
+        """The run of an expert, starting at `first`."""
         label = self.source.name if self.source else "prior" if self.aim else "calibration"
         if expert.outputs:
             decider = self._forecasting(session, clock, expert, first)
@@ -53,14 +53,14 @@ class Asked:
         together = self.company.begin(decider, label, self.storage.budget, stack)
         calibrator = None if self.aim else self.company.calibrator(expert.transformer)
         mends = clock.allows_mending and not session.bare
-        mender = Mender(clock.levels(first)) if mends else None  # σ is the flow's level there
+        mender = Mender(clock.levels(first)) if mends else None  # σ is the flow level here
         run = Run(decider, expert.stack, self.storage, calibrator, label, together, mender)
         if other := other_cache(expert.models):
-            run.spoil(f"{other} skips parts of the model too; take it off (disable_cache)")
+            run.spoil(f"{other} also skips parts of the model: remove it with disable_cache")
         return run
 
     def learn(self, expert: Expert, run: Run) -> None:
-        """Keeps what a run has taught."""
+        """Saves what a run has taught."""
         if expert.notebook and (lessons := run.lessons()):
             expert.notebook.add(lessons)
 
@@ -82,7 +82,7 @@ class Asked:
         )
         guidance = self._guidance(session, _USUAL_CFG) if session.guides else 1.0
         expert.notebook, learned = None, Learned()
-        if not self.company.several:  # else they may have learned different things
+        if not self.company.several:  # several processes may have learned different things
             expert.notebook = Notebook(home() / "learned", known_as(expert.models))
             learned = expert.notebook.read()
         return decider_for(self.aim, course, guidance=guidance, learned=learned)
@@ -93,7 +93,7 @@ class Asked:
 
 
 def _course(clock: SchedulerClock, expert: Expert, first: Tick) -> Course:
-    """The run of one expert, from `first` to where its part of the curve ends."""
+    """The evaluations of one expert, from `first` to the end of its part of the curve."""
     ticks = [tick for tick in clock.ahead(first) if tick.sigma >= expert.until] or [first]
     sigmas, steps = [tick.sigma for tick in ticks], [tick.step for tick in ticks]
     return Course(clock.trajectory, clock.steps, sigmas, steps, max(clock.end, expert.until))

@@ -1,4 +1,4 @@
-"""Which evaluation a model call belongs to, told from the scheduler."""
+"""Tells from the scheduler which evaluation a model call belongs to."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from ...curves import Trajectory
 from .outputs import is_euler, is_flow
 
-_CLOSE = 5e-3  # two timesteps are one within this share: bfloat16 rounds by 0.4 %
+_CLOSE = 5e-3  # relative; two timesteps this close are the same, as bfloat16 rounds by 0.4 %
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,10 @@ class Tick:
     """One evaluation.
 
     Attributes:
-        index: Its number on the scheduler, from 0 on an undivided run.
+        index: Its index in the scheduler's timesteps.
         sigma: Its noise level.
         step: Its step in this run.
-        last: Whether no evaluation follows.
+        last: Whether it is the last evaluation.
     """
 
     index: int
@@ -29,20 +29,20 @@ class Tick:
 
 
 class SchedulerClock:
-    """Reads diffusers' scheduler: its σ list, and the index it has advanced to.
+    """Reads a diffusers scheduler: its list of σ, and its current index.
 
-    Each `scheduler.step` is one evaluation, so a second-order sampler's two evaluations a step
-    count twice, and the two calls of true CFG once. Before the first `step`, which a
-    hand-written loop may never call, the model's own timestep tells the index.
+    Each `scheduler.step` is one evaluation. So the two evaluations per step of a second-order
+    sampler count twice, and the two calls of true CFG once. Before the first `step`, which a
+    hand-written loop may never call, the index is found from the model's timestep.
 
     Args:
         scheduler: The scheduler, after `set_timesteps`.
-        timestep: The first call's `timestep`, in the scheduler's units or a fraction of them.
+        timestep: The first call's `timestep`, in the scheduler's units or as a fraction.
 
     Attributes:
-        trajectory: The whole trajectory, of which an img2img run samples a part.
-        steps: Steps of this run.
-        end: σ behind the last evaluation.
+        trajectory: The whole trajectory; an img2img run samples only a part of it.
+        steps: Number of steps in this run.
+        end: σ after the last evaluation.
 
     Raises:
         AttributeError, TypeError, ValueError: The scheduler has no list of falling σ.
@@ -54,7 +54,7 @@ class SchedulerClock:
         self._times: list[float] = scheduler.timesteps.tolist()
         levels = _noise_levels(scheduler)
         self._sigmas: list[float] = levels[: len(self._times)]
-        # A model is given the timestep itself or its share of all; the first call tells which.
+        # A model gets the timestep itself or a fraction of all; the first call shows which.
         self._scales: tuple[float, ...] = (1, scheduler.config.get("num_train_timesteps", 1000))
         self.end = next(iter(levels[len(self._times) :]), 0.0)
         self._order = getattr(scheduler, "order", 1)
@@ -64,20 +64,20 @@ class SchedulerClock:
         self.steps = -(-(len(self._times) - self._begin) // self._order)
 
     def of_same_run(self, scheduler: Any) -> bool:
-        """Whether `scheduler` has not been set up anew since this clock was made."""
+        """Whether `scheduler` is the same and has not been set up again since then."""
         return scheduler is self._scheduler and scheduler.timesteps is self._timesteps
 
     @property
     def allows_mending(self) -> bool:
-        """Whether each output moves the sample by Δσ times itself: Euler's method on a flow."""
+        """Whether each step is Δσ times the model's output: Euler's method on a flow."""
         return is_euler(self._scheduler) and is_flow(self._scheduler)
 
     def levels(self, tick: Tick) -> list[float]:
-        """σ of all evaluations from `tick` on, and of the run's end."""
+        """σ of all evaluations from `tick` on, followed by σ at the run's end."""
         return [*self._sigmas[tick.index :], self.end]
 
     def read(self, timestep: torch.Tensor | None = None) -> Tick | None:
-        """The evaluation under way, or None after the last one."""
+        """The current evaluation, or None after the last one."""
         index = self._index(timestep)
         if index >= len(self._times):
             return None
@@ -88,14 +88,14 @@ class SchedulerClock:
         return [self._tick(index) for index in range(tick.index, len(self._times))]
 
     def steps_ratio(self, tick: Tick) -> float:
-        """How far the step before a tick's moves σ, as a share of how far its own does."""
+        """The change of σ in the step before a tick, relative to that in the tick's own step."""
         if not tick.index:
             return 1.0
         before, now, after = [*self._sigmas, self.end][tick.index - 1 : tick.index + 2]
         return (before - now) / (now - after) if now != after else 0.0
 
     def first_below(self, share: float) -> int:
-        """Index of the first evaluation below a share of the training timesteps."""
+        """Index of the first evaluation below a fraction of the training timesteps."""
         bound = share * self._scheduler.config.get("num_train_timesteps", 1000)
         return sum(time >= bound for time in self._times)
 
@@ -115,10 +115,10 @@ class SchedulerClock:
         return expected if timestep is None else self._index_of(timestep, expected)
 
     def _index_of(self, timestep: torch.Tensor, expected: int) -> int:
-        """Where `timestep` stands in the scheduler's list; `expected` if there, or if nowhere."""
-        time = float(timestep.max())  # Wan 2.2 5B gives one a token, 0 for known frames
+        """Index of `timestep` in the scheduler's list; `expected` if it matches or none does."""
+        time = float(timestep.max())  # Wan 2.2 5B passes one per token, 0 for known frames
         if self._seen is None or self._seen[0] != time:
-            # A loop that never steps the scheduler has left `expected` behind.
+            # In a loop that never steps the scheduler, only the first `expected` can be trusted.
             self._seen = time, self._find(time, expected, trusted=self._seen is None)
         return self._seen[1]
 
@@ -136,9 +136,9 @@ class SchedulerClock:
 
 
 def _noise_levels(scheduler: Any) -> list[float]:
-    """σ of each timestep and behind the last, falling.
+    """σ of each timestep, falling, followed by σ after the last.
 
-    Of a scheduler without σ it is the noise's share √(1 - ᾱ). Some pipelines turn a flow around.
+    For a scheduler without σ, it is the noise share √(1 - ᾱ). Some pipelines invert the flow.
     """
     if not hasattr(scheduler, "sigmas"):
         return (1 - scheduler.alphas_cumprod[scheduler.timesteps.long().cpu()]).sqrt().tolist()

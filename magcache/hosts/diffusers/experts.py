@@ -1,4 +1,4 @@
-"""The transformers of a pipeline: which can be accelerated, and by which part of a curve."""
+"""The transformers of a pipeline: which can be accelerated, and with which part of a curve."""
 
 import inspect
 import logging
@@ -32,23 +32,23 @@ _DENOISERS = (*_COMPONENTS, "unet", "unconditional_transformer", "prior")
 
 @dataclass
 class Expert:
-    """One transformer of a pipeline, and where its current run is.
+    """One transformer of a pipeline, with the state of its current run.
 
-    Or all of a pipeline's models together, where what they return is predicted.
+    If outputs are predicted, one expert stands for all models of the pipeline.
 
     Attributes:
-        transformer, stack: The model and its blocks, or its output.
+        transformer, stack: The model, and its block stack or output.
         curves, grams: The part of the curves that belongs to it.
-        until: σ at which the next expert takes over, 0 for the last.
-        run: The current run, or None between two.
-        calibrator: What has measured the latest run; None where that was not measured.
-        index: The evaluation under way; -1 before the first.
+        until: σ at which the next expert takes over; 0 for the last.
+        run: The current run, or None between runs.
+        calibrator: The calibrator of the latest run; None if it was not measured.
+        index: Index of the current evaluation; -1 before the first.
         calls: How often the transformer has been called in it.
         active: The model of the latest evaluation.
         others: Further models whose calls belong to the same run.
-        outputs: The calls whose output is predicted; None where the blocks' residual is.
-        controlnets: What the pipeline calls before the model and feeds it with.
-        notebook: What runs have taught of it; None until one begins.
+        outputs: The calls of an evaluation if outputs are predicted; None for block residuals.
+        controlnets: ControlNets, which the pipeline calls before the model.
+        notebook: What runs have taught about it; None until one begins.
     """
 
     transformer: nn.Module
@@ -71,7 +71,7 @@ class Expert:
         return [self.transformer, *self.others]
 
     def has(self, module: nn.Module) -> bool:
-        """Whether calls of a module belong to its runs."""
+        """Whether calls of a module belong to this expert's runs."""
         return any(own is module for own in (*self.models, *self.controlnets))
 
     @cached_property
@@ -87,7 +87,7 @@ class Expert:
         return value if isinstance(value, torch.Tensor) else None
 
     def close(self) -> None:
-        """Frees what the run holds."""
+        """Frees the residuals that the run holds."""
         if self.run:
             self.run.close()
         if self.outputs:
@@ -95,21 +95,21 @@ class Expert:
 
 
 def known_as(models: Sequence[nn.Module]) -> Identity:
-    """The identity of models, also where accelerate has their weights on the CPU."""
+    """The identity of models, even if accelerate has offloaded their weights to the CPU."""
     kept: dict[torch.Tensor, torch.Tensor] = {}
     for module in (module for model in models for module in model.modules()):
         weights: Any = getattr(vars(module).get("_hf_hook"), "weights_map", None)
-        if isinstance(getattr(weights, "dataset", weights), dict):  # else it would read a disk
+        if isinstance(getattr(weights, "dataset", weights), dict):  # otherwise it reads from disk
             own = module.named_parameters(recurse=False)
             kept |= {p: weights[name] for name, p in own if p.device.type == "meta"}
     return identity_of(*models, kept=kept)
 
 
 def other_cache(models: Sequence[nn.Module]) -> str:
-    """What on some models may skip parts of them too; "" where there is nothing.
+    """Name of another cache on these models, or "".
 
-    diffusers' caches keep a state between calls, and no other hook of diffusers does; those of
-    other packages mark a model as cached.
+    diffusers' caches keep state between calls, which none of its other hooks does. Caches of other
+    packages mark the model as cached.
     """
     for module in (module for model in models for module in model.modules()):
         hooks = getattr(vars(module).get("_diffusers_hook"), "hooks", {})
@@ -121,24 +121,25 @@ def other_cache(models: Sequence[nn.Module]) -> str:
 
 
 def whole_compile(module: nn.Module) -> str:
-    """Why a module that is compiled as a whole cannot be accelerated; "" where it is not."""
+    """Why a module cannot be accelerated if it is compiled as a whole, otherwise ""."""
     if plain_module(module) is module and getattr(module, "_compiled_call_impl", None) is None:
         return ""
     return (
         f"{type(plain_module(module)).__name__} is compiled as a whole, so its blocks cannot be "
-        "skipped; compile them one by one instead (transformer.compile_repeated_blocks)"
+        "skipped; compile only the blocks instead (transformer.compile_repeated_blocks)"
     )
 
 
 def models_of(target: Any, at_output: bool = False) -> list[nn.Module]:
-    """The transformers of a pipeline, or the one that is given.
+    """The transformers of a pipeline, or the given model itself.
 
     Args:
-        target: A pipeline, or a model.
-        at_output: Of any kind of model that a pipeline calls in its loop, U-Nets too.
+        target: A pipeline or a model.
+        at_output: Whether to return models of any kind that the pipeline's loop calls, such as
+            U-Nets.
 
     Raises:
-        TypeError: There is none.
+        TypeError: There is no such model.
     """
     found = [target] if isinstance(target, nn.Module) else []
     names = _DENOISERS if at_output else _COMPONENTS
@@ -154,7 +155,7 @@ def models_of(target: Any, at_output: bool = False) -> list[nn.Module]:
 
 
 def output_expert(target: Any) -> Expert:
-    """All models of a pipeline as one, whose output is predicted."""
+    """All models of a pipeline as one expert, whose output is predicted."""
     first, *others = models_of(target, at_output=True)
     expert = Expert(first, ModelOutput(), {}, others=others, outputs=Outputs())
     controlnet = getattr(target, "controlnet", None)
@@ -166,7 +167,7 @@ def output_expert(target: Any) -> Expert:
 def find_experts(
     models: Sequence[nn.Module], source: Calibration | None
 ) -> tuple[list[Expert], list[str]]:
-    """The transformers that can be accelerated, and why others cannot."""
+    """The transformers that can be accelerated, and why the others cannot."""
     experts, missing = [], []
     for place, model in enumerate(models):
         try:
@@ -183,7 +184,7 @@ def find_experts(
 
 
 def check_fits(source: Calibration | None, transformer: nn.Module, experts: int) -> None:
-    """Makes sure that a curve is of the transformer's kind.
+    """Checks that a curve is for this kind of transformer and number of experts.
 
     Raises:
         ValueError: It is not.
@@ -199,13 +200,13 @@ def check_fits(source: Calibration | None, transformer: nn.Module, experts: int)
         )
     if source and experts > 1 and all(curve.parts < experts for curve in source.curves.values()):
         raise ValueError(
-            f"{source.name} is for one {kind}, but the pipeline has {experts} experts: take a "
-            "preset of both, or calibrate it"
+            f"{source.name} is for one {kind}, but the pipeline has {experts} experts: use a "
+            "preset for both, or calibrate the pipeline"
         )
 
 
 def give_curves(expert: Expert, source: Calibration | None, place: int, count: int) -> None:
-    """Gives an expert its own part of the curves, or all where it is the only one."""
+    """Gives an expert its part of the curves, or all of them if it is the only one."""
     if source is None:
         expert.curves, expert.grams = {}, {}
         return

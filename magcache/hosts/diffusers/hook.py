@@ -1,9 +1,9 @@
-"""How sessions come to see the calls of a model and of a pipeline, and leave no trace.
+"""Lets sessions intercept the calls of models and pipelines, and leaves no trace afterwards.
 
-Python looks `__call__` up on the class, so each of them gets a subclass of its own for the time
-being, as a module with parametrizations does. A model's forward is wrapped for the length of a
-call only: accelerate's CPU offload puts back the forward that it has met, after each call of the
-pipeline, and with that whatever had been put around it since is gone.
+Python looks up `__call__` on the class, so each intercepted object temporarily gets a subclass of
+its own, like a module with parametrizations. A model's forward is wrapped only during a call:
+after each pipeline call, accelerate's CPU offload restores the forward that it found, which would
+remove a permanent wrapper.
 """
 
 import functools
@@ -21,23 +21,23 @@ from .session import Session
 _CALLS = "_magcache_calls"
 _SESSION = "_magcache_session"
 _FORWARD = "forward"
-_COMPILED = "_compiled_call_impl"  # where a module that is compiled in place keeps its graph
+_COMPILED = "_compiled_call_impl"  # the graph of a module that is compiled in place
 
 
 class ModelCalls:
-    """The calls of one model, each handed to the session it belongs to.
+    """Hands each call of one model to the session that it belongs to.
 
-    One serves all sessions on a model, so that pipelines which share it, also in several threads,
-    neither take part in each other's runs nor meet an emptied block list.
+    All sessions on a model share one instance. So pipelines that share the model, even in several
+    threads, do not take part in each other's runs and never see an emptied block list.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.sessions: list[Session] = []
         self.model = model
-        self._under_way = 0  # calls, of any thread
+        self._under_way = 0  # number of running calls, in any thread
         self._lock = Lock()
         kind = type(model)
-        if vars(model).get(_COMPILED) is not None:  # with another class it would be compiled anew
+        if vars(model).get(_COMPILED) is not None:  # another class would cause recompilation
             self._leave = self._in_front_of_graph()
             return
 
@@ -45,7 +45,7 @@ class ModelCalls:
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_compiling() or module is not model or not self.sessions:
                 return kind.__call__(module, *args, **kwargs)
-            if getattr(module, _COMPILED, None) is not None:  # hooks are in the graph
+            if getattr(module, _COMPILED, None) is not None:  # its hooks are part of the graph
                 return self._hand(functools.partial(kind.__call__, module), *args, **kwargs)
             with self._wrapped():
                 return kind.__call__(module, *args, **kwargs)
@@ -53,16 +53,16 @@ class ModelCalls:
         self._leave = _as_subclass(model, {"__call__": call, _CALLS: self})
 
     def leave(self, session: Session) -> None:
-        """Forgets a session, and with the last one goes.
+        """Forgets a session; after the last one, restores the model's class.
 
-        Where another library has given the model a class since, it stays and passes calls on.
+        If another library has changed the class since, it stays and passes calls on.
         """
         self.sessions.remove(session)
         if not self.sessions:
             self._leave()
 
     def _in_front_of_graph(self) -> Callable[[], None]:
-        """Stands in front of a compiled model's graph; returns what takes that back."""
+        """Intercepts calls of a compiled model's graph; returns a function that undoes it."""
         own = vars(self.model)
         graph = own[_COMPILED]
 
@@ -82,9 +82,9 @@ class ModelCalls:
 
     @contextmanager
     def _wrapped(self) -> Iterator[None]:
-        """Has the model's forward handed to sessions: inside of torch's hooks, outside all others.
+        """Wraps the model's forward, inside torch's hooks but outside all other wrappers.
 
-        Written to the instance's dictionary, as a compiled module passes attributes on.
+        Writes to the instance's dictionary, because a compiled module forwards attributes.
         """
         own = vars(self.model)
         with self._lock:
@@ -116,7 +116,7 @@ class ModelCalls:
 
 
 def attach(session: Session) -> None:
-    """Puts a session on its models and around its pipeline's calls."""
+    """Lets a session intercept the calls of its models and of its pipeline."""
     for model in (m for e in session.experts for m in (*e.models, *e.controlnets)):
         calls = _calls_of(model) or ModelCalls(model)
         calls.sessions.append(session)
@@ -126,11 +126,11 @@ def attach(session: Session) -> None:
 
 
 def sessions_on(target: Any, models: Sequence[nn.Module]) -> list[Session]:
-    """The sessions that `target` and these models of it take part in."""
+    """The sessions on `target` and on these models of it."""
     found = [session for m in models if (calls := _calls_of(m)) for session in calls.sessions]
     if not isinstance(target, nn.Module):
         found = [s for s in found if s.bare or s.target is target]
-        followed = getattr(type(target), _SESSION, None)  # it stays if the model is exchanged
+        followed = getattr(type(target), _SESSION, None)  # remains if the model is replaced
         found += [followed] if followed else []
     return list(dict.fromkeys(found))
 
@@ -138,15 +138,15 @@ def sessions_on(target: Any, models: Sequence[nn.Module]) -> list[Session]:
 def _calls_of(model: nn.Module) -> ModelCalls | None:
     entries = type(model), vars(model).get(_COMPILED)
     calls = next((found for each in entries if (found := getattr(each, _CALLS, None))), None)
-    return calls if calls and calls.model is model else None  # a copy has the class as well
+    return calls if calls and calls.model is model else None  # a copy has the same class
 
 
 def _as_subclass(target: Any, body: dict[str, Any]) -> Callable[[], None]:
-    """Gives an object a subclass of its class, of the same name; returns what takes it back."""
+    """Gives an object a subclass of its class with the same name; returns a function to undo it."""
     kind = type(target)
     names = ("__module__", "__qualname__", "__doc__")
     own = type(kind.__name__, (kind,), {**{name: getattr(kind, name) for name in names}, **body})
-    object.__setattr__(target, "__class__", own)  # a compiled module would pass it on
+    object.__setattr__(target, "__class__", own)  # a compiled module would forward it
 
     def leave() -> None:
         if type(target) is own:
@@ -156,7 +156,7 @@ def _as_subclass(target: Any, body: dict[str, Any]) -> Callable[[], None]:
 
 
 def _follow(session: Session) -> Callable[[], None]:
-    """Runs each call of the pipeline as a sampling of the session; returns what ends that."""
+    """Runs each pipeline call as a sampling of the session; returns a function to undo it."""
     pipe = session.target
     kind = type(pipe)
     following = True
@@ -179,11 +179,11 @@ def _follow(session: Session) -> Callable[[], None]:
 
 
 def _guidance(kind: type, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | None:
-    """The scale of classifier-free guidance in a pipeline's call."""
+    """The CFG scale of a pipeline call, or None if unknown."""
     try:
         call = inspect.signature(kind.__call__).bind_partial(pipe, *args, **kwargs)
     except TypeError:
-        return None  # the pipeline will say it better
+        return None  # the pipeline itself will raise a better error
     call.apply_defaults()
     given = call.arguments.get("true_cfg_scale", call.arguments.get("guidance_scale"))
     return float(given) if isinstance(given, int | float) else None

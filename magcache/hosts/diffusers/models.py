@@ -1,6 +1,7 @@
-"""diffusers' transformers: one row each, with block lists and the head that is behind them.
+"""diffusers' transformers: one row each, with the block lists and the head after them.
 
-A preset fits the transformers whose family it names. CONTRIBUTING.md says how to add a model.
+A preset fits the transformers of the family that it names. CONTRIBUTING.md says how to add a
+model.
 """
 
 from ...blocks import Family
@@ -54,7 +55,7 @@ FAMILIES = {
     "SanaTransformer2DModel": Family("sana", _TRANSFORMER, _NORM),
     "ZImageTransformer2DModel": Family("z_image", _LAYERS, ("all_final_layer.2-1",)),
 }
-"""By class name of the transformer."""
+"""The families, by class name of the transformer."""
 
 GUESSES = (
     Family("unknown", _DOUBLE_SINGLE, _NORM),
@@ -62,4 +63,4 @@ GUESSES = (
     Family("unknown", _BLOCKS, ("head",)),
     Family("unknown", _LAYERS, _NORM),
 )
-"""Tried in this order on a class that is not in the table; the first that is found is used."""
+"""Tried in this order for a class that is not in the table; the first match is used."""

@@ -1,7 +1,7 @@
-"""What a pipeline's models return, as what is cached and predicted.
+"""Caches and predicts what a pipeline's models return.
 
-A pipeline calls its model once an evaluation, for all branches in one batch or for the only one,
-or once a branch. What the calls of an evaluation return is cached together, once all are made.
+In each evaluation a pipeline calls its model once (for a batch of all branches, or the only one)
+or once per branch. The outputs of an evaluation are cached together, after its last call.
 """
 
 from collections.abc import Callable, Collection, Hashable, Iterable
@@ -19,7 +19,7 @@ _EULER = ("FlowMatchEulerDiscreteScheduler", "EulerDiscreteScheduler")
 
 
 def is_flow(scheduler: Any) -> bool:
-    """Whether samples are (1 - σ)·x₀ + σ·ε; else x₀ + σ·ε, scaled to the model's liking."""
+    """Whether samples are (1 - σ)·x₀ + σ·ε. Otherwise they are x₀ + σ·ε, scaled for the model."""
     config = scheduler.config
     told = config.get("prediction_type") == "flow_prediction" or config.get("use_flow_sigmas")
     diffuses = hasattr(scheduler, "alphas_cumprod") or "sigma_data" in config
@@ -27,7 +27,7 @@ def is_flow(scheduler: Any) -> bool:
 
 
 def level_of(scheduler: Any, sigma: float) -> float:
-    """The flow's level of a clock's σ."""
+    """The flow level of a clock's σ."""
     if is_flow(scheduler):
         return sigma
     noise = _edm(scheduler, sigma)
@@ -35,15 +35,15 @@ def level_of(scheduler: Any, sigma: float) -> float:
 
 
 def is_euler(scheduler: Any) -> bool:
-    """Whether its samples lie where Euler's method has them."""
+    """Whether the scheduler uses Euler's method without added noise."""
     drawn = scheduler.config.get("stochastic_sampling")
     return type(scheduler).__name__ in _EULER and not drawn
 
 
 def velocity_of(scheduler: Any, sigma: float) -> tuple[float, float]:
-    """How the flow's velocity follows: what to multiply a model's output and its input with.
+    """The factors of a model's output and input whose sum is the flow velocity.
 
-    The input is (x₀ + σ·ε)/√(1 + σ²), the output ε, v, x₀, or EDM's F, which is -v.
+    The input is (x₀ + σ·ε)/√(1 + σ²). The output is ε, v, x₀, or EDM's F, which is -v.
     """
     if is_flow(scheduler):
         return 1.0, 0.0
@@ -59,23 +59,23 @@ def velocity_of(scheduler: Any, sigma: float) -> tuple[float, float]:
 
 
 def _edm(scheduler: Any, sigma: float) -> float:
-    """σ of x₀ + σ·ε, in units of the data's size."""
-    if not hasattr(scheduler, "sigmas"):  # the clock has the noise's share √(1 - ᾱ)
+    """σ of x₀ + σ·ε, in units of the data's standard deviation."""
+    if not hasattr(scheduler, "sigmas"):  # the clock's σ is the noise share √(1 - ᾱ)
         return sigma / max(1 - sigma**2, 1e-8) ** 0.5
     return sigma / scheduler.config.get("sigma_data", 1.0)
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """What is known of an evaluation beside its calls.
+    """What is known about an evaluation besides its calls.
 
     Attributes:
-        level: The flow's level.
-        size: What to multiply a model's input with for the flow's latent.
+        level: The flow level.
+        size: Factor from a model's input to the flow's latent.
         velocity: See `velocity_of`.
         guides: Whether the model is called for two branches.
-        guidance: By which scale, 1 where it is called for one; None where that is not known.
-        euler: Whether the sampler's latents lie where Euler's method has them.
+        guidance: CFG scale, 1 for a single branch; None if unknown.
+        euler: Whether the scheduler uses Euler's method without added noise.
     """
 
     level: float
@@ -87,7 +87,7 @@ class Sampled:
 
     @classmethod
     def by(cls, scheduler: Any, sigma: float, guides: bool, guidance: float | None) -> "Sampled":
-        """By a scheduler at a clock's σ."""
+        """The facts about an evaluation by a scheduler at a clock's σ."""
         size = 1.0
         if not is_flow(scheduler):
             noise = _edm(scheduler, sigma)
@@ -97,7 +97,7 @@ class Sampled:
 
 
 Branch = list[torch.Tensor]
-"""What one branch's call has returned: the velocity, then what else is a tensor."""
+"""The tensors that one branch's call has returned, the velocity first."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,11 @@ class _Call:
     """One model call.
 
     Attributes:
-        place: Which it is in its evaluation.
+        place: Its index within the evaluation.
         x: The model's input.
         velocity: See `velocity_of`.
         halves: Whether its batch holds two branches.
-        off: What velocities have more where they are taken from the path, see `Path`.
+        off: What to add to a velocity to take it from the path, see `Path`.
     """
 
     place: int
@@ -132,7 +132,7 @@ class _Call:
         return (velocity + sign * self.off).to(velocity.dtype)
 
     def _moved(self, tensor: torch.Tensor, scale: float, shift: float) -> torch.Tensor:
-        """scale·tensor + shift·x, where they overlap: one may have more channels."""
+        """scale·tensor + shift·x where they overlap, because one may have more channels."""
         if (scale, shift) == (1, 0) or tensor.ndim != self.x.ndim:
             return tensor
         both = tuple(slice(min(sizes)) for sizes in zip(tensor.shape, self.x.shape, strict=True))
@@ -142,33 +142,33 @@ class _Call:
 
 
 class Outputs:
-    """The model calls of one evaluation after another."""
+    """The model calls of a run, evaluation by evaluation."""
 
     def __init__(self) -> None:
-        self._count = 0  # calls an evaluation, 0 before the first is over
+        self._count = 0  # calls per evaluation; 0 until the first is over
         self._calls = 0
         self._shape: tuple[int, ...] = ()  # of the first call's input
-        self._alike = True  # whether all calls have it
+        self._alike = True  # whether the inputs of all calls have this shape
         self._computed: list[Branch] = []
         self._predicted: list[Branch] = []
-        self._mending: list[Branch] = []  # what the next evaluation adds to its branches
+        self._mending: list[Branch] = []  # to be added to the branches of the next evaluation
         self._added: list[Branch] = []
         self._structures: dict[int, tuple[TreeSpec, list[Any]]] = {}
         self._cached: Collection[Hashable] = ()  # the parts of the model's last call
         self._strength: Any = None
-        self._controls: dict[int, tuple[list[torch.Size], Any]] = {}  # ControlNet's last outputs
-        self._controlled = 0  # its calls in this evaluation
-        self._last: list[Branch] = []  # of the last evaluation
+        self._controls: dict[int, tuple[list[torch.Size], Any]] = {}  # the ControlNet's outputs
+        self._controlled = 0  # number of ControlNet calls in this evaluation
+        self._last: list[Branch] = []  # the branches of the last evaluation
         self._path: Path | None = Path()
-        self._follows: bool | None = None  # whether samples go where velocities show
+        self._follows: bool | None = None  # whether samples move in the direction of velocities
         self._level = 0.0
 
     def begin(self, steps: float = 1.0, strength: Any = None) -> bool:
-        """Starts an evaluation; whether what is cached may not be used in it.
+        """Starts an evaluation; returns whether it must start afresh, without cached outputs.
 
         Args:
-            steps: How long the last evaluation's step was, as a share of this one's.
-            strength: That of the ControlNet, as the pipeline has it; begins or ends at some step.
+            steps: Length of the last evaluation's step, relative to this one's.
+            strength: The ControlNet's strength, which the pipeline may change at some step.
         """
         self._controlled = 0
         self._added = [[tensor * steps for tensor in branch] for branch in self._mending]
@@ -185,9 +185,9 @@ class Outputs:
         return changed
 
     def control(self, run: Run, inputs: Iterable[Any], forward: Callable[[], Any]) -> Any:
-        """Runs a call of the ControlNet, which comes before the model's.
+        """Runs a call of the ControlNet, which precedes the model's call.
 
-        In a skipped evaluation nothing uses what it returns, so it returns what it did before.
+        A skipped evaluation does not use its output, so the previous output is returned.
         """
         tensors = [value for value in inputs if isinstance(value, torch.Tensor)]
         shapes, place = [tensor.shape for tensor in tensors], self._controlled
@@ -205,13 +205,13 @@ class Outputs:
         sampled: Sampled,
         forward: Callable[[], Any],
     ) -> Any:
-        """Runs one call.
+        """Runs one model call.
 
         Args:
-            run: The run, whose evaluation has begun.
+            run: The run, after `Run.begin` for this evaluation.
             x: The model's input.
-            sampled: What else is known of the evaluation.
-            forward: The call, arguments bound.
+            sampled: What else is known about the evaluation.
+            forward: The call, with its arguments bound.
         """
         place, self._calls = self._calls, self._calls + 1
         count = max(self._count, place + 1)
@@ -226,7 +226,7 @@ class Outputs:
         return self._output(call, [tensor + added for tensor, added in own])
 
     def _follow(self, path: Path, latent: torch.Tensor, sampled: Sampled) -> None:
-        """Goes on to this evaluation's place; gives the path up where it cannot be told."""
+        """Advances the path to this evaluation; gives it up if that is not possible."""
         self._path = None
         if sampled.euler:
             return
@@ -234,7 +234,7 @@ class Outputs:
             guided = self._guided(sampled)
             if guided is None or not path.x.shape == latent.shape == guided.shape:
                 return
-            if self._follows is None:  # some models return the velocity's negative
+            if self._follows is None:  # some models return the negative velocity
                 step = sampled.level - self._level
                 self._follows = bool(((latent - path.x) * guided).sum() * step > 0)
             if not self._follows:
@@ -244,7 +244,7 @@ class Outputs:
         self._path, self._level = path, sampled.level
 
     def _guided(self, sampled: Sampled) -> torch.Tensor | None:
-        """The velocity by which the last evaluation has moved the path; None if not known."""
+        """The velocity by which the last evaluation moved the path; None if unknown."""
         velocities = [branch[0].float() for branch in self._last]
         if sampled.guidance is None or len(velocities) not in (1, 2):
             return None
@@ -284,7 +284,7 @@ class Outputs:
         return run.call_parts(parts, x.device, self._asked(call, forward))
 
     def _parts(self, branches: int) -> dict[Hashable, tuple[str, ...]]:
-        """The signals, each with the name of its curve; of unlike branches it is that branch."""
+        """The signals with their curve names; branches of different shape are their own signals."""
         own = [("mean", number) for number in range(branches)]
         names = signal_names(branches) if self._alike else own
         return {(name, number, *self._shape): (name,) for name, number in names}
@@ -297,7 +297,7 @@ class Outputs:
         )
 
     def _kept(self, call: _Call, output: Any) -> Any:
-        """Keeps a call's output until those of the other branches are there."""
+        """Keeps a call's output until the other branches have been computed."""
         self._computed.append(self._branch(call, output))
         return output
 
@@ -308,7 +308,7 @@ class Outputs:
         return [call.to_velocity(first), *others]
 
     def _signals(self, call: _Call, output: Any) -> Residual:
-        """Of each signal one tensor a leaf."""
+        """The signals, with one tensor per leaf each."""
         self._kept(call, output)
         branches = self._computed
         if call.halves:
@@ -320,7 +320,7 @@ class Outputs:
         return tuple(tensor for signal in zip(*every, strict=True) for tensor in signal)
 
     def _from(self, call: _Call, signals: Residual) -> Any:
-        """The call's output, predicted; what the next calls will return is kept."""
+        """The predicted or mended output of the call; keeps those of the next calls."""
         leaves = sum(isinstance(leaf, _Leaf) for leaf in self._structures[call.place][1])
         each = [signals[leaf::leaves] for leaf in range(leaves)]
         if self._alike:
@@ -330,7 +330,7 @@ class Outputs:
             branches = [[torch.cat(pair) for pair in zip(*branches, strict=True)]]
         if not self._computed:
             self._predicted = branches
-        elif call.place:  # mended; the calls before this one have returned, so the next one is
+        elif call.place:  # earlier calls have returned, so the next evaluation is mended instead
             self._mending = [
                 [new - old for new, old in zip(*both, strict=True)]
                 for both in zip(branches, self._computed, strict=True)
@@ -346,7 +346,7 @@ class Outputs:
 
 
 class _Leaf(Enum):
-    """Stands for what is predicted of an output: a tensor, or a list with a tensor a sample."""
+    """Stands for a predicted part of an output: a tensor, or a list with one tensor per sample."""
 
     TENSOR = "tensor"
     BATCH = "list"
@@ -367,7 +367,7 @@ def _signal(leaf: Any) -> torch.Tensor | None:
 
 
 def batch_of(value: Any) -> torch.Tensor | None:
-    """A tensor, or the list of one a sample as a tensor; None of anything else."""
+    """A tensor as it is, or a list with one per sample as one tensor; None for anything else."""
     if isinstance(value, torch.Tensor):
         return value
     return torch.stack(value) if _is_batch(value) else None

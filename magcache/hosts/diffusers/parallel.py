@@ -1,7 +1,7 @@
-"""Which processes sample together, and which of a transformer's tokens this one has.
+"""The processes that sample together, and this process's part of a transformer's tokens.
 
-diffusers splits tokens over processes by hooks, on the transformer or on its first block. A
-skipped evaluation runs no block, so a split that belongs to the first block is made here.
+diffusers splits tokens between processes with hooks on the transformer or on its first block. A
+skipped evaluation runs no block, so a split by the first block has to be done here.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ try:
     from diffusers.hooks.context_parallel import ContextParallelSplitHook
 
     _SPLITS: tuple[Any, ...] = (ContextParallelSplitHook,)
-except ImportError:  # an older diffusers, which does not split
+except ImportError:  # an older diffusers cannot split
     _SPLITS = ()
 
 _TOKENS = "hidden_states"
@@ -28,19 +28,19 @@ _TOKENS = "hidden_states"
 class Company:
     """The processes that sample together with this one.
 
-    These are the ones among which diffusers has split a transformer, or, where each process
-    samples a branch, those of `group`.
+    These are the processes between which diffusers has split a transformer or, if each process
+    samples one branch, the processes of `group`.
 
     Args:
-        transformers: The models that are sampled; parallelism may be put on them later.
-        branch: The one that this process samples, "cond", "uncond" or "ref", where CFG is split
-            over processes; None where it samples all.
-        group: The torch.distributed group of the processes that `branch` is about; None for all.
-        padding: How many tokens at the end of each sequence only make it divisible by the number
-            of processes; they are not measured.
+        transformers: The models that are sampled. They may be parallelised later.
+        branch: The branch that this process samples ("cond", "uncond" or "ref"), if CFG is split
+            over processes; None if it samples all.
+        group: The torch.distributed group over which CFG is split; None for all processes.
+        padding: Number of padding tokens at the end of each sequence, which make its length
+            divisible by the number of processes. They are not measured.
 
     Raises:
-        ValueError: There is no torch.distributed to split branches over.
+        ValueError: `branch` or `group` is invalid, or torch.distributed is not initialised.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class Company:
         padding: int = 0,
     ) -> None:
         if branch is not None and branch not in ("cond", "uncond", "ref"):
-            raise ValueError(f'branch is "cond", "uncond" or "ref", got {branch!r}')
+            raise ValueError(f'branch must be "cond", "uncond" or "ref", got {branch!r}')
         if group is not None and branch is None:
-            raise ValueError("group belongs to branch=, where CFG is split over processes")
+            raise ValueError("group= needs branch=, because it is for CFG split over processes")
         if branch is not None and not _is_distributed():
             raise ValueError("branch= is for several processes: call init_process_group first")
         self.branch = branch
@@ -65,17 +65,17 @@ class Company:
     def begin(
         self, decider: Decider, label: str, budget: int | None, stack: BlockStack | None
     ) -> Sequence[str] | None:
-        """Begins a run with the others: makes sure that they decide alike.
+        """Begins a run with the other processes, and checks that their settings agree.
 
         Args:
-            decider, label, budget: What they have to agree on.
-            stack: The blocks, where their residual is cached.
+            decider, label, budget: The settings to agree on.
+            stack: The block stack, if its residual is cached.
 
         Returns:
-            What `Run` takes as `together`.
+            The argument `together` of `Run`.
 
         Raises:
-            ParallelError: They do not.
+            ParallelError: The settings differ, or a process failed.
         """
         if stack is not None:
             stack.split = split_by_first_block(stack)
@@ -94,13 +94,13 @@ class Company:
         return len(self._ranks()) > 1
 
     def calibrator(self, transformer: nn.Module) -> Calibrator:
-        """Measures a run that has begun."""
+        """The calibrator of the run that has begun."""
         if self._peers is None and not self._padding:
             return Calibrator()
         return PooledCalibrator(self._peers, self._padding, share_of(transformer))
 
     def fail(self, error: BaseException) -> None:
-        """Tells the others that this process will not go on."""
+        """Tells the other processes that this one has failed."""
         if self._peers is not None:
             self._peers.fail(error)
 
@@ -114,9 +114,9 @@ class Company:
 
 
 def share_of(transformer: nn.Module) -> Callable[[int], tuple[int, int]] | None:
-    """Tells for so many tokens here how many there are in all, and how many before these.
+    """A function from the number of tokens here to their total number and the number before these.
 
-    None where a process has them all. Each is taken to have as many.
+    Assumes that all processes have the same number. None if this process has all tokens.
     """
     mesh = _context_mesh(transformer)
     if mesh is None:
@@ -129,7 +129,7 @@ def share_of(transformer: nn.Module) -> Callable[[int], tuple[int, int]] | None:
 
 
 def split_by_first_block(stack: BlockStack) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """This process's part of a sequence, where a hook of the first block makes it; else None."""
+    """A function that takes this process's part of a sequence; None if the first block does not."""
     block = stack.first
     registry = getattr(block, "_diffusers_hook", None)
     for hook in registry.hooks.values() if registry else ():
@@ -154,7 +154,7 @@ def _context_mesh(transformer: nn.Module) -> Any:
 
 
 def _ranks_of(transformer: nn.Module) -> tuple[int, ...]:
-    """The processes among which diffusers has split a transformer's tokens or weights."""
+    """The processes between which diffusers has split a transformer's tokens or weights."""
     mesh = _context_mesh(transformer)
     if mesh is None:
         config = getattr(transformer, "_parallel_config", None)

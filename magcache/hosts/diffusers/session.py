@@ -1,4 +1,4 @@
-"""The runs of one pipeline: which model call belongs to which evaluation of which run."""
+"""The runs of one pipeline: assigns each model call to a run and an evaluation."""
 
 import logging
 from collections import deque
@@ -22,39 +22,39 @@ from .experts import Expert, known_as, whole_compile
 from .outputs import Outputs, Sampled, batch_of, level_of
 
 log = logging.getLogger("magcache")
-_RUNS_KEPT = 256  # past runs, for the report; figures only
-_SAMPLES = ("hidden_states", "sample")  # what models call their noisy input
-_CURVE_OF_CALL = ("cond", "uncond", "ref")  # pipelines call the conditional branch first
+_RUNS_KEPT = 256  # past runs in the report, as figures only
+_SAMPLES = ("hidden_states", "sample")  # argument names of the noisy input
+_CURVE_OF_CALL = ("cond", "uncond", "ref")  # in the order in which pipelines call the branches
 
 
 MakeRun = Callable[["Session", SchedulerClock, Expert, Tick], Run]
-"""Makes the run of an expert that begins at a tick of a clock."""
+"""Makes the run of an expert, starting at a tick of a clock."""
 
 
 class Session:
     """MagCache on one pipeline, or on one transformer in a hand-written loop.
 
-    It is on until `remove`, or the end of a `with` block.
+    It is active until `remove`, or until the end of a `with` block.
 
     Args:
         target: The pipeline or transformer.
-        scheduler: Gives the scheduler; asked at each call, as pipelines may exchange it.
+        scheduler: Returns the scheduler. Called at each use, because pipelines may replace it.
         experts: The transformers whose blocks were found.
-        missing: Why others run uncached.
+        missing: Why the others run uncached.
         make_run: Makes the runs.
-        bare: Whether no pipeline call surrounds its model calls.
+        bare: Whether the model is called without a surrounding pipeline call.
 
     Attributes:
-        running: The runs under way, in the order in which they began.
-        past: The latest ones that have ended, likewise.
+        running: The current runs, in the order in which they began.
+        past: The latest finished runs, in the same order.
         made_with: Sampler, guidance and so on of the latest run.
         problems: Why something ran uncached.
-        begun: How many runs the pipeline's call has begun.
-        guidance: CFG scale of the pipeline's call, or None where it is not known.
-        ended: Called with an expert and its run, when that has ended without an error.
-        failed: Called with the error that has ended a sampling.
-        branch: The one branch that is sampled here, where others are elsewhere; None if all are.
-        undo: Takes the session off its target.
+        begun: Number of runs that the current pipeline call has begun.
+        guidance: CFG scale of the pipeline call, or None if unknown.
+        ended: Called with an expert and its run after it ended without an error.
+        failed: Called with the error that ended a sampling.
+        branch: The branch that this process samples, or None if it samples all.
+        undo: Removes the session from its target.
     """
 
     current: ContextVar["Session | None"] = ContextVar("magcache_session", default=None)
@@ -91,7 +91,7 @@ class Session:
 
     @contextmanager
     def sampling(self, guidance: float | None = None) -> Iterator[None]:
-        """Around one call of the pipeline: its model calls are this session's."""
+        """Surrounds one pipeline call, whose model calls belong to this session."""
         self._called, self.begun, self.guidance = False, 0, guidance
         token = self.current.set(self)
         try:
@@ -108,17 +108,17 @@ class Session:
             log.info(Report(list(self.past)[-self.begun :]).headline())
 
     def expert(self, module: nn.Module) -> Expert:
-        """Its expert of that model or ControlNet."""
+        """The expert that a model or ControlNet belongs to."""
         return next(e for e in self.experts if e.has(module))
 
     @property
     def guides(self) -> bool:
-        """Whether the pipeline's call samples with classifier-free guidance, as far as it tells."""
+        """Whether the pipeline call uses classifier-free guidance, as far as it is known."""
         told = getattr(self.target, "do_classifier_free_guidance", None)
         return bool(told) if told is not None else self.guidance != 1
 
     def switches(self, clock: SchedulerClock, ticks: Sequence[Tick]) -> list[int]:
-        """Where among some ticks a second model takes over from the first."""
+        """The places in `ticks` at which a second model takes over."""
         ratio = getattr(getattr(self.target, "config", None), "boundary_ratio", None)
         if ratio is None or getattr(self.target, "transformer_2", None) is None:
             return []
@@ -175,7 +175,7 @@ class Session:
         return outputs.call(run, x, sampled, forward)
 
     def described(self, steps: int) -> dict[str, Any]:
-        """What a run is made with, by the names that calibrations have it under."""
+        """The settings of a run, under the names that calibrations use."""
         scheduler = self.scheduler()
         return {
             "host": f"diffusers {diffusers.__version__}",
@@ -186,7 +186,7 @@ class Session:
         }
 
     def report(self) -> Report:
-        """What was done since `apply` or `reset`."""
+        """What the session has done since `apply` or `reset`."""
         runs = [*self.past, *map(figures_of, self.running)]
         told = {"sampling": sampled_with(self.made_with)} if self.made_with else {}
         return Report(runs, "; ".join([*self._missing, *self.problems]), told)
@@ -197,10 +197,10 @@ class Session:
         self._clock = None
 
     def calibration(self) -> Calibration:
-        """What the last run that computed everything has measured.
+        """The calibration from the last run that was measured.
 
         Raises:
-            CalibrationError: No evaluation was measured, or what was measured is of no use.
+            CalibrationError: Nothing was measured, or the measurement cannot be used.
         """
         calibrators = [expert.calibrator for expert in self.experts if expert.calibrator]
         measured = [found for each in calibrators if (found := each.finish())]
@@ -217,7 +217,7 @@ class Session:
         )
 
     def remove(self) -> None:
-        """Takes MagCache off: the model is as before, and no residual is kept."""
+        """Removes MagCache, restores the model and frees every residual."""
         self.undo.close()
         self.end()
 
@@ -260,7 +260,7 @@ class Session:
                 return None
         tick = self._clock.read(timestep)
         if tick is None or (expert.run is None and expert.stack.problem):
-            return None  # after the end, or a model that has turned out not to fit
+            return None  # after the end, or the model has turned out not to fit
         if expert.run is None or tick.index < expert.index:
             expert.run = self._begin_run(expert, self._clock, tick)
         if tick.index != expert.index:
@@ -284,7 +284,7 @@ class Session:
         self.running.clear()
 
     def _begin_run(self, expert: Expert, clock: SchedulerClock, tick: Tick) -> Run:
-        if expert.run is not None:  # the sampling has begun anew
+        if expert.run is not None:  # the sampling has started again
             self._end_runs()
         run = self._make_run(self, clock, expert, tick)
         expert.calibrator, expert.index, expert.active = run.calibrator, -1, None
@@ -308,7 +308,7 @@ class Session:
     def _why_not_called(self) -> str:
         components = vars(self.target).values()
         reasons = (whole_compile(m) for m in components if isinstance(m, nn.Module))
-        return next(filter(None, reasons), "its transformer was exchanged, apply again")
+        return next(filter(None, reasons), "its transformer was replaced, so apply again")
 
     def _problem(self, message: str) -> None:
         if message not in self.problems:
