@@ -2,13 +2,12 @@
 
     COMFYUI_PATH=~/ComfyUI path/to/its/python -m bench.few
 
-Takes a quarter of an hour on a CPU. Results are kept in bench-output/few.jsonl. When all are
+Takes a quarter of an hour on a CPU. Results are kept in bench/results/few.jsonl. When all are
 there, it writes docs/few-steps.md and its picture. With `--first 64` it only prints the tables, for
 the prompts that choices are based on.
 """
 
 import argparse
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,16 +21,17 @@ from magcache.decide.by_plan import fewest_worth
 from magcache.pictures import draw_rows
 
 from .figures import mean_tenth_least
+from .kept import Kept
 from .quality.comfyui import MODELS, Emoji, start_comfyui
 from .quality.condition import Condition
 from .quality.counting import one_thread
 from .quality.first import first_run
 from .quality.store import measured
 
-KEPT = Path("bench-output/few.jsonl")
 PAGE = Path("docs/few-steps.md")
 PICTURE = PAGE.with_suffix(".png")
 COMPUTED: Mapping[int, Sequence[int]] = {8: (7, 6, 5, 4), 7: (6,), 6: (5, 4), 5: (4,), 4: (3,)}
+WANTED = [(steps, count) for steps, counts in COMPUTED.items() for count in counts]
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,10 @@ class Row:
     plain: tuple[list[float], list[float], list[float]]
 
 
-def rows(case: Case, known: Mapping[Any, Row], first: int = 0) -> Iterator[Row]:
+def rows(case: Case, known: Mapping[tuple[int, int], Row], first: int = 0) -> Iterator[Row]:
     """The rows of a case, on its prompts from `first` on. Measures those that are not known."""
-    wanted = [(steps, count) for steps, counts in COMPUTED.items() for count in counts]
-    if all((case, *each) in known for each in wanted):
-        yield from (known[(case, *each)] for each in wanted)
+    if known.keys() >= {*WANTED}:
+        yield from (known[each] for each in WANTED)
         return
     model = case.loaded()
     prompts = model.prompts("test")[first : first + case.prompts]
@@ -92,13 +91,13 @@ def rows(case: Case, known: Mapping[Any, Row], first: int = 0) -> Iterator[Row]:
         for steps, counts in COMPUTED.items():
             full, _ = _sampled(model, prompts, steps)
             for count in counts:
-                if (case, steps, count) not in known:
+                if (steps, count) not in known:
                     asked = {"speedup": steps / count, "draft": True}
                     fast, plan = _sampled(model, prompts, steps, asked)
                     plain, _ = _sampled(model, prompts, count)
                     yield Row(case, steps, count, plan, measured(full, fast), measured(full, plain))
                 else:
-                    yield known[case, steps, count]
+                    yield known[steps, count]
 
 
 def _sampled(
@@ -186,11 +185,14 @@ def draw() -> None:
     draw_rows(rows, [*shown]).save(PICTURE)
 
 
-def known() -> dict[Any, Row]:
-    """The rows measured before."""
-    lines = KEPT.read_text(encoding="utf-8").splitlines() if KEPT.exists() else []
-    found = [Row(**{**told, "case": Case(**told["case"])}) for told in map(json.loads, lines)]
-    return {(row.case, row.steps, row.computed): row for row in found}
+def known(kept: Kept, case: Case) -> dict[tuple[int, int], Row]:
+    """The rows of a case that were measured before."""
+    found = {each: kept.get(key_of(case, *each)) for each in WANTED}
+    return {at: Row(**{**told["row"], "case": case}) for at, told in found.items() if told}
+
+
+def key_of(case: Case, steps: int, computed: int) -> str:
+    return f"{case}, {case.prompts} prompts, {computed} of {steps}"
 
 
 def main() -> None:
@@ -206,15 +208,13 @@ def main() -> None:
         for case in CASES:
             print(f"\n{case}", *table([*rows(case, {}, first)]), sep="\n", flush=True)
         return
-    KEPT.parent.mkdir(parents=True, exist_ok=True)
-    before, found = known(), {}
+    kept, found = Kept("few"), {}
     for case in CASES:
-        found[case] = []
+        found[case], before = [], known(kept, case)
         for row in rows(case, before):
             found[case].append(row)
-            if (case, row.steps, row.computed) not in before:
-                with KEPT.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(row)) + "\n")
+            if (row.steps, row.computed) not in before:
+                kept.add(key_of(case, row.steps, row.computed), row=asdict(row))
                 print(case, [*table([row])][-1], flush=True)
     PAGE.write_text(page(found, comfyui_version.__version__), "utf-8")
     draw()

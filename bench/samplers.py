@@ -3,15 +3,13 @@
     COMFYUI_PATH=~/ComfyUI path/to/its/python -m bench.samplers
 
 Takes half an hour on a CPU and needs matplotlib in ComfyUI's Python. The figures of each sampler
-are saved in bench-output/samplers.jsonl at once. When all are there, it writes docs/samplers.md and
-its picture.
+are saved in bench/results at once. When all are there, docs/samplers.md and its picture are written.
 """
 
 import argparse
-import json
 import logging
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path as File
@@ -24,6 +22,7 @@ import torch
 from magcache.blocks import Path
 
 from .figures import mean_tenth_least
+from .kept import Kept
 from .quality.comfyui import Emoji, start_comfyui
 from .quality.condition import Condition
 from .quality.counting import one_thread
@@ -32,7 +31,6 @@ from .quality.first import first_run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KEPT = File("bench-output/samplers.jsonl")
 PAGE = File("docs/samplers.md")
 PICTURE = File("docs/samplers.png")
 NOISY = ("ancestral", "sde", "ddpm", "lcm", "seeds")  # name parts of samplers that draw noise
@@ -186,21 +184,6 @@ def _sorted(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     return [row for row in rows if row not in noisy], noisy
 
 
-def kept(setting: Setting) -> Mapping[str, Row]:
-    """The rows already measured with this setting."""
-    lines = KEPT.read_text(encoding="utf-8").splitlines() if KEPT.exists() else []
-    told = [json.loads(line) for line in lines]
-    rows = [Row(**each["row"]) for each in told if each["setting"] == asdict(setting)]
-    return {row.sampler: row for row in rows}
-
-
-def keep(setting: Setting, row: Row) -> None:
-    """Saves a row."""
-    KEPT.parent.mkdir(parents=True, exist_ok=True)
-    with KEPT.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"setting": asdict(setting), "row": asdict(row)}) + "\n")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--sampler", nargs="+", help="measure only these, and write no page")
@@ -218,15 +201,18 @@ def main() -> None:
     setting = Setting()
     if asked.own_latent and not asked.sampler:
         parser.error("--own-latent needs --sampler")
-    bench, rows = Bench(setting), {} if asked.own_latent else dict(kept(setting))
+    bench, kept, rows = Bench(setting), Kept("samplers"), {}
     for sampler in asked.sampler or comfy.samplers.KSampler.SAMPLERS:
-        if sampler not in rows:
+        key = f"{sampler}, {setting}"
+        found = None if asked.own_latent else kept.get(key)
+        if found is None:
             own = patch.object(Path, "instead_of", lambda _, x: x)
             path = own if asked.own_latent else nullcontext()
             with path, first_run("emoji"), torch.inference_mode():
-                rows[sampler] = bench.row(sampler)
+                found = {"row": asdict(bench.row(sampler))}
             if not asked.own_latent:
-                keep(setting, rows[sampler])
+                kept.add(key, **found)
+        rows[sampler] = Row(**found["row"])
         print([*table([rows[sampler]])][-1], flush=True)
     if not asked.sampler:
         PAGE.write_text(page([*rows.values()], setting, comfyui_version.__version__), "utf-8")

@@ -16,13 +16,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from bench.kept import Kept
 from bench.quality.condition import Condition
 from bench.quality.counting import one_thread
 from bench.quality.subjects import SUBJECTS, Subject
 from magcache.curves import Trajectory, shifted_sigmas
 from magcache.decide import Course, Target, by_plan, decider_for
 
-from .lab import FOLDER, REMAINS, Lab, Measured, Results, Variant
+from .lab import REMAINS, Lab, Measured, Variant
 
 COSTS = (7, 10, 14, 19)  # of 28
 Rows = Iterator[tuple[str, Condition, Variant]]
@@ -175,7 +176,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     console, subject = Console(width=100), SUBJECTS[asked.model]()
-    results = Results(f"{asked.model}-{asked.prompts}")
+    results = Kept(f"prediction-{asked.model}-{asked.prompts}")
     for name in asked.study:
         if name in STUDIES:
             run_study(name, subject, asked.prompts, results, console)
@@ -183,9 +184,7 @@ def main() -> None:
             CHECKS[name](subject, asked.prompts, console)
 
 
-def run_study(
-    name: str, subject: Subject, prompts: int, results: Results, console: Console
-) -> None:
+def run_study(name: str, subject: Subject, prompts: int, results: Kept, console: Console) -> None:
     """Samples all variants of a study and prints a table of their PSNR."""
     labs: dict[Condition, Lab] = {}
     rows: dict[tuple[Condition, str], dict[int, str]] = {}
@@ -273,5 +272,4 @@ def _told(measured: Measured) -> str:
 
 
 if __name__ == "__main__":
-    FOLDER.mkdir(parents=True, exist_ok=True)
     main()

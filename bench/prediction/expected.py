@@ -26,7 +26,7 @@ from bench.quality.counting import one_thread
 from magcache.decide.difference import WORDS, in_words
 from magcache.decide.search import expected_error
 
-from .forecast import DEFAULT, FIRST, Kept, Lab
+from .forecast import DEFAULT, FIRST, Figures, Lab
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,11 +61,13 @@ class Point:
 
 def points() -> list[Point]:
     """A point for each plan in each condition."""
-    kept, found = Kept(), []
+    figures, found = Figures(), []
     for lab in track(LABS, "sampling"):
         _, costs = lab.costs(False, "prior", DEFAULT)
         for share in SHARES:
-            psnr, plan = kept.planned(lab, round(share * lab.steps), False, "prior", DEFAULT, "all")
+            psnr, plan = figures.planned(
+                lab, round(share * lab.steps), False, "prior", DEFAULT, "all"
+            )
             expected = expected_error(costs, [each == "#" for each in plan])
             found.append(Point(lab.name, expected, psnr))
     return found

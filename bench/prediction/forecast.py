@@ -3,14 +3,13 @@
     python -m bench.prediction.forecast --model emoji --shift 1 3
 
 One plain loop samples all small models in batches, using the flow velocity. The figures of each
-condition are saved in bench-output/prediction. "prior" is the mean of the other models' curves,
-"learned" is the prior corrected by three accelerated runs, and "own" are the model's own curves.
-All are from calibration prompts, at 50 levels.
+condition are saved in bench/results. "prior" is the mean of the other models' curves, "learned" is
+the prior corrected by three accelerated runs, and "own" are the model's own curves. All are from
+calibration prompts, at 50 levels.
 """
 
 import argparse
 import itertools
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.figures import mean_tenth_least
+from bench.kept import Kept
 from bench.quality.counting import one_thread
 from bench.quality.first import unseen
 from magcache.blocks import find_stack
@@ -489,26 +489,21 @@ class Lab:
         return grams, costs
 
 
-class Kept:
-    """PSNR of each prompt and schedules on disk; measures what is missing."""
+class Figures:
+    """PSNR of each prompt and schedules; measures what has not been saved."""
 
     def __init__(self) -> None:
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        self._path = FOLDER / "forecast.jsonl"
-        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
-        self._known = {line["key"]: line for line in map(json.loads, lines)}
+        self._kept = Kept("forecast")
 
-    def figures(
+    def of(
         self, lab: Lab, title: str, count: int, make: Callable[[], tuple[list[float], str]]
     ) -> tuple[list[float], str]:
         key = f"{lab.told}: {title}: {count}"
-        if key not in self._known:
+        found = self._kept.get(key)
+        if found is None:
             psnr, schedule = make()
-            line = {"key": key, "psnr": [round(p, 2) for p in psnr], "schedule": schedule}
-            self._known[key] = line
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        return self._known[key]["psnr"], self._known[key]["schedule"]
+            found = self._kept.add(key, psnr=[round(p, 2) for p in psnr], schedule=schedule)
+        return found["psnr"], found["schedule"]
 
     def planned(
         self, lab: Lab, count: int, residual: bool, source: str, weight: str, mends: str
@@ -517,7 +512,7 @@ class Kept:
         place = "residual" if residual else "output"
         title = f"{place}, {source}, {weight}, mended {mends or 'not'}"
         make = partial(lab.planned, count, residual, source, weight, mends)
-        return self.figures(lab, title, count, make)
+        return self.of(lab, title, count, make)
 
 
 def main() -> None:
@@ -538,25 +533,25 @@ def main() -> None:
     one_thread()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    console, kept = Console(width=170), Kept()
+    console, figures = Console(width=170), Figures()
     for name, steps, cfg, shift, sampler in itertools.product(
         asked.model, asked.steps, asked.cfg, asked.shift, asked.sampler
     ):
         if name != UNet.name or shift == asked.shift[0]:
             lab = Lab(name, steps, cfg, shift, sampler, asked.prompts, asked.first)
-            console.print(_table(lab, asked, kept))
+            console.print(_table(lab, asked, figures))
 
 
-def _table(lab: Lab, asked: argparse.Namespace, kept: Kept) -> Table:
+def _table(lab: Lab, asked: argparse.Namespace, figures: Figures) -> Table:
     counts = [round(share * lab.steps) for share in asked.share]
     table = Table("mean / 10th percentile / minimum, dB", *map(str, counts), title=lab.told)
-    plain = [kept.figures(lab, "plain", n, lambda n=n: (lab.plain(n), "")) for n in counts]
+    plain = [figures.of(lab, "plain", n, lambda n=n: (lab.plain(n), "")) for n in counts]
     table.add_row("plain", *(mean_tenth_least(psnr) for psnr, _ in plain))
     places = ["output"] if lab.name == UNet.name else asked.place
     ways = itertools.product(places, asked.source, asked.weight, asked.mends)
     for place, source, weight, mends in ways:
         way = place == "residual", source, weight, mends
-        found = [kept.planned(lab, n, *way) for n in counts]
+        found = [figures.planned(lab, n, *way) for n in counts]
         cells = [f"{mean_tenth_least(psnr)}\n{schedule}" for psnr, schedule in found]
         table.add_row(f"{place}, {source}, {weight}, mended {mends or 'not'}", *cells)
     return table

@@ -2,8 +2,7 @@
 
 import argparse
 import importlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
@@ -246,25 +245,3 @@ class Lab:
             round(min(100.0, fmean(map(psnr, np.square(a - b).mean((1, 2, 3)).tolist()))), 2)
             for a, b in pairs
         ]
-
-
-class Results:
-    """Results on disk, one per line."""
-
-    def __init__(self, name: str) -> None:
-        self._path = FOLDER / f"{name}.jsonl"
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
-        self._known: dict[str, Mapping[str, Any]] = {}
-        for line in lines:
-            data = json.loads(line)
-            self._known[data["key"]] = data
-
-    def get(self, key: str) -> Mapping[str, Any] | None:
-        return self._known.get(key)
-
-    def add(self, key: str, **data: Any) -> Mapping[str, Any]:
-        self._known[key] = {"key": key, **data}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as file:
-            file.write(json.dumps(self._known[key]) + "\n")
-        return self._known[key]
