@@ -2,8 +2,8 @@
 
     COMFYUI_PATH=~/ComfyUI path/to/its/python -m bench.samplers
 
-Takes half an hour on a CPU and needs matplotlib in ComfyUI's Python. The figures of each sampler
-are saved in bench/results at once. When all are there, docs/samplers.md and its picture are written.
+Takes half an hour on a CPU and needs matplotlib in ComfyUI's Python. Saves the figures of each
+sampler in bench/results at once. When all are there, it writes docs/samplers.md and its picture.
 """
 
 import argparse
