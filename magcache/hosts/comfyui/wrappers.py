@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from . import host
+from . import host, trajectory
 from .sampling import BlockSampling, OutputSampling, Sampling
 from .settings import SETTINGS, Settings, settings_on
 from .start import Start
@@ -53,7 +53,10 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     shape, mask = tuple(noise.shape), more[0] if more else kwargs.get("denoise_mask")
     made_with = host.described(guider, sampler, sigmas, shape)
     if settings.choose:
-        start = Start(guider.conds, shape, mask, made_with)
+        split = trajectory.is_split(
+            patcher.get_model_object("model_sampling"), made_with["sigmas"], noise
+        )
+        start = Start(guider.conds, shape, mask, split, made_with)
         settings = replace(settings.choose(patcher, start), watch=settings.watch)
     kind = OutputSampling if settings.at_output else BlockSampling
     sampling = kind(settings, patcher, sigmas, made_with, host.is_plain_euler(sampler))
