@@ -88,16 +88,17 @@ def _innermost(wrappers: dict[str, Any]) -> dict[str, Any]:
 
 
 def _finish(sampling: Sampling) -> None:
+    """Tells of a sampling in one line; what is a warning was logged as that when it came up."""
     sampling.learn()
-    report = sampling.report()
-    log.info("%s", report.headline())
-    for warning in report.warnings:
-        if warning != sampling.missing:  # the headline says it
-            log.info("MagCache: %s", warning)
-    if watch := sampling.settings.watch:
-        watch.keep(report)
-    if sampling.settings.finished:
-        sampling.settings.finished(sampling)
+    report, settings = sampling.report(), sampling.settings
+    if settings.watch:
+        settings.watch.keep(report)
+    if settings.finished:
+        settings.finished(sampling)
+    elif not sampling.missing:
+        log.info("%s", report.line())
+    for note in sampling.notes():
+        sampling.tell_more(note)
 
 
 def _predict_noise(executor: Any, x: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
