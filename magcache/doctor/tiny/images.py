@@ -55,6 +55,10 @@ IMAGES = (
         "in_channels": 64, "out_channels": 16, "num_layers": 3, "attention_head_dim": DIM,
         "num_attention_heads": 1, "joint_attention_dim": TEXT,
     }, _STILL, types=("qwen_image",)),
+    Tiny("qwen_image_2.1", "QwenImage21", "qwen_image21.model.QwenImage21Transformer2DModel", {
+        "in_channels": 64, "out_channels": 64, "num_layers": 3, "attention_head_dim": DIM,
+        "num_attention_heads": 1, "context_in_dim": TEXT,
+    }, (1, 64, 4, 4), given.REFERENCE_OF_64),
     Tiny(
         "kandinsky5_image", "Kandinsky5Image", "kandinsky5.model.Kandinsky5",
         {**KANDINSKY, "visual_embed_dim": 64}, _STILL, types=("kandinsky5_image",),

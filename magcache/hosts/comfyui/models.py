@@ -281,6 +281,7 @@ MODELS = (
     _of("mage_flow", "MageFlowTransformer2DModel", _TRANSFORMER, _NORM),
     _of("joyimage", "JoyImageTransformer3DModel", ("double_blocks",), _NORM),
     _of("ideogram4", "Ideogram4Transformer2DModel", _LAYERS, _FINAL),
+    _of("qwen_image_2.1", "QwenImage21Transformer2DModel", _TRANSFORMER, _NORM),
     _of("pixeldit", "PixDiT_T2I", ("patch_blocks", "pixel_blocks"), _FINAL),
 
     _unfit(
