@@ -53,7 +53,8 @@ def is_split(model_sampling: Any, sigmas: Sequence[float], noise: torch.Tensor) 
     """
     top = _top(model_sampling)
     goes_on = sigmas[0] < top * (1 - _TOLERANCE) and not noise.any()
-    return goes_on or sigmas[-1] > top * _NOISE_LEFT
+    falls = sigmas[0] > sigmas[-1]  # else it puts noise on an image
+    return falls and (goes_on or sigmas[-1] > top * _NOISE_LEFT)
 
 
 def _top(model_sampling: Any) -> float:
