@@ -98,7 +98,7 @@ def _which_wan(model: Any, start: Start) -> str:
             "wan2.1_t2v_14B"
         )
     return (
-        "taken for Wan 2.1, which Wan 2.2 cannot be told from here: if it is Wan 2.2, choose "
+        "taken for Wan 2.1, whose class and sizes Wan 2.2 shares: if it is Wan 2.2, choose "
         "wan2.2_t2v_14B"
     )
 
