@@ -83,7 +83,7 @@ def test_a_class_that_no_row_knows_is_accelerated_in_its_first_sampling(
     (by_rule,) = MagCache().apply(model, "auto", 0.24, 0.1, 5, 0, -1)
     assert torch.equal(sample(by_rule, tiny, STEPS), sample(model, tiny, STEPS))
     (warning,) = [each.getMessage() for each in caplog.records if each.name == "magcache"]
-    assert "runs uncached: NextDiT has no block list and head that are known" in warning
+    assert "runs uncached: the block list and head of NextDiT are unknown" in warning
 
 
 def test_a_skipped_evaluation_calls_nothing_of_the_model() -> None:
