@@ -63,6 +63,7 @@ class RunReport:
         over: What the `place` of an evaluation means.
         bytes_held: Largest number of bytes of residuals held at once.
         warnings: What the user should know.
+        shortfall: The warning that says why the run gained less than asked for, or differs more.
         expected: Expected difference of its plan from the uncached run, see `decide.in_words`;
             None if unknown.
     """
@@ -76,6 +77,7 @@ class RunReport:
     over: Over = "sigma"
     bytes_held: int = 0
     warnings: tuple[str, ...] = ()
+    shortfall: str = ""
     expected: float | None = None
 
     @property
@@ -162,14 +164,25 @@ class Report:
         """The result in brief: "2.0x, 14 of 28 computed. Expected difference: small."."""
         if not self.runs:
             return self.missing or "no run yet"
-        reasons = {each.reason for run in self.runs for each in run.evaluations}
-        if Reason.LITTLE_GAIN in reasons and not self.skipped:
+        if self._gains_nothing:
             return nothing_to_gain(self.evaluations)
         expected = [run.expected for run in self.runs]
         return gain(self.speedup, self.computed, self.evaluations, expected)
 
+    @property
+    def _gains_nothing(self) -> bool:
+        reasons = {each.reason for run in self.runs for each in run.evaluations}
+        return Reason.LITTLE_GAIN in reasons and not self.skipped
+
+    def line(self) -> str:
+        """The line that is logged once per run: the headline, and why it gained less than asked."""
+        if self._gains_nothing:
+            return f"MagCache: {nothing_to_gain(self.evaluations)}"
+        short = next((run.shortfall for run in self.runs if run.shortfall), "")
+        return f"{self.headline()}; {short}" if short else self.headline()
+
     def headline(self) -> str:
-        """The line that is logged once per run."""
+        """Its first line."""
         if not self.runs:
             return f"MagCache: {self.missing or 'no run yet'}"
         run = self.runs[-1]
@@ -266,6 +279,7 @@ def figures_of(run: Run) -> RunReport:
         over=_over(run),
         bytes_held=run.cache.peak_bytes,
         warnings=(*run.warnings, *decider.notes),
+        shortfall=decider.shortfall,
         expected=decider.expected,
     )
 

@@ -4,7 +4,7 @@ import gc
 import json
 import weakref
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from magcache.curves.magnitude import MagnitudeCurve
 from magcache.decide import Reason, Rule, rule_of
 from magcache.pictures import canvas, draw_rows, draw_sampling
 from magcache.pictures.schedule import colour_of
-from magcache.report import Evaluated, Report, report_of
+from magcache.report import Evaluated, Report, figures_of, report_of
 from magcache.run import Evaluation, Run, Storage
 from tests.toys import CPU, Toy, decider_of, even, flat_curve, scheduled, tokens, toy_run, toy_stack
 
@@ -265,3 +265,9 @@ def test_a_picture_compares_rows_of_images(tmp_path: Path) -> None:
     pixels = np.asarray(picture)
     for colour, count in ((0, 3), (255, 2)):
         assert (pixels == colour).all(-1).sum() == count * 96**2
+
+
+def test_the_line_says_why_it_is_less_than_was_asked_for() -> None:
+    run = figures_of(timed(1.0, 0.25))
+    assert Report([run]).line() == Report([run]).headline()
+    assert Report([replace(run, shortfall="the best is 2")]).line().endswith("K 2); the best is 2")

@@ -125,8 +125,7 @@ def _presets() -> str:
 def _auto() -> str:
     rows = []
     for name, row in MODEL_TYPES.items():
-        known = f"None, choose it by hand: {row.by_hand}." if row.by_hand else row.auto.__doc__
-        rows.append((f"`{name}`", f"`{row.network}`", f"{known}".rstrip(".")))
+        rows.append((f"`{name}`", f"`{row.kind}`", f"{row.auto.__doc__}".rstrip(".")))
     return _table(("`model_type`", "class", "models that `auto` takes for it"), rows)
 
 

@@ -20,6 +20,7 @@ class ComputeAll:
     summary = details = "everything is computed"
     curves: Mapping[str, MagnitudeCurve] = {}
     notes: Sequence[str] = ()
+    shortfall = ""
     expected = None
 
     def __init__(self, course: Course) -> None:

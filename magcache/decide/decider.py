@@ -88,6 +88,8 @@ class Decider(Protocol):
             unknown.
         basis: Everything its decisions depend on: texts, and arbitrarily nested numbers.
         notes: Notes for the report.
+        shortfall: The note that says why the run gains less than asked for, or differs more; "" if
+            it does not.
     """
 
     @property
@@ -112,6 +114,8 @@ class Decider(Protocol):
     def basis(self) -> Mapping[str, Any]: ...
     @property
     def notes(self) -> Sequence[str]: ...
+    @property
+    def shortfall(self) -> str: ...
 
     def decide(self, sigma: float, step: int, held: Holding) -> Decision:
         """Decides the next evaluation.
@@ -169,6 +173,7 @@ class State(Protocol):
 
 
 S = TypeVar("S", bound=State)
+_SHORT_OF = "gain", "steps", "speed-up", "draft"  # topics of notes
 
 
 class Stepwise(Generic[S]):
@@ -209,6 +214,10 @@ class Stepwise(Generic[S]):
     @property
     def notes(self) -> Sequence[str]:
         return list(self._state.notes.values())
+
+    @property
+    def shortfall(self) -> str:
+        return next((note for topic, note in self._state.notes.items() if topic in _SHORT_OF), "")
 
     def decide(self, sigma: float, step: int, held: Holding) -> Decision:
         """See `Decider`."""

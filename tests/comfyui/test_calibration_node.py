@@ -164,14 +164,16 @@ def test_a_summary_is_logged_and_shown_on_the_node(
 ) -> None:
     shown: list[tuple[str, str | None]] = []
     monkeypatch.setattr(host, "show", lambda text, node: shown.append((text, node)))
-    caplog.set_level(logging.INFO, logger="magcache")
+    caplog.set_level(logging.DEBUG, logger="magcache")
     (model,) = MagCacheCalibration().apply(WAN.build(), "wan2.1_t2v_1.3B", node_id="7")
     sample(model, WAN, 5)
     text, node = shown[-1]
     (path,) = folder.glob("*.json")
     assert node == "7"
     assert text == f"5 steps measured, stored as {path.stem}"
-    for figures in (text, f"written to {path}", "cond: 5 evaluations, ratio ", "cosine distance"):
+    lines = [each.getMessage() for each in caplog.records if each.levelno >= logging.INFO]
+    assert lines == [f"MagCache Calibration: {text}"]
+    for figures in (f"written to {path}", "cond: 5 evaluations, ratio ", "cosine distance"):
         assert figures in caplog.text
 
 

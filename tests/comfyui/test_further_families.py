@@ -112,7 +112,7 @@ def test_a_calibrated_model_is_accelerated_by_its_blocks(name: str, folder: Path
     assert counts.skipped == STEPS - int(STEPS / 1.5)
     depth = len(tiny.blocks(model))
     for evaluation in counts.evaluations:
-        assert all(blocks in (0, depth) for _, blocks in evaluation.calls)
+        assert not any(blocks % depth for _, blocks in evaluation.calls)
     with without_residuals():
         worst = difference(flat(sample(fast, tiny, STEPS)), plain)
     assert 0 < difference(output, plain) < worst

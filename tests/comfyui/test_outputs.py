@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from magcache import blocks
 from magcache.doctor.tiny import EVERY
 from magcache.doctor.tiny.sampling import flat
 from magcache.hosts.comfyui import outputs
-from magcache.hosts.comfyui.models import MODELS
+from magcache.hosts.comfyui.models import FAMILIES, MODELS
+from magcache.hosts.comfyui.nodes.magcache import MagCache
 from magcache.hosts.comfyui.nodes.target_speed import MagCacheTargetSpeed
 
 FLUX, WAN = TINY["flux"], TINY["wan_t2v"]
@@ -66,6 +68,22 @@ def test_the_first_sampling_of_any_family_is_accelerated(name: str) -> None:
         assert MagCacheTargetSpeed().apply(model, 2.0, "automatic")[0] is model
     else:
         check(tiny.build(), tiny)
+
+
+def test_a_class_that_no_row_knows_is_accelerated_in_its_first_sampling(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of a model that is newer than MagCache. The other nodes leave it alone, and say so."""
+    tiny = EVERY["lumina2"]
+    monkeypatch.delitem(FAMILIES, tiny.network)
+    model = tiny.build()
+    check(model, tiny)
+    assert not caplog.records
+    caplog.set_level(logging.INFO, "magcache")
+    (by_rule,) = MagCache().apply(model, "auto", 0.24, 0.1, 5, 0, -1)
+    assert torch.equal(sample(by_rule, tiny, STEPS), sample(model, tiny, STEPS))
+    (warning,) = [each.getMessage() for each in caplog.records if each.name == "magcache"]
+    assert "runs uncached: the block list and head of NextDiT are unknown" in warning
 
 
 def test_a_skipped_evaluation_calls_nothing_of_the_model() -> None:

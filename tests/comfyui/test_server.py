@@ -141,7 +141,7 @@ def calibrate(server: Server, graph: Graph, model_type: str = "auto") -> Path:
     before = server.calibrations
     server.succeed(on(graph, "MagCacheCalibration", model_type=model_type))
     (new,) = set(server.calibrations) - set(before)
-    assert f"written to {new}" in server.log
+    assert f"stored as {new.stem}" in server.log
     return new
 
 

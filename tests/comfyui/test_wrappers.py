@@ -15,6 +15,7 @@ from torch import nn
 from watch import STEPS, Cached, cached, difference, settings_of
 
 from magcache.hosts.comfyui.nodes.magcache import MagCache
+from magcache.hosts.comfyui.nodes.target_speed import MagCacheTargetSpeed
 from magcache.hosts.comfyui.wrappers import STATE
 
 WAN = TINY["wan_t2v"]
@@ -175,11 +176,16 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "magcache"]
 
 
+def logged(caplog: pytest.LogCaptureFixture, model: Any, steps: int) -> list[str]:
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "magcache"):
+        sample(model, WAN, steps)
+    return lines(caplog)
+
+
 def test_one_line_a_run_says_what_was_skipped(caplog: pytest.LogCaptureFixture) -> None:
     model = MagCache().apply(WAN.build(), "wan2.1_t2v_14B", 0.24, 0.2, 6, 0, -1)[0]
-    with caplog.at_level(logging.INFO, "magcache"):
-        sample(model, WAN, 50)
-    line, *notes = lines(caplog)
+    (line,) = logged(caplog, model, 50)
     expected = (
         r"MagCache: (\d+) of 50 evaluations skipped, (\d+\.\d\d)x "
         r"\(wan2\.1_t2v_14B, threshold 0\.24, K 6\)"
@@ -187,7 +193,33 @@ def test_one_line_a_run_says_what_was_skipped(caplog: pytest.LogCaptureFixture) 
     found = re.fullmatch(expected, line)
     assert found, line
     assert 25 <= int(found[1]) <= 40 and float(found[2]) > 1
-    assert all(note.startswith("MagCache: ") for note in notes)
+
+
+def test_the_line_says_why_it_is_less_than_was_asked_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = WAN.build()
+    fast = MagCacheTargetSpeed().apply(model, 4.0, "automatic")[0]
+    (line,) = logged(caplog, fast, 9)
+    assert re.fullmatch(
+        r"MagCache: 3 of 9 evaluations skipped, \d\.\d\dx \(prior, .*\); a speed-up of 4 "
+        r"computes fewer than 6 evaluations, no better than as many plain steps; the best is 1\.50",
+        line,
+    ), line
+    assert logged(caplog, fast, 3) == ["MagCache: nothing to gain: 3 steps"]
+    by_rule = MagCache().apply(model, "wan2.1_t2v_14B", 0.24, 0.2, 6, 0, -1)[0]
+    assert logged(caplog, by_rule, 30)[0].endswith("(wan2.1_t2v_14B, threshold 0.24, K 6)")
+
+
+def test_a_warning_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A note of the report is in the log only if asked for, a warning always and once."""
+    model = WAN.build()
+    front = MagCache().apply(model, "auto", 0.24, 0.2, 6, 0, -1)[0]
+    for verbose in (False, True):
+        twice = MagCache().apply(front, "auto", 0.24, 0.2, 6, 0, -1, verbose=verbose)[0]
+        told = [line for line in logged(caplog, twice, 20) if ": evaluation " not in line]
+        assert sum("has no effect: remove one" in line for line in told) == 1
+        assert len(told) == 2
 
 
 def test_verbose_says_why_for_each_evaluation(caplog: pytest.LogCaptureFixture) -> None:

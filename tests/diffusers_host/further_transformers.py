@@ -112,6 +112,40 @@ def _flux3() -> Called:
     }  # fmt: skip
 
 
+def _fibo2() -> Called:
+    """With an image to edit: its head sees the tokens of the new image only."""
+    model = dfs.BriaFibo2Transformer2DModel(
+        in_channels=4, dim=WIDTH, n_layers=3, n_refiner_layers=1, n_heads=HEADS,
+        cap_feat_dim=TEXT_DIM, injection_layer_ids=(1,), perceiver_num_layers=1,
+        min_num_gist_tokens=2, max_num_gist_tokens=4, gist_step=2, gist_min_text_len=2,
+        gist_max_text_len=16, axes_dims=ROPE_DIMS, axes_lens=(16, 16, 16),
+    )  # fmt: skip
+    return model, {
+        "hidden_states": _noise(1, 1, 4, 8, 8), "timestep": torch.tensor([0.5]),
+        "encoder_hidden_states": _noise(2, 1, 2, TEXT_TOKENS, TEXT_DIM),
+        "context_latents": [_noise(3, 1, 4, 4, 8)],
+    }  # fmt: skip
+
+
+def _minimax_h3() -> Called:
+    """Text, audio and video in one sequence, with two outputs."""
+    model = dfs.MiniMaxH3Transformer3DModel(
+        **_HEADS, hidden_size=WIDTH, num_layers=3, num_refiner_layers=1, ffn_dim=32, in_channels=4,
+        audio_in_channels=4, text_dim=TEXT_DIM, freq_dim=16, time_embed_hidden_dim=16,
+        time_embed_dim=16, rope_freq_dim=2,
+    )  # fmt: skip
+    counts = (TEXT_TOKENS, 3, 8)
+    text, audio, video = torch.arange(sum(counts)).split(counts)
+    return model, {
+        "hidden_states": _noise(1, 1, 8, 16), "audio_hidden_states": _noise(3, 1, 3, 4),
+        "encoder_hidden_states": _text(), "timestep": torch.tensor([0.5]),
+        "timestep_indices": torch.zeros(sum(counts), dtype=torch.int64),
+        "token_tags": torch.tensor([1] * TEXT_TOKENS + [2] * 3 + [0] * 8),
+        "position_ids": torch.arange(sum(counts))[:, None].expand(-1, 3).float(),
+        "video_indices": video, "audio_indices": audio, "text_indices": text,
+    }  # fmt: skip
+
+
 def _hunyuan_dit() -> Called:
     """Its later blocks take what the earlier ones have left for them."""
     model = dfs.HunyuanDiT2DModel(
@@ -137,5 +171,7 @@ TRANSFORMERS: dict[str, Callable[[], Called]] = {
     "joyimage": _joyimage,
     "prx": _prx,
     "flux3": _flux3,
+    "fibo2": _fibo2,
+    "minimax_h3": _minimax_h3,
     "hunyuan_dit": _hunyuan_dit,
 }

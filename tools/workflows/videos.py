@@ -140,7 +140,7 @@ def wan22_t2v(w: Workflow) -> None:
     )  # fmt: skip
     more = (
         "Two experts take turns, so there is **one MagCache on each**. `model_type` is set by "
-        "hand: Wan 2.2 has the shapes of Wan 2.1, and `auto` cannot tell them apart.\n\n"
+        "hand here; `auto` finds it too.\n\n"
         "40 steps, shift 12, CFG 4 and then 3, as the makers advise. With these the noise falls "
         "to 0.875, where they change experts, at step 26; with other steps or shift, change both "
         "numbers.\n\n"

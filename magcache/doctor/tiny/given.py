@@ -54,6 +54,7 @@ REFERENCE = {"reference_latents": [(1, 16, 4, 8)]}
 REFERENCES = {**MASKED, "reference_latents": [(1, 16, 6, 8), (1, 16, 4, 2)]}
 # The references' tokens have another timestep than the image's.
 REFERENCES_AT_ZERO = {**REFERENCES, "reference_latents_method": "index_timestep_zero"}
+REFERENCE_OF_64 = {"reference_latents": [(1, 64, 4, 2)]}
 PICTURES = {"reference_latents": [(1, 16, 1, 6, 8)]}
 _TOWER = SimpleNamespace(last_hidden_state=(1, 4, 12), image_sizes=lambda _: [(3, 32, 32)])
 # Each reference has its own text and vision tower output.

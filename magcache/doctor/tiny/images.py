@@ -23,6 +23,11 @@ COSMOS = {
     "pos_emb_learnable": True, "use_adaln_lora": True, "adaln_lora_dim": 16,
     "rope_enable_fps_modulation": False,
 }  # fmt: skip
+KANDINSKY = {
+    "model_dim": DIM, "ff_dim": DIM, "time_dim": 32, "in_text_dim": TEXT, "in_text_dim2": POOLED,
+    "visual_embed_dim": 132, "num_text_blocks": 1, "num_visual_blocks": 2,
+    "axes_dims": (16, 24, 24),
+}  # fmt: skip
 _LUMINA = {
     "patch_size": 2, "in_channels": 16, "dim": 96, "n_layers": 2, "n_refiner_layers": 1,
     "n_heads": 2, "n_kv_heads": 1, "qk_norm": True, "cap_feat_dim": TEXT,
@@ -50,6 +55,14 @@ IMAGES = (
         "in_channels": 64, "out_channels": 16, "num_layers": 3, "attention_head_dim": DIM,
         "num_attention_heads": 1, "joint_attention_dim": TEXT,
     }, _STILL, types=("qwen_image",)),
+    Tiny("qwen_image_2.1", "QwenImage21", "qwen_image21.model.QwenImage21Transformer2DModel", {
+        "in_channels": 64, "out_channels": 64, "num_layers": 3, "attention_head_dim": DIM,
+        "num_attention_heads": 1, "context_in_dim": TEXT,
+    }, (1, 64, 4, 4), given.REFERENCE_OF_64),
+    Tiny(
+        "kandinsky5_image", "Kandinsky5Image", "kandinsky5.model.Kandinsky5",
+        {**KANDINSKY, "visual_embed_dim": 64}, _STILL, types=("kandinsky5_image",),
+    ),
     Tiny("sd3", "SD3", "modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper", {
         "in_channels": 16, "out_channels": 16, "patch_size": 2, "input_size": None, "depth": 2,
         "num_blocks": 2, "adm_in_channels": POOLED, "qk_norm": "rms", "num_patches": 64,

@@ -3,8 +3,8 @@
 from typing import Any
 
 from . import given
-from .given import POOLED, TEXT, VIDEO, Given
-from .images import COSMOS, FLUX
+from .given import TEXT, VIDEO, Given
+from .images import COSMOS, FLUX, KANDINSKY
 from .model import DIM, Tiny
 
 _LTX_SHAPE = (1, 128, 2, 4, 4)
@@ -102,11 +102,10 @@ VIDEOS = (
         "cosmos_predict2_i2v", "CosmosI2VPredict2", "cosmos.predict2.MiniTrainDIT",
         {**COSMOS, "in_channels": 17}, VIDEO, given.FRAME,
     ),
-    Tiny("kandinsky5", "Kandinsky5", "kandinsky5.model.Kandinsky5", {
-        "model_dim": DIM, "ff_dim": DIM, "time_dim": 32, "in_text_dim": TEXT,
-        "in_text_dim2": POOLED, "visual_embed_dim": 132, "num_text_blocks": 1,
-        "num_visual_blocks": 2, "axes_dims": (16, 24, 24),
-    }, VIDEO, types=("kandinsky5_lite",)),
+    Tiny(
+        "kandinsky5", "Kandinsky5", "kandinsky5.model.Kandinsky5", KANDINSKY, VIDEO,
+        types=("kandinsky5_lite", "kandinsky5_pro"),
+    ),
     Tiny("minimax_h3", "MiniMaxH3", "minimax.model.MiniMaxH3Model", {
         "hidden_size": 96, "num_layers": 2, "token_refiner_num_layers": 1,
         "num_attention_heads": 2, "attention_head_dim": 64, "ffn_hidden_size": 64,

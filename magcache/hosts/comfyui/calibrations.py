@@ -152,7 +152,10 @@ def measuring(node_id: str | None, model_type: str = "") -> Settings:
 
     def finished(sampling: Ended) -> None:
         told, figures = _saved(sampling, model_type)
-        log.info("MagCache Calibration: %s", "\n".join([told, *figures]))
+        if not sampling.report().missing:  # of that a warning tells
+            log.info("MagCache Calibration: %s", told)
+        for line in figures:
+            log.debug("MagCache Calibration: %s", line)
         host.show(told, node_id)
 
     label = f"{model_type} calibration" if model_type else "measuring"

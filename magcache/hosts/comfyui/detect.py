@@ -7,6 +7,8 @@ from ...curves import Calibration, presets
 from .models import AUTO, MODEL_TYPES, OLD_NAMES, class_name, followed_by, kind_of
 from .start import Start
 
+_FIRST_FRAME = "time_dim_replace", "concat_latent_image"  # in conditions
+
 
 def model_type(model: Any, start: Start | None = None) -> str | None:
     """The model type of a loaded ModelPatcher, or None where no row of `MODELS` says that it is it.
@@ -23,7 +25,7 @@ def model_type(model: Any, start: Start | None = None) -> str | None:
 def published(
     model: Any, chosen: str, start: Start | None = None
 ) -> tuple[Calibration, str] | tuple[None, str]:
-    """The published curve for a model, and a note where it was published for another model.
+    """The published curve for a model, and a note where the model is or may be another.
 
     Args:
         model: The ModelPatcher.
@@ -51,6 +53,8 @@ def published(
             f"the curve was published for {preset.name}, and this model is its relative {kind}: "
             "MagCache Calibration measures its own"
         )
+    elif name == AUTO and start is not None:
+        note = row.doubt(model, start)
     return preset, note
 
 
@@ -74,7 +78,7 @@ def check_type(model: Any, model_type: str) -> None:
 def _first_frame_is_given(start: Start) -> bool:
     """Whether a sampling makes a video from an image: its first frame is kept, others are not."""
     if (mask := start.mask) is None or mask.ndim != 5:
-        return start.holds("time_dim_replace")
+        return any(map(start.holds, _FIRST_FRAME))
     return not mask[:, :, 0].any() and bool(mask.any())
 
 

@@ -1,6 +1,7 @@
 """The ComfyUI around us: its version, its server, its user folder."""
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -76,6 +77,13 @@ def described(guider: Any, sampler: Any, sigmas: Any, shape: tuple[int, ...]) ->
         "latent": list(shape),
         "sigmas": [float(sigma) for sigma in sigmas],
     }
+
+
+def file_of(patcher: Any) -> str:
+    """Name of the file that a model is from, in lower case; "" where ComfyUI does not keep it."""
+    made_by = getattr(patcher, "cached_patcher_init", None)
+    path = made_by[1][0] if made_by and made_by[1] else ""
+    return os.path.basename(path).lower() if isinstance(path, str) else ""
 
 
 def is_plain_euler(sampler: Any) -> bool:

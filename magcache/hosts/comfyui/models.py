@@ -3,6 +3,7 @@
 Nodes, `auto`, the doctor and the documents read these rows; CONTRIBUTING.md says how to add one.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 from torch import nn
 
 from ...blocks import Family, family_of, plain_module
+from . import host
 from .start import Start
 
+_WIDE = 4000  # channels: the 14B models of Wan have 5120, the smaller ones 3072 at most
 _LARGE_FRAME = 9000  # latent pixels a frame: 480p has 6240 at most, 720p at least 12,800
 
 
@@ -27,6 +30,10 @@ def _always(_model: Any, _start: Start) -> bool:
     return True
 
 
+def _no_doubt(_model: Any, _start: Start) -> str:
+    return ""
+
+
 def _has_references(_model: Any, start: Start) -> bool:
     """In a sampling with reference latents."""
     return start.holds("reference_latents")
@@ -39,7 +46,7 @@ def _is_version_1_5(model: Any, _start: Start) -> bool:
 
 def _is_wide(model: Any, _start: Start) -> bool:
     """Wider than 4000 channels."""
-    return model.model.diffusion_model.dim > 4000
+    return model.model.diffusion_model.dim > _WIDE
 
 
 def _embeds_an_image(model: Any, _start: Start) -> bool:
@@ -64,9 +71,46 @@ def _has_48_channels(model: Any, _start: Start) -> bool:
     return model.model.latent_format.latent_channels == 48
 
 
+def _is_wan22(model: Any, start: Start) -> bool:
+    """Wider than 4000 channels, from text, and of a file named so or one of two samplers."""
+    network = model.model.diffusion_model
+    from_text = network.patch_embedding.in_channels == 16 and not _embeds_an_image(model, start)
+    told = _wan_by_name(model)
+    return from_text and _is_wide(model, start) and (told == "2.2" if told else start.split)
+
+
+def _wan_by_name(model: Any) -> str:
+    """2.1 or 2.2 where the name of the model's file says it; older ComfyUI keep no name."""
+    name = host.file_of(model)
+    if re.search(r"(high|low)[ ._-]?noise", name):
+        return "2.2"
+    found = re.search(r"wan[ ._-]?2[._]?([12])(?!\d)", name)
+    return f"2.{found[1]}" if found else ""
+
+
+def _which_wan(model: Any, start: Start) -> str:
+    """The two have the same class and sizes."""
+    if _wan_by_name(model):
+        return ""
+    if start.split:
+        return (
+            "taken for Wan 2.2, since two samplers share the trajectory: if it is Wan 2.1, choose "
+            "wan2.1_t2v_14B"
+        )
+    return (
+        "taken for Wan 2.1, whose class and sizes Wan 2.2 shares: if it is Wan 2.2, choose "
+        "wan2.2_t2v_14B"
+    )
+
+
 def _is_lite(model: Any, _start: Start) -> bool:
     """Narrower than 2000 channels, as the Lite models for videos are."""
     return model.model.diffusion_model.model_dim < 2000
+
+
+def _is_pro(model: Any, _start: Start) -> bool:
+    """Wider than 4000 channels, as the Pro models are."""
+    return model.model.diffusion_model.model_dim > _WIDE
 
 
 @dataclass(frozen=True)
@@ -81,7 +125,7 @@ class Model:
         preset: Its published curve; "" without.
         from_image: That of samplings whose first frame is given, where it is another.
         auto: How `auto` knows it. Where several rows of a class say yes, the last one is taken.
-        by_hand: Why `auto` cannot know it, and it is chosen by hand; "" where it can.
+        doubt: What the report says where it may be another; "" where nothing speaks for that.
         config: Its class in `comfy.supported_models`, where models with other curves share the
             network's class.
         follows: Names of the models one of whose curves `auto` takes for it.
@@ -96,7 +140,7 @@ class Model:
     preset: str = ""
     from_image: str = ""
     auto: Auto = _always
-    by_hand: str = ""
+    doubt: Callable[[Any, Start], str] = _no_doubt
     config: str = ""
     follows: tuple[str, ...] = ()
     unfit: str = ""
@@ -109,7 +153,7 @@ class Model:
 
     def is_it(self, model: Any, start: Start) -> bool:
         """Whether `auto` takes a loaded ModelPatcher for it, in a sampling."""
-        return not self.by_hand and self.auto(model, start)
+        return self.auto(model, start)
 
 
 _DOUBLE_SINGLE = ("double_blocks", "single_blocks")
@@ -145,7 +189,10 @@ MODELS = (
     Model("chroma", "Chroma", Family("chroma", _DOUBLE_SINGLE, _FINAL), "Chroma1 HD", "chroma"),
     Model("hunyuan_video", "HunyuanVideo", _HUNYUAN, "HunyuanVideo", "hunyuan_video"),
     Model("wan2.1_t2v_1.3B", "WanModel", _WAN, "Wan 2.1 T2V 1.3B", "wan2.1_t2v_1.3B"),
-    Model("wan2.1_t2v_14B", "WanModel", _WAN, "Wan 2.1 T2V 14B", "wan2.1_t2v_14B", auto=_is_wide),
+    Model(
+        "wan2.1_t2v_14B", "WanModel", _WAN, "Wan 2.1 T2V 14B", "wan2.1_t2v_14B", auto=_is_wide,
+        doubt=_which_wan,
+    ),
     Model(
         "wan2.1_i2v_480p_14B", "WanModel", _WAN, "Wan 2.1 I2V 480p", "wan2.1_i2v_480p_14B",
         auto=_embeds_an_image,
@@ -161,15 +208,15 @@ MODELS = (
     ),
     Model(
         "hunyuan_video1.5", "HunyuanVideo", _HUNYUAN15, "HunyuanVideo 1.5",
-        "hunyuan_video_1.5_20steps", auto=_is_version_1_5,
+        "hunyuan_video_1.5_20steps", "hunyuan_video_1.5_i2v", auto=_is_version_1_5,
     ),
     Model(
         "wan2.1_vace_14B", "VaceWanModel", _VACE, "Wan 2.1 VACE 14B", "wan2.1_vace_14B",
         auto=_is_wide,
     ),
     Model(
-        "wan2.2_t2v_14B", "WanModel", _WAN, "Wan 2.2 T2V", "wan2.2_t2v_14B",
-        by_hand="its shapes are those of Wan 2.1 T2V 14B",
+        "wan2.2_t2v_14B", "WanModel", _WAN, "Wan 2.2 T2V", "wan2.2_t2v_14B", auto=_is_wan22,
+        doubt=_which_wan,
     ),
     Model(
         "wan2.2_i2v_14B", "WanModel", _WAN, "Wan 2.2 I2V", "wan2.2_i2v_14B",
@@ -182,6 +229,14 @@ MODELS = (
     Model(
         "kandinsky5_lite", "Kandinsky5", title="Kandinsky 5 Lite", preset="kandinsky5_lite_t2v",
         from_image="kandinsky5_lite_i2v", auto=_is_lite,
+    ),
+    Model(
+        "kandinsky5_pro", "Kandinsky5", title="Kandinsky 5 Pro", preset="kandinsky5_pro_t2v",
+        from_image="kandinsky5_pro_i2v", auto=_is_pro,
+    ),
+    Model(
+        "kandinsky5_image", "Kandinsky5", title="Kandinsky 5 Image", preset="kandinsky5_image",
+        config="Kandinsky5Image",
     ),
 
     Model("wan_camera", "CameraWanModel", title="Wan Fun Camera", follows=_ANY_WAN),
@@ -226,6 +281,7 @@ MODELS = (
     _of("mage_flow", "MageFlowTransformer2DModel", _TRANSFORMER, _NORM),
     _of("joyimage", "JoyImageTransformer3DModel", ("double_blocks",), _NORM),
     _of("ideogram4", "Ideogram4Transformer2DModel", _LAYERS, _FINAL),
+    _of("qwen_image_2.1", "QwenImage21Transformer2DModel", _TRANSFORMER, _NORM),
     _of("pixeldit", "PixDiT_T2I", ("patch_blocks", "pixel_blocks"), _FINAL),
 
     _unfit(

@@ -155,6 +155,16 @@ class Sampling(ABC):
         self.missing = f"runs uncached: {reason}"
         log.warning("MagCache: %s", self.missing)
 
+    def notes(self) -> list[str]:
+        """What the report says of the curve and of the decisions, and no warning said."""
+        runs = list(self._runs.values())[:1]
+        found = [self.settings.note, *(note for run in runs for note in run.decider.notes)]
+        return [note for note in found if note]
+
+    def tell_more(self, text: str) -> None:
+        """Logs what only some want to know: with `verbose`, or with ComfyUI's own."""
+        log.log(logging.INFO if self.settings.verbose else logging.DEBUG, "MagCache: %s", text)
+
     def learn(self) -> None:  # noqa: B027 - nothing, unless a place is learned of
         """Keeps what the sampling has taught of its model."""
 
@@ -183,9 +193,7 @@ class Sampling(ABC):
     def _begin(self, run: Run, fresh: bool = False, level: float | None = None) -> None:
         sigma, step = self._now
         reason = run.begin(sigma, step, fresh=fresh, level=level)
-        if self.settings.verbose:
-            number = len(run.evaluations)
-            log.info("MagCache: evaluation %d, sigma %.4f: %s", number, sigma, reason.value)
+        self.tell_more(f"evaluation {len(run.evaluations)}, sigma {sigma:.4f}: {reason.value}")
 
     def _start(self, place: Place) -> Run:
         """Makes a run."""
@@ -202,7 +210,7 @@ class Sampling(ABC):
         run = Run(self._decider(), place, storage, calibrator, self.settings.label, mender=mender)
         run.warnings += [self.settings.note] if self.settings.note else []
         if self.settings.watch and self.settings.watch.replaces:
-            run.warnings.append(_IN_FRONT)
+            run.warn(_IN_FRONT)
         return run
 
 
@@ -266,7 +274,7 @@ class BlockSampling(Sampling):
         if whole not in self._compiled:
             self._compiled[whole] = compile.compiled_blocks(whole, settings) if settings else {}
             if self._compiled[whole]:
-                log.info("MagCache: the model is compiled block by block, not as a whole")
+                self.tell_more("the model is compiled block by block, not as a whole")
             else:
                 log.warning(
                     "MagCache: the model is compiled as a whole: computing and skipping are "

@@ -4,12 +4,15 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+import torch
+
 from ...curves import GramCurve, MagnitudeCurve, Trajectory
 
 Curve = TypeVar("Curve", MagnitudeCurve, GramCurve)
 
 _GRID = 1000  # points at which the model's own σ are looked at
 _TOLERANCE = 1e-3
+_NOISE_LEFT = 0.05  # of the greatest σ; a whole run that does not end at 0 ends below it
 _LEAP = 1.5  # a last step this many times as long as the one before it stands for several
 
 
@@ -24,7 +27,7 @@ def whole(model_sampling: Any, sigmas: Sequence[float]) -> Trajectory:
         model_sampling: ComfyUI's object that knows the model's σ.
         sigmas: The run's, the one it ends at included.
     """
-    top = min(float(model_sampling.percent_to_sigma(0.0)), float(model_sampling.sigma_max))
+    top = _top(model_sampling)
     steps = list(sigmas[:-1]) or list(sigmas)
     grid = [float(model_sampling.percent_to_sigma(i / _GRID)) for i in range(_GRID)]
     model = Trajectory(tuple(min(sigma, top) for sigma in grid))
@@ -41,6 +44,21 @@ def whole(model_sampling: Any, sigmas: Sequence[float]) -> Trajectory:
     continued = [model.sigma_at(step / total) for step in range(total)]
     continued[before : before + len(steps)] = steps
     return Trajectory(tuple(continued)) if _falls(continued) else model
+
+
+def is_split(model_sampling: Any, sigmas: Sequence[float], noise: torch.Tensor) -> bool:
+    """Whether another sampler has the other part of a run's trajectory.
+
+    A run that goes on from another adds no noise of its own; img2img begins as late, and does.
+    """
+    top = _top(model_sampling)
+    goes_on = sigmas[0] < top * (1 - _TOLERANCE) and not noise.any()
+    falls = sigmas[0] > sigmas[-1]  # else it puts noise on an image
+    return falls and (goes_on or sigmas[-1] > top * _NOISE_LEFT)
+
+
+def _top(model_sampling: Any) -> float:
+    return min(float(model_sampling.percent_to_sigma(0.0)), float(model_sampling.sigma_max))
 
 
 def _end(places: Sequence[float]) -> float:

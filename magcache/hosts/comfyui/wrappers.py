@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from . import host
+from . import host, trajectory
 from .sampling import BlockSampling, OutputSampling, Sampling
 from .settings import SETTINGS, Settings, settings_on
 from .start import Start
@@ -53,7 +53,10 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     shape, mask = tuple(noise.shape), more[0] if more else kwargs.get("denoise_mask")
     made_with = host.described(guider, sampler, sigmas, shape)
     if settings.choose:
-        start = Start(guider.conds, shape, mask, made_with)
+        split = trajectory.is_split(
+            patcher.get_model_object("model_sampling"), made_with["sigmas"], noise
+        )
+        start = Start(guider.conds, shape, mask, split, made_with)
         settings = replace(settings.choose(patcher, start), watch=settings.watch)
     kind = OutputSampling if settings.at_output else BlockSampling
     sampling = kind(settings, patcher, sigmas, made_with, host.is_plain_euler(sampler))
@@ -85,16 +88,17 @@ def _innermost(wrappers: dict[str, Any]) -> dict[str, Any]:
 
 
 def _finish(sampling: Sampling) -> None:
+    """Tells of a sampling in one line; what is a warning was logged as that when it came up."""
     sampling.learn()
-    report = sampling.report()
-    log.info("%s", report.headline())
-    for warning in report.warnings:
-        if warning != sampling.missing:  # the headline says it
-            log.info("MagCache: %s", warning)
-    if watch := sampling.settings.watch:
-        watch.keep(report)
-    if sampling.settings.finished:
-        sampling.settings.finished(sampling)
+    report, settings = sampling.report(), sampling.settings
+    if settings.watch:
+        settings.watch.keep(report)
+    if settings.finished:
+        settings.finished(sampling)
+    elif not sampling.missing:
+        log.info("%s", report.line())
+    for note in sampling.notes():
+        sampling.tell_more(note)
 
 
 def _predict_noise(executor: Any, x: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:

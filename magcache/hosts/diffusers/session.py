@@ -105,7 +105,7 @@ class Session:
         if not self._called:
             self._problem(f"{type(self.target).__name__} ran uncached: {self._why_not_called()}")
         elif self.begun:
-            log.info(Report(list(self.past)[-self.begun :]).headline())
+            log.info(Report(list(self.past)[-self.begun :]).line())
 
     def expert(self, module: nn.Module) -> Expert:
         """The expert that a model or ControlNet belongs to."""

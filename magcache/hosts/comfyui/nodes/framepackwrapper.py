@@ -140,7 +140,7 @@ class Accelerated:
         section, vars(self)["_section"] = self._section, None
         if section:
             section.close()
-            log.info("%s", section.report().headline())
+            log.info("%s", section.report().line())
 
 
 class Section:

@@ -106,7 +106,9 @@ class MagCache(Calibrated):
                     "neither is measured during its first sampling. published: the published curve "
                     "only. Or a file of MagCache Calibration.",
                 ),
-                "verbose": widgets.entry("BOOLEAN", "Log each evaluation.", default=False),
+                "verbose": widgets.entry(
+                    "BOOLEAN", "Log each evaluation, and the notes of the report.", default=False
+                ),
             },
             "hidden": widgets.HIDDEN,
         }
