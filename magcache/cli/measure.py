@@ -1,6 +1,7 @@
 """The command `magcache measure`: what MagCache is worth on a pipeline of diffusers."""
 
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -47,14 +48,21 @@ def _speeds(text: str) -> list[float]:
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    import torch
-
-    from ..curves import home
-    from ..measure import begun, check_steps, measure
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of a missing torchvision
+    from ..measure import check_steps
 
     check_steps(arguments.steps)
     check_folder(arguments.output)
     check(arguments)
+    _generate(arguments)
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from ..curves import home
+    from ..measure import begun, measure
+
     if arguments.model in BUNDLED:
         torch.set_num_threads(1)  # models so small are slower on more
     prompts = arguments.prompt or prompts_of(arguments.model, "demo", len(PROMPTS))

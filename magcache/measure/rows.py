@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 
 from ..images import psnr
 from .store import Results, Sampled
@@ -12,8 +12,8 @@ from .ways import Way
 _HEADINGS = ("", "computed", "seconds", "speed-up", "PSNR, dB", "SSIM", "FLIP", "peak memory")
 _NONE, _EQUAL = "\u2013", "equal"
 READ = (
-    "Seconds are means a sampling. PSNR, SSIM and FLIP are differences from the uncached result, "
-    "mean / worst of all samples."
+    "Seconds: the median of the samples. PSNR, SSIM and FLIP: how far the pictures are from the "
+    "uncached ones, mean / worst of the samples."
 )
 
 
@@ -25,8 +25,8 @@ class Row:
         name: See `Way.name`.
         samples: How many.
         computed: Evaluations of all, "14 of 28", or steps.
-        seconds: Mean wall time; nan without a sample.
-        speedup: Time of the uncached samplings over that of these, of the same samples.
+        seconds: Median of the wall times, which one hiccup leaves alone; nan without a sample.
+        speedup: That of the same samples uncached over this.
         psnrs, ssims, flips: Of each sample, from the uncached one; empty for that one itself.
         peak: Most bytes on the device, 0 where that is not known.
         failed: Why samples are missing, "" if none is.
@@ -98,17 +98,15 @@ def _line(cells: Sequence[str]) -> str:
 def _row(results: Results, way: Way, uncached: Way, samples: int) -> Row:
     keys = [(way.name, number) for number in range(samples)]
     found = [(key, results.sampled[key]) for key in keys if key in results.sampled]
-    beside = [results.sampled.get((uncached.name, number)) for (_, number), _ in found]
-    pairs = [(mine, full) for (_, mine), full in zip(found, beside, strict=True) if full]
-    taken = sum(mine.seconds for mine, _ in pairs)
+    beside = [results.sampled[uncached.name, number] for (_, number), _ in found]
+    taken = median(sampled.seconds for _, sampled in found) if found else math.nan
     far = [results.far[key] for key, _ in found if key in results.far]
-    seconds = [sampled.seconds for _, sampled in found]
     return Row(
         way.name,
         len(found),
         _computed([sampled for _, sampled in found], way),
-        fmean(seconds) if seconds else math.nan,
-        sum(full.seconds for _, full in pairs) / taken if taken else math.nan,
+        taken,
+        median(full.seconds for full in beside) / taken if found else math.nan,
         [psnr(each.squared_error) for each in far],
         [each.ssim for each in far],
         [each.flip for each in far],

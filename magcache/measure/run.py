@@ -239,4 +239,5 @@ def known(samplings: int) -> str:
     """What MagCache knew of a model when its measurement began."""
     if not samplings:
         return "the prior only: sample 1 was the first that it saw of this model"
-    return f"the prior, and what {samplings} earlier samplings of this model had taught"
+    earlier = f"{samplings} earlier sampling{'s' if samplings > 1 else ''}"
+    return f"the prior, and what {earlier} of this model had taught"

@@ -323,4 +323,5 @@ def _parts(value: Any) -> Iterator[bytes]:
     else:
         yield type(value).__qualname__.encode()
         yield getattr(getattr(value, "sampler_function", None), "__name__", "").encode()
-        yield from _parts(getattr(value, "extra_options", None))
+        for name in ("extra_options", "inpaint_options"):  # of a sampler
+            yield from _parts(getattr(value, name, None))
