@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from ..curves.files import read_json, write_json
 
@@ -69,6 +68,8 @@ class Results:
 
     def keep(self, key: Key, output: torch.Tensor, sampled: Sampled) -> None:
         """Files a sampling with its output."""
+        from safetensors.torch import save_file
+
         self.folder.mkdir(parents=True, exist_ok=True)
         scratch = self._file(key, "tmp")
         save_file({"output": output.detach().cpu().contiguous()}, scratch)
@@ -79,6 +80,8 @@ class Results:
 
     def output(self, key: Key) -> torch.Tensor:
         """What a sampling gave."""
+        from safetensors.torch import load_file
+
         return load_file(self._file(key, "safetensors"))["output"]
 
     def fail(self, key: Key, reason: str) -> None:
