@@ -65,9 +65,17 @@ class MagCacheReport:
         host.check_model(model)
         text, drawn = _shown(_last(model))
         picture = as_batch(drawn)
-        host.show(re.sub(r"(?m)^  (\w+) +", r"\1: ", text), node_id)  # no columns there
+        host.show(_narrow(text), node_id)
         ui = {**host.preview(picture), "text": [text]}
         return {"ui": ui, "result": (picture, text, after)}
+
+
+def _narrow(text: str) -> str:
+    """A text as the node itself shows it, which has no room for columns and tables."""
+    head, table, _ = text.partition("\n\n|")
+    if table:
+        return f"Table and all to send: output text, or the file that the log names.\n\n{head}"
+    return re.sub(r"(?m)^  (\w+) +", r"\1: ", text)
 
 
 def _shown(found: Any) -> tuple[str, Any]:
