@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from magcache.measure import Results, Sampled, Way, begun, measure, speeds_of
+from magcache.images import Compared
+from magcache.measure import Results, Sampled, Way, begun, measure, run, speeds_of
+from magcache.measure.store import Far
 
 STEPS = 12
 GREY = 0.5
@@ -210,6 +212,28 @@ def test_equal_pictures_are_called_equal(
     row = measure(Toy(), [2.0], results(), silent).rows[1]
     assert row.cells[4:7] == ["equal / equal", "1.000 / 1.000", "0.000 / 0.000"]
     assert row.short == "2.00x, equal" and math.isinf(row.psnrs[0])
+
+
+def test_where_the_device_has_no_room_for_a_comparison_it_is_made_elsewhere(
+    results: Callable[[], Results], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare = run.compare
+
+    def crowded(a: torch.Tensor, b: torch.Tensor, device: torch.device | None = None) -> Compared:
+        if device is not None:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return compare(a, b)
+
+    monkeypatch.setattr(run, "compare", crowded)
+    assert measure(Toy(), [2.0], results(), silent).rows[1].psnrs == pytest.approx([40, 40])
+
+
+def test_one_equal_picture_does_not_hide_what_the_others_differ_by(
+    results: Callable[[], Results],
+) -> None:
+    kept = measure(Toy(), [2.0], results(), silent)
+    kept.results.far["MagCache 2x", 0] = Far(0.0, 1.0, 0.0)
+    assert kept.rows[1].cells[4] == "40.0 / 40.0"
 
 
 def test_few_measurements_are_kept(tmp_path: Path) -> None:

@@ -165,8 +165,11 @@ def _images(found: Any) -> Any:
     array = np.asarray(found[0], dtype=object if _pictures(found[0]) else None)
     if array.dtype == object:
         array = np.stack([np.asarray(each.convert("RGB")) / 255 for each in array.flatten()])
+    if array.ndim < 3 or array.shape[-1] not in (1, 3, 4):
+        raise ValueError("there is nothing to compare: this pipeline gives no pictures")
     images = torch.as_tensor(array.astype(np.float32))
-    return images.reshape(-1, *images.shape[-3:])[..., :3].clamp(0, 1)
+    images = images.reshape(-1, *images.shape[-3:])[..., :3].clamp(0, 1)
+    return images.expand(*images.shape[:3], 3)
 
 
 def _pictures(found: Any) -> bool:

@@ -133,7 +133,8 @@ def _pair(values: Sequence[float], worst: Callable[[Sequence[float]], float], fo
 
 
 def _of_mean(values: Sequence[float], form: str = "{:.1f}") -> str:
-    return _told(fmean(values), form) if values else _NONE
+    finite = [value for value in values if math.isfinite(value)]  # equal ones have no PSNR
+    return _told(fmean(finite or values), form) if values else _NONE
 
 
 def _told(value: float, form: str) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from .. import __version__
-from ..images import compare
+from ..images import Compared, compare
 from ..pictures import draw_rows, picture_of
 from .rows import READ, Row, rows_of, table
 from .store import Far, Results, Sampled
@@ -152,25 +152,33 @@ def _sample_all(subject: Subject, speeds: Sequence[float], results: Results, on_
             before += sum(each.steps for each in ways[:place])
             told = f"{way.name}, sample {number + 1} of {subject.samples}"
             on_step(told if warm else "warming up", before, total)
-            try:
-                if not warm:
-                    subject.warm_up()
-                warm = True
-                step = partial(_tell, on_step, told, before, total)
-                output, sampled = subject.sample(way, number, step)
-            except (RuntimeError, MemoryError) as error:
-                if not _is_of_memory(error):
-                    raise
-                subject.freed()
-                warm = False
-                if place == 0:
-                    raise MemoryError(
-                        "there is not enough memory to sample even without MagCache: measure at "
-                        "a smaller size"
-                    ) from error
-                results.fail((way.name, number), OUT_OF_MEMORY)
+            step = partial(_tell, on_step, told, before, total)
+            found = _sampled(subject, way, number, step, warm)
+            warm = found is not None
+            if found is not None:
+                results.keep((way.name, number), *found)
                 continue
-            results.keep((way.name, number), output, sampled)
+            subject.freed()  # only now has the error let go of what it held
+            if place == 0:
+                raise MemoryError(
+                    "there is not enough memory to sample even without MagCache: measure at a "
+                    "smaller size"
+                )
+            results.fail((way.name, number), OUT_OF_MEMORY)
+
+
+def _sampled(
+    subject: Subject, way: Way, number: int, step: Callable[[int], None], warm: bool
+) -> tuple[torch.Tensor, Sampled] | None:
+    """One sampling; None where memory does not suffice."""
+    try:
+        if not warm:
+            subject.warm_up()
+        return subject.sample(way, number, step)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_of_memory(error):
+            raise
+        return None
 
 
 def _is_of_memory(error: BaseException) -> bool:
@@ -218,9 +226,20 @@ def _compare_all(subject: Subject, measurement: Measurement, on_step: Step) -> N
         for place, key in enumerate(missing):
             on_step(f"comparing, sample {number + 1}", number * len(ways) + place, total)
             images = subject.images(results.output(key))
-            found = compare(reference, images, subject.device)
+            found = _compared(subject, reference, images)
             far = Far(fmean(found.squared_errors), fmean(found.ssims), fmean(found.flips))
             results.keep_far(key, far, _preview(images))
+
+
+def _compared(subject: Subject, reference: torch.Tensor, images: torch.Tensor) -> Compared:
+    """Compares on the device, or where the images are if it has no room left."""
+    try:
+        return compare(reference, images, subject.device)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_of_memory(error):
+            raise
+    subject.freed()
+    return compare(reference, images)
 
 
 def _size(images: torch.Tensor) -> str:

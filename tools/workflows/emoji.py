@@ -28,8 +28,8 @@ MagCache Benchmark samples without MagCache, at each speed, and with as few plai
 speed costs. In the report compare each MagCache row with the plain row below it.
 
 For your own model, put the node in the place of MagCache in a workflow of yours, with MagCache \
-Report behind the sampler. Picture and text are also in ComfyUI's output folder, in `magcache`: the \
-text can be sent to others, it holds no prompt, path or name.
+Report behind the sampler. Picture and text are also in ComfyUI's output folder, in `magcache`: \
+the text can be sent to others, it holds no prompt, path or name.
 
 You may cancel it. What is done is kept, and the same workflow goes on from there."""
 

@@ -154,7 +154,7 @@ class _Repeated:
         self._free = model_management.soft_empty_cache
         self._latest: tuple[Any, Any] | None = None
         self._due = 0.0
-        self._began: tuple[float, int] | None = None
+        self._began = (0.0, 0, 0)  # when, and how much was done then of how much
 
     @property
     def prior(self) -> bool:
@@ -238,12 +238,13 @@ class _Repeated:
     def tell(self, told: str, done: int, total: int) -> None:
         """Shows on the node how far it is, and in the sampler's own progress bar."""
         now = time.monotonic()
-        self._began = self._began or (now, done)
+        if self._began[2] != total:
+            self._began = now, done, total
         if (callback := self.given.things.get("callback")) and self._latest and done:
             callback(min(done, total) - 1, *self._latest, total)
         if now >= self._due:
             self._due = now + _EVERY
-            since, from_ = self._began
+            since, from_, _ = self._began
             left = (now - since) * (total - done) / (done - from_) if done > from_ else None
             more = f", {clock(left)} left" if left is not None else ""
             host.show(f"{told}\n{100 * done // max(total, 1)} %{more}", self.asked.node_id)
