@@ -70,12 +70,12 @@ def _generate(arguments: argparse.Namespace) -> None:
     asked = {name: str(v) for name, v in vars(arguments).items() if name not in _NOT_ASKED}
     about = subject.about()
     results = begun(home() / "measure", about, [about, asked, prompts, subject.identity()])
-    results.about.setdefault("MagCache knew of the model", subject.known())
+    results.about.setdefault("learned before", subject.known())
     try:
         with progress.shown() as on_step:
             found = measure(subject, arguments.speeds, results, on_step)
     except Ended as ended:
-        ended.kept = f"{len(results.sampled)} samplings are kept, the same command goes on"
+        ended.kept = f"{len(results.sampled)} runs are kept, the same command goes on"
         raise
     _write(found, arguments.output)
 

@@ -254,9 +254,8 @@ def _preview(images: torch.Tensor) -> Image.Image:
     return picture
 
 
-def known(samplings: int) -> str:
-    """What MagCache knew of a model when its measurement began."""
-    if not samplings:
-        return "the prior only: sample 1 was the first that it saw of this model"
-    earlier = f"{samplings} earlier sampling{'s' if samplings > 1 else ''}"
-    return f"the prior, and what {earlier} of this model had taught"
+def known(runs: int) -> str:
+    """What MagCache had learned of a model when its measurement began."""
+    if not runs:
+        return "no run of this model: sample 1 was the first"
+    return f"{runs} run{'s' if runs > 1 else ''} of this model"

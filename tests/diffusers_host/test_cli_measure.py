@@ -47,7 +47,7 @@ def test_the_text_tells_versions_and_settings_and_nothing_private(tmp_path: Path
     _, text = measured("emoji", *options, output=tmp_path / "of-somebody")
     for told in (r"MagCache [\d.]+, diffusers [\d.]+", "Python 3", "FluxTransformer2DModel",
                  "7.73 million weights, float32", "FlowMatchEulerDiscreteScheduler, 9 steps, CFG 2",
-                 "pictures: 32x32", "sample 1 was the first"):  # fmt: skip
+                 "pictures: 32x32", "learned before: no run of this model"):  # fmt: skip
         assert re.search(told, text), told
     for private in ("fox", "somebody", str(Path.home()), str(tmp_path), f"{getpass.getuser()}/"):
         assert private not in text
@@ -57,7 +57,7 @@ def test_the_second_measurement_knows_that_the_model_has_been_seen(tmp_path: Pat
     options = ["--steps=9", "--speeds=2", "--prompt=fox face"]
     measured("emoji-turbo", *options, output=tmp_path)
     _, text = measured("emoji-turbo", *options, output=tmp_path)
-    assert "what 1 earlier sampling of" in text and ", CFG 1\n" in text
+    assert "learned before: 1 run of this model" in text and ", CFG 1\n" in text
 
 
 def test_a_saved_pipeline_of_videos(saved_wan: Path, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(
     monkeypatch.setattr(measure._Generations, "sample", counted)
     options = ["--steps=9", "--speeds=2", "--prompt=fox face", "--prompt=red apple"]
     assert measured("emoji", *options, output=tmp_path) == (130, "")
-    assert "Ctrl+C; 4 samplings are kept, the same command goes on" in capsys.readouterr().err
+    assert "Ctrl+C; 4 runs are kept, the same command goes on" in capsys.readouterr().err
     status, text = measured("emoji", *options, output=tmp_path)
     assert status == 0 and len(table(text)) == 3
     made.remove(("", 0))

@@ -105,15 +105,15 @@ class Benchmark:
         subject = _Repeated(self, given)
         about = subject.about()
         key = [about, list(self.speeds), subject.contents()]
-        told = known(subject.learned) if subject.prior else "a calibration of it"
-        about = {**about, "MagCache knew of the model": told}
+        told = known(subject.learned) if subject.prior else "a calibration of this model"
+        about = {**about, "learned before": told}
         results = begun(calibrations.folder() / "measure", about, key)
         try:
             found = measure(subject, self.speeds, results, subject.tell)
             output = results.output((found.ways[0].name, 0))
         except BaseException:
             kept = len(results.sampled)
-            host.show(f"stopped, {kept} samplings are kept: run it again to go on", self.node_id)
+            host.show(f"stopped, {kept} runs are kept: run it again to go on", self.node_id)
             raise
         self._finish(found)
         subject.end(output)

@@ -22,13 +22,13 @@ class MagCacheBenchmark:
     FUNCTION = "apply"
     RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = (
-        "For the sampler of the workflow, which then measures. It returns the picture without "
+        "For the sampler, which then samples several times. It returns the picture made without "
         "MagCache.",
     )
     DESCRIPTION = (
-        "Measures on your own model and device what MagCache gains and how much the picture "
-        "changes, beside plain sampling with fewer steps. Put it in the place of MagCache and run "
-        "the workflow once; MagCache Report behind the sampler shows the result."
+        "Measures how much faster MagCache makes your own model, and how close the results are, "
+        "beside plain sampling with fewer steps. Put it in the place of MagCache and run the "
+        "workflow once; MagCache Report behind the sampler shows the result."
     )
     SEARCH_ALIASES = ("measure", "speed test", "quality test")
 
@@ -40,11 +40,11 @@ class MagCacheBenchmark:
                 "vae": entry("VAE", "Makes the pictures that are compared."),
                 "speeds": entry(
                     "STRING",
-                    "Which speeds to measure, above 1 and up to 4. Each takes two samplings more.",
+                    "Which speeds to measure, above 1 and up to 4. Each adds two runs per picture.",
                     default=_SPEEDS,
                 ),
                 "samples": number(
-                    (3, 1, 16, 1), "How many pictures: the seed of the sampler, and those after it."
+                    (3, 1, 16, 1), "How many pictures: the sampler's seed, and the ones after it."
                 ),
             },
             "hidden": HIDDEN,
