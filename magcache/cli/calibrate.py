@@ -88,7 +88,11 @@ def _measure(task: _Task) -> Iterator[Calibration]:
 
     settings = dict(task.settings)
     pipeline = _prepared(task.settings)
-    with magcache.apply(pipeline.pipe, calibrate=True) as applied:
+    try:
+        session = magcache.apply(pipeline.pipe, calibrate=True)
+    except TypeError as error:
+        raise ValueError(f"this cannot be calibrated: {error}") from error
+    with session as applied:
         pipeline.generate(task.prompt, task.seed, settings["steps"])
         yield applied.calibration()
 

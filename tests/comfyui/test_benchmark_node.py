@@ -20,6 +20,8 @@ from tiny_models import TINY, sample
 from trained import turbo, unet
 from watch import settings_of
 
+from magcache.doctor.tiny import EVERY, flat
+from magcache.doctor.tiny import sample as tiny_sample
 from magcache.hosts.comfyui import benchmark, host
 from magcache.hosts.comfyui.benchmark import fewer_sigmas
 from magcache.hosts.comfyui.nodes.benchmark import MagCacheBenchmark
@@ -173,6 +175,24 @@ def test_other_models_and_videos(name: str) -> None:
 
     model = measuring(patcher, Decoder(), samples=1)
     assert torch.equal(sample(model, tiny, STEPS), sample(patcher, tiny, STEPS))
+    assert told(model)[2]["MagCache 2x"][0] == "6 of 12"
+
+
+@pytest.mark.skipif("ltx2" not in EVERY, reason="this ComfyUI has no LTX-2")
+def test_of_a_video_with_sound_the_pictures_are_compared() -> None:
+    tiny, seen = EVERY["ltx2"], []
+
+    class Decoder:
+        def decode(self, latent: torch.Tensor) -> torch.Tensor:
+            seen.append(tuple(latent.shape))
+            frames = latent[:, :3].movedim(1, -1)
+            return frames.repeat_interleave(4, -2).repeat_interleave(4, -3).sigmoid()
+
+    patcher = tiny.build()
+    model = measuring(patcher, Decoder(), samples=1)
+    output, plain = (tiny_sample(each, tiny, STEPS) for each in (model, patcher))
+    assert torch.equal(flat(output), flat(plain))
+    assert {*seen} == {tuple(tiny.latent().unbind()[0].shape)}
     assert told(model)[2]["MagCache 2x"][0] == "6 of 12"
 
 

@@ -32,6 +32,7 @@ def test_the_bundled_model_at_another_shift(tmp_path: Path) -> None:
     [
         (["emoji", "--steps=1"], "give a whole number from 2 to 5,000"),
         (["no/such/folder"], "the model no/such/folder cannot be loaded"),
+        (["emoji-unet"], "cannot be calibrated: StableDiffusionXLPipeline is neither"),
         (["emoji", "--prompt=zzz"], "does not know the word 'zzz'"),
     ],
 )
