@@ -36,7 +36,7 @@ bench: .venv/.installed  ## measure quality at equal cost (hours, goes on where 
 	$(BIN)/python -m bench.quality $(BENCH)
 
 clean:  ## remove outputs and caches; .venv stays
-	rm -rf demo-output bench-output build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf demo-output measure-output bench-output build dist .pytest_cache .ruff_cache .hypothesis
 	find magcache bench tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Torch first and by itself, so that PIP_TORCH_ARGS chooses its build and nothing else's.

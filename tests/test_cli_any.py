@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from magcache import cli
-from magcache.cli import app, calibrate, demo
+from magcache.cli import app, calibrate, demo, measure
 from magcache.curves import store
 from magcache.doctor import session
 from magcache.doctor.findings import Findings
@@ -44,6 +44,10 @@ COMMANDS: dict[str, list[str]] = {
     "calibrate": [
         "--prompt", "--steps", "--cfg", "--shift", "--seed", "--image", "--height", "--width",
         "--frames", "--dtype", "--device", "--offload", "--name", "--home",
+    ],
+    "measure": [
+        "--prompt", "--steps", "--speeds", "--cfg", "--shift", "--seed", "--image", "--height",
+        "--width", "--frames", "--dtype", "--device", "--offload", "--output",
     ],
     "demo": ["--output", "--steps", "--json"],
     "app": ["--listen", "--port", "--tiny", "--resolution"],
@@ -82,6 +86,7 @@ def stubbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.chdir(tmp_path_factory.mktemp("any"))
         patch.setattr(calibrate, "_prepared", Prepared())
         patch.setattr(calibrate, "_measure", lambda _: iter([calibration(9)]))
+        patch.setattr(measure, "_generate", lambda *_: None)
         patch.setattr(demo, "run", lambda *_: Nothing([], [], {}, {}))
         patch.setattr(app, "_serve", lambda *_: None)
         patch.setattr(session, "examine", examined)

@@ -37,7 +37,7 @@ def test_a_signal_ends_a_command_with_one_line(
 ) -> None:
     before = signal.signal(number, signal.SIG_DFL)
     try:
-        monkeypatch.setattr(calibrate, "_check", lambda _: signal.raise_signal(number))
+        monkeypatch.setattr(calibrate, "check", lambda *_, **__: signal.raise_signal(number))
         assert cli.main(["calibrate", "emoji"]) == status
         assert signal.getsignal(number) is signal.SIG_DFL
     finally:

@@ -28,7 +28,11 @@ AT_WORK = {  # the README's picture, of the emoji example: where its nodes are p
 }  # fmt: skip
 SIZES = {1: (380, 100), 10: (380, 190), 14: (300, 360), 9: (300, 360)}  # of some of them
 COLLAPSED = (12, 13)
-COPIED = {"MagCache": "docs/schedule.png", "MagCacheEmojiModel": "models/emoji/grid.png"}
+COPIED = {
+    "MagCache": "docs/schedule.png",
+    "MagCacheEmojiModel": "models/emoji/grid.png",
+    "MagCacheBenchmark": "docs/measure.png",
+}
 DRAWN = {  # nodes of an example, from left to right
     "CompileModel": ("flux_compile", ("UNETLoader", "CompileModel", "MagCache", "KSampler")),
     "MagCacheCalibration": (

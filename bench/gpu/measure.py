@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import magcache
+from magcache.measure import clocked
 
 from .cases import Case, Config, Subject
 
@@ -261,16 +262,7 @@ class Bench:
 
     def _clock(self, work: Callable[[], _T]) -> tuple[_T, float, int]:
         """The result of `work`, its wall time, and the peak bytes on the device (0 on a CPU)."""
-        cuda = self.device.type == "cuda"
-        if cuda:
-            torch.cuda.synchronize(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
-        began = time.perf_counter()
-        result = work()
-        if cuda:
-            torch.cuda.synchronize(self.device)
-        seconds = time.perf_counter() - began
-        return result, seconds, torch.cuda.max_memory_allocated(self.device) if cuda else 0
+        return clocked(self.device, work)
 
     def _check_time(self) -> None:
         if time.monotonic() > self.deadline:

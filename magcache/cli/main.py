@@ -1,4 +1,4 @@
-"""The command line: `magcache demo | plan | export | presets | calibrate | ...`."""
+"""The command line: `magcache demo | plan | measure | calibrate | ...`."""
 
 import argparse
 import os
@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from .. import __doc__ as description
 from .. import __version__
-from . import app, calibrate, calibrations, demo, doctor, export, plan, presets
+from . import app, calibrate, calibrations, demo, doctor, export, measure, plan, presets
 from .signals import Ended, raised_as_ended
 
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=__version__)
     parser.set_defaults(extra="demo")  # what installs a package that is missing
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (demo, plan, export, presets, calibrate, calibrations, app, doctor):
+    for command in (demo, plan, export, presets, calibrate, calibrations, measure, app, doctor):
         command.add_to(commands)
     status = 2
     try:
@@ -63,8 +63,8 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> tu
     except OSError as error:
         known = error.strerror and error.filename is not None
         said = f"{error.filename}: {error.strerror}" if known else str(error)
-    except ValueError as error:
-        said = str(error)
+    except (ValueError, MemoryError) as error:
+        said = str(error) or "there is not enough memory"
     except Exception as error:
         if sys.flags.dev_mode:
             raise

@@ -1,7 +1,7 @@
 """Draws samplings, calibrations and image comparisons with Pillow."""
 
 from .calibration import draw_calibration
-from .canvas import as_batch
+from .canvas import as_batch, picture_of
 from .comparison import draw_comparison
 from .rows import draw_rows
 from .schedule import draw_sampling, draw_text
@@ -13,4 +13,5 @@ __all__ = [
     "draw_rows",
     "draw_sampling",
     "draw_text",
+    "picture_of",
 ]

@@ -164,6 +164,13 @@ def draw_scale(canvas: Canvas, y: float, left: float, right: float, start: str, 
     canvas.paste(bar, round(left), round(y - 12))
 
 
+def picture_of(image: Any) -> Image.Image:
+    """A picture of an image (H, W, C) in [0, 1], array or tensor, without its transparency."""
+    colours = torch.as_tensor(image)[..., :3].float()
+    values = np.nan_to_num(colours.expand(*colours.shape[:2], 3).cpu().numpy())
+    return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
+
+
 def as_batch(picture: Image.Image) -> torch.Tensor:
     """A picture as ComfyUI's IMAGE, (1, H, W, 3) in [0, 1]."""
     return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)[None]

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ..images import Compared
-from .canvas import BLUE, FAINT, ORANGE, RED, Canvas, Plot, around, draw_scale, shaded
+from .canvas import BLUE, FAINT, ORANGE, RED, Canvas, Plot, around, draw_scale, picture_of, shaded
 
 WIDTH, MARGIN, GAP = 1536, 30, 18
 _SIZE = 40  # of text; the node shows the picture at about a quarter of its width
@@ -30,7 +30,7 @@ def draw_comparison(
         y = canvas.lines(MARGIN, y, shown, FAINT)
     errors = compared.errors.numpy()
     scale = next(s for s in _SCALES if s >= min(1.0, float(np.nan_to_num(errors).max())))
-    pictures = (_picture(a), _picture(b), shaded(errors / scale))
+    pictures = (picture_of(a), picture_of(b), shaded(errors / scale))
     width = (WIDTH - 2 * MARGIN - 2 * GAP) // 3
     height = min(_TALLEST, round(width * pictures[0].height / pictures[0].width))
     for place, (title, picture) in enumerate(zip(("A", "B", "FLIP"), pictures, strict=True)):
@@ -45,11 +45,6 @@ def draw_comparison(
         y = _curve(canvas, y + 130, compared.psnrs, "PSNR in dB, by frame", BLUE, compared.worst)
         y += 50
     return canvas.image(y + MARGIN)
-
-
-def _picture(image: torch.Tensor) -> Image.Image:
-    values = np.nan_to_num(image[..., :3].expand(*image.shape[:2], 3).float().cpu().numpy())
-    return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
 
 
 def _fitted(picture: Image.Image, width: int, height: int) -> Image.Image:

@@ -9,7 +9,7 @@ from magcache.hosts.comfyui.nodes.magcache import MagCache
 def test_ids_and_inputs_are_those_of_existing_workflows() -> None:
     assert list(NODE_CLASS_MAPPINGS) == [
         "MagCache", "CompileModel", "MagCacheCalibration", "MagCacheTargetSpeed",
-        "MagCacheReport", "MagCacheCompare", "MagCacheEmojiModel",
+        "MagCacheReport", "MagCacheCompare", "MagCacheBenchmark", "MagCacheEmojiModel",
         "MagCacheWanVideoWrapper", "MagCacheFramePackWrapper",
     ]  # fmt: skip
     assert list(MagCache.INPUT_TYPES()["required"]) == [

@@ -10,8 +10,8 @@ from comfyserver import PACK, REPOSITORY, unpacked
 
 CHECKOUT = os.environ["COMFYUI_PATH"]
 IDS = (
-    "['CompileModel', 'MagCache', 'MagCacheCalibration', 'MagCacheCompare', 'MagCacheEmojiModel', "
-    "'MagCacheFramePackWrapper', 'MagCacheReport', 'MagCacheTargetSpeed', "
+    "['CompileModel', 'MagCache', 'MagCacheBenchmark', 'MagCacheCalibration', 'MagCacheCompare', "
+    "'MagCacheEmojiModel', 'MagCacheFramePackWrapper', 'MagCacheReport', 'MagCacheTargetSpeed', "
     "'MagCacheWanVideoWrapper']"
 )
 

@@ -75,7 +75,7 @@ def expected(schedule: str) -> list[str]:
     for step in range(1, count):
         known = "." in schedule[:step]  # what a skipped one costs
         free = 0.0 if known else SKIPPED * schedule[step:].count(".")
-        left = watch._clock(after[-1] - after[step] - free)
+        left = watch.clock(after[-1] - after[step] - free)
         texts.append(f"step {step + 1} of {count}, {left} left\n{gain}")
     return texts
 
@@ -94,7 +94,7 @@ def test_it_counts_and_foresees_the_time_that_is_left(shown: Shown, clock: list[
 def test_a_measured_run_is_foreseen(shown: Shown, clock: list[float]) -> None:
     (model,) = MagCache().apply(NEW.build(), "auto", 0.3, 0.1, 1, 0, -1, node_id="8")
     sample(model, NEW, STEPS)
-    left = [watch._clock((STEPS - n) * COMPUTED) for n in range(STEPS)]
+    left = [watch.clock((STEPS - n) * COMPUTED) for n in range(STEPS)]
     assert shown.texts[1:STEPS] == [
         f"step {n + 1} of {STEPS}, {left[n]} left\nmeasuring" for n in range(1, STEPS)
     ]
@@ -226,4 +226,4 @@ def test_a_text_goes_to_the_page_that_queued_the_graph(monkeypatch: pytest.Monke
     ("seconds", "text"), [(0.2, "0:00"), (59.6, "1:00"), (75, "1:15"), (3725, "1:02:05")]
 )
 def test_times_are_written_as_a_clock(seconds: float, text: str) -> None:
-    assert watch._clock(seconds) == text
+    assert watch.clock(seconds) == text

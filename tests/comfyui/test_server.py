@@ -30,7 +30,7 @@ TITLES = {
     "MagCache": "MagCache (published rule)", "CompileModel": "Compile Model",
     "MagCacheCalibration": "MagCache Calibration",
     "MagCacheTargetSpeed": "MagCache", "MagCacheReport": "MagCache Report",
-    "MagCacheCompare": "MagCache Compare",
+    "MagCacheCompare": "MagCache Compare", "MagCacheBenchmark": "MagCache Benchmark",
 }  # fmt: skip
 WIDGETS = {
     "magcache_thresh": 0.12, "retention_ratio": 0.2, "magcache_K": 2, "start_step": 0,

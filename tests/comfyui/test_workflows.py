@@ -32,7 +32,7 @@ FOR = {
 }  # fmt: skip
 OURS = {
     "MagCache", "MagCacheCalibration", "MagCacheTargetSpeed", "MagCacheReport", "MagCacheCompare",
-    "MagCacheEmojiModel", "CompileModel",
+    "MagCacheBenchmark", "MagCacheEmojiModel", "CompileModel",
 }  # fmt: skip
 UPSCALE_LOADER = '''
 class UpscaleModelLoader:

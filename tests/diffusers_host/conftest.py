@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,3 +22,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 
     monkeypatch.setattr(Run, "__init__", init)
     return made
+
+
+@pytest.fixture(scope="session")
+def saved_wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a pipeline."""
+    from saved import save_wan
+
+    return save_wan(tmp_path_factory.mktemp("wan"))

@@ -3,49 +3,9 @@
 from pathlib import Path
 
 import pytest
-import torch
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from magcache import cli
 from magcache.curves.store import Store
-from tiny import TINY
-
-
-@pytest.fixture(scope="module")
-def saved_wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole Wan pipeline with random weights, as `from_pretrained` reads it."""
-    words = {"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3, "cat": 4}
-    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = Whitespace()
-    torch.manual_seed(0)
-    transformer = TINY["wan2.1_t2v"].build().transformer
-    sizes = transformer.config
-    text = UMT5Config(
-        vocab_size=8, d_model=sizes.text_dim, d_kv=8, d_ff=16, num_layers=1, num_heads=2
-    )
-    statistics = {
-        "latents_mean": [0.0] * sizes.in_channels,
-        "latents_std": [1.0] * sizes.in_channels,
-    }
-    vae = AutoencoderKLWan(
-        base_dim=4, z_dim=sizes.in_channels, dim_mult=[1, 1, 1, 1], num_res_blocks=1, **statistics
-    )
-    pipe = WanPipeline(
-        tokenizer=PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-        ),
-        text_encoder=UMT5EncoderModel(text).eval(),
-        transformer=transformer,
-        vae=vae,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-    )
-    folder = tmp_path_factory.mktemp("wan")
-    pipe.save_pretrained(folder)
-    return folder
 
 
 def test_a_saved_pipeline(saved_wan: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -72,6 +32,7 @@ def test_the_bundled_model_at_another_shift(tmp_path: Path) -> None:
     [
         (["emoji", "--steps=1"], "give a whole number from 2 to 5,000"),
         (["no/such/folder"], "the model no/such/folder cannot be loaded"),
+        (["emoji-unet"], "cannot be calibrated: StableDiffusionXLPipeline is neither"),
         (["emoji", "--prompt=zzz"], "does not know the word 'zzz'"),
     ],
 )

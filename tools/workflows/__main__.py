@@ -11,6 +11,7 @@ from .graph import Workflow
 EXAMPLES: dict[str, Callable[[Workflow], None]] = {
     "emoji": emoji.emoji,
     "emoji_video": emoji.emoji_video,
+    "emoji_benchmark": emoji.emoji_benchmark,
     "flux": images.flux,
     "flux_kontext": images.flux_kontext,
     "flux_compile": images.flux_compile,

@@ -22,6 +22,17 @@ Try `speedup` 2.8, or 4 to see where it ends.
 
 {parts.LOG}"""
 
+_MEASURED = """**Press Run.** It takes about ten times as long as one picture.
+
+MagCache Benchmark samples without MagCache, at each speed, and with as few plain steps as that \
+speed costs. In the report compare each MagCache row with the plain row below it.
+
+For your own model, put the node in the place of MagCache in a workflow of yours, with MagCache \
+Report behind the sampler. Picture and text are also in ComfyUI's output folder, in `magcache`: \
+the text can be sent to others, it holds no prompt, path or name.
+
+You may cancel it. What is done is kept, and the same workflow goes on from there."""
+
 
 def emoji(w: Workflow) -> None:
     model = w.node("MagCacheEmojiModel", makes="pictures (FLUX)")
@@ -53,6 +64,29 @@ def emoji_video(w: Workflow) -> None:
 
     about = "Eight frames of 32x32 pixels. Other words: `rat`, `owl`, `green heart`."
     _with_and_without(w, [model, shifted], latent, ("guide dog", about), show)
+
+
+def emoji_benchmark(w: Workflow) -> None:
+    model = w.node("MagCacheEmojiModel", makes="pictures (FLUX)")
+    text = w.node("CLIPTextEncode", "Keywords", clip=model[1], text="fox face", wide=300, high=100)
+    none = w.node("CLIPTextEncode", "Negative: nothing", clip=model[1], text="", wide=300, high=90)
+    latent = w.node("EmptySD3LatentImage", "Size", width=SIDE, height=SIDE, batch_size=1)
+    measured = w.node("MagCacheBenchmark", model=model[0], vae=model[2], wide=460, high=260)
+    sampler = w.node(
+        "KSampler", model=measured[0], positive=text[0], negative=none[0], latent_image=latent[0],
+        seed=1, control="increment", steps=28, cfg=3.0, sampler_name="euler", scheduler="simple",
+    )  # fmt: skip
+    report = w.node("MagCacheReport", model=measured[0], after=sampler[0], wide=480, high=1000)
+    told = w.node("PreviewAny", "Text to send", source=report[1], wide=900, high=420)
+    w.lay_out(
+        [parts.start(w, w.note("What happens here", _MEASURED))],
+        [
+            Group("1 · Model", BLUE, [[model]]),
+            Group("2 · What to make", YELLOW, [[text, none, latent]]),
+        ],
+        [Group("3 · Measure", GREEN, [[measured, sampler]])],
+        [Group("4 · Result", GREEN, [[report], [told]])],
+    )
 
 
 def _with_and_without(

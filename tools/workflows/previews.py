@@ -18,7 +18,7 @@ from .browser import Editor, editor
 from .files import stand_in
 
 WIDTH, QUALITY = 1000, 78
-RUN = ("emoji", "emoji_video")
+RUN = ("emoji", "emoji_video", "emoji_benchmark")
 WITHIN = 300_000  # milliseconds
 
 

@@ -77,15 +77,15 @@ def nearest(patcher: Any, made_with: Mapping[str, Any]) -> Found | None:
         patcher: The ModelPatcher.
         made_with: The sampling, see `host.described`.
     """
-    return Store(folder()).nearest(_identity(patcher), made_with["sigmas"][:-1], made_with)
+    return Store(folder()).nearest(identity(patcher), made_with["sigmas"][:-1], made_with)
 
 
 def notebook(patcher: Any) -> Notebook:
     """What samplings have taught of a model."""
-    return Notebook(folder() / "learned", _identity(patcher))
+    return Notebook(folder() / "learned", identity(patcher))
 
 
-def _identity(patcher: Any) -> Identity:
+def identity(patcher: Any) -> Identity:
     """The model without patches, and what the patches are.
 
     ComfyUI patches weights in place as it loads them, perhaps for another clone of the model, and
@@ -179,7 +179,7 @@ def _saved(sampling: Ended, model_type: str) -> tuple[str, list[str]]:
         class_name(sampling.patcher),
         branches,
         {**named, "steps": sampling.steps, **sampling.made_with},
-        identity=asdict(_identity(sampling.patcher)),
+        identity=asdict(identity(sampling.patcher)),
     )
     try:
         store, now = Store(folder()), time.strftime("%Y%m%d-%H%M%S")

@@ -46,6 +46,7 @@ class Settings:
         watch: Told how samplings go, and of those that have ended.
         at_output: Whether the model's output is predicted, from the prior, and not what its
             blocks add.
+        instead: Called in the place of a sampling, with `benchmark.Given`; returns its result.
     """
 
     source: Calibration | None = None
@@ -58,6 +59,7 @@ class Settings:
     note: str = ""
     watch: Watch | None = None
     at_output: bool = False
+    instead: Callable[[Any], Any] | None = None
 
 
 def settings_on(patcher: Any) -> Settings | None:

@@ -26,6 +26,7 @@ class Watch:
         asked: What its widgets ask for.
         ended: How many samplings have come to their end.
         last: The last one of these.
+        measured: The text and the picture of a measurement, see `benchmark`.
         replaces: What the MagCache node in front of it knows, whose place this one takes.
     """
 
@@ -34,6 +35,7 @@ class Watch:
         self.asked = asked
         self.ended = 0
         self.last: Report | None = None
+        self.measured: tuple[str, Any] | None = None
         self.replaces: Watch | None = None
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> "Watch":
@@ -103,7 +105,7 @@ class Progress:
         skipped = [took for evaluation, took in done if evaluation.skipped]
         if computed:
             costs = median(computed), median(skipped) if skipped else 0.0
-            head += f", {_clock(self._left(run, step, ahead, *costs))} left"
+            head += f", {clock(self._left(run, step, ahead, *costs))} left"
         return f"{head}\n{told}".rstrip()
 
     def _planned(self, run: Run, step: int, ahead: Schedule) -> str:
@@ -126,7 +128,8 @@ class Progress:
         return now + evaluations * sum(costs)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """ "1:05" for 65 seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from . import host, trajectory
+from .benchmark import Given
 from .sampling import BlockSampling, OutputSampling, Sampling
 from .settings import SETTINGS, Settings, settings_on
 from .start import Start
@@ -18,6 +19,10 @@ from .watch import Watch
 
 log = logging.getLogger("magcache")
 STATE = "magcache_sampling"
+_ARGUMENTS = (
+    "noise", "latent_image", "sampler", "sigmas", "denoise_mask", "callback", "disable_pbar",
+    "seed",
+)  # fmt: skip
 _OTHER_CACHE = "easycache"  # where ComfyUI's EasyCache and LazyCache keep their state
 
 
@@ -43,12 +48,38 @@ def install(model: Any, settings: Settings, watch: Watch | None = None) -> Any:
 
 def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     guider = executor.class_obj
+    options = guider.model_options["transformer_options"]  # a guider may have its own
+    settings = options.get(SETTINGS) or settings_on(guider.model_patcher)
+    if settings is None:
+        return executor(*args, **kwargs)
+    if settings.instead:
+        return settings.instead(_given(executor, args, kwargs))
+    return _sample(settings, executor, *args, **kwargs)
+
+
+def _given(executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
+    """A sampling that can be made again and again, each time from the conditions as they are."""
+    guider = executor.class_obj
+    things = {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
+    conds = guider.conds
+
+    def sample(settings: Settings | None, **changed: Any) -> Any:
+        guider.conds = {name: [dict(cond) for cond in held] for name, held in conds.items()}
+        now = {**things, **changed}
+        positional = [now.pop(name) for name in _ARGUMENTS if name in now]
+        if settings is None:
+            return executor(*positional, **now)
+        return _sample(settings, executor, *positional, **now)
+
+    return Given(guider, sample, things)
+
+
+def _sample(settings: Settings, executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """One accelerated sampling."""
+    guider = executor.class_obj
     kept = guider.model_options
     options = kept["transformer_options"]
     patcher = guider.model_patcher
-    settings = options.get(SETTINGS) or settings_on(patcher)  # a guider may have its own options
-    if settings is None:
-        return executor(*args, **kwargs)
     noise, _, sampler, sigmas, *more = args
     shape, mask = tuple(noise.shape), more[0] if more else kwargs.get("denoise_mask")
     made_with = host.described(guider, sampler, sigmas, shape)

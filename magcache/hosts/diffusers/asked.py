@@ -1,6 +1,9 @@
 """The settings given to `apply`, and the runs that are made from them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from torch import nn
 
 from ...blocks import BlockStack
 from ...curves import Calibration, Learned, Notebook, Trajectory, home
@@ -83,13 +86,18 @@ class Asked:
         guidance = self._guidance(session, _USUAL_CFG) if session.guides else 1.0
         expert.notebook, learned = None, Learned()
         if not self.company.several:  # several processes may have learned different things
-            expert.notebook = Notebook(home() / "learned", known_as(expert.models))
+            expert.notebook = notebook_of(expert.models)
             learned = expert.notebook.read()
         return decider_for(self.aim, course, guidance=guidance, learned=learned)
 
     def _guidance(self, session: Session, default: float) -> float:
         asked = session.guidance if self.guidance is None else self.guidance
         return default if asked is None else asked
+
+
+def notebook_of(models: Sequence[nn.Module]) -> Notebook:
+    """What samplings have taught of a pipeline's models."""
+    return Notebook(home() / "learned", known_as(models))
 
 
 def _course(clock: SchedulerClock, expert: Expert, first: Tick) -> Course:

@@ -3,6 +3,7 @@
 Two are for packs that sample with models of their own; they import nothing of these packs.
 """
 
+from .benchmark import MagCacheBenchmark
 from .calibration import MagCacheCalibration
 from .compare import MagCacheCompare
 from .compile import CompileModel
@@ -20,6 +21,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "MagCacheTargetSpeed": "MagCache",
     "MagCacheReport": "MagCache Report",
     "MagCacheCompare": "MagCache Compare",
+    "MagCacheBenchmark": "MagCache Benchmark",
     "MagCacheEmojiModel": "Emoji Model (MagCache demo)",
     "MagCacheWanVideoWrapper": "MagCache for WanVideoWrapper",
     "MagCacheFramePackWrapper": "MagCache for FramePackWrapper",
@@ -31,6 +33,7 @@ NODE_CLASS_MAPPINGS: dict[str, type] = {
     "MagCacheTargetSpeed": MagCacheTargetSpeed,
     "MagCacheReport": MagCacheReport,
     "MagCacheCompare": MagCacheCompare,
+    "MagCacheBenchmark": MagCacheBenchmark,
     "MagCacheEmojiModel": MagCacheEmojiModel,
     "MagCacheWanVideoWrapper": MagCacheWanVideoWrapper,
     "MagCacheFramePackWrapper": MagCacheFramePackWrapper,

@@ -63,18 +63,32 @@ class MagCacheReport:
 
     def report(self, model: Any, after: Any, node_id: str | None = None) -> dict[str, Any]:
         host.check_model(model)
-        found = _last(model)
-        text = found if isinstance(found, str) else str(found)
-        headline, _, advice = text.partition("\n")
-        drawn = draw_text(headline, advice) if isinstance(found, str) else found.picture()
+        text, drawn = _shown(_last(model))
         picture = as_batch(drawn)
-        host.show(re.sub(r"(?m)^  (\w+) +", r"\1: ", text), node_id)  # no columns there
+        host.show(_narrow(text), node_id)
         ui = {**host.preview(picture), "text": [text]}
         return {"ui": ui, "result": (picture, text, after)}
 
 
-def _last(model: Any) -> Report | str:
-    """The report of a model's last sampling, or why there is none and what to do."""
+def _narrow(text: str) -> str:
+    """A text as the node itself shows it, which has no room for columns and tables."""
+    head, table, _ = text.partition("\n\n|")
+    if table:
+        return f"Table and all to send: output text, or the file that the log names.\n\n{head}"
+    return re.sub(r"(?m)^  (\w+) +", r"\1: ", text)
+
+
+def _shown(found: Any) -> tuple[str, Any]:
+    """Text and picture."""
+    if isinstance(found, tuple):
+        return found
+    text = str(found)
+    headline, _, advice = text.partition("\n")
+    return text, draw_text(headline, advice) if isinstance(found, str) else found.picture()
+
+
+def _last(model: Any) -> Report | str | tuple[str, Any]:
+    """The report of a model's last sampling, a measurement, or why there is none and what to do."""
     settings = settings_on(model)
     watch = settings.watch if settings else None
     if watch is None:
@@ -83,6 +97,8 @@ def _last(model: Any) -> Report | str:
             "that MagCache does not fit, or a speed-up of 1, leaves the model as it is: then that "
             "node says so."
         )
+    if watch.measured:
+        return watch.measured
     if watch.last is None:
         return (
             "MagCache: no run yet\nThis model has not been sampled since its MagCache node last "

@@ -75,7 +75,7 @@ class MagCacheTargetSpeed(Calibrated):
         node_id: str | None = None,
     ) -> tuple[Any]:
         host.check_model(model)
-        target, store = Target(speedup, draft=draft), detect.store()
+        target = Target(speedup, draft=draft)
         if target.skips_nothing:
             return (model,)
         watch = Watch(node_id, f"speed-up {speedup:g}, calibration {calibration}")
@@ -84,20 +84,27 @@ class MagCacheTargetSpeed(Calibrated):
                 return (host.uncached(model, reason, node_id),)
             source = calibrations.load(calibration, class_name(model))
             source.check_grams()
-            settings = Settings(source, target, store, label=source.name)
+            settings = Settings(source, target, detect.store(), label=source.name)
             return (install(model, settings, watch),)
         if reason := remembers(model):
             return (host.uncached(model, reason, node_id),)
 
-        def choose(patcher: Any, start: Start) -> Settings:
-            # A calibration is of what blocks add, which was not tried at few steps, and of which
-            # nothing can be kept where context windows move.
-            few = len(start.made_with["sigmas"]) - 1 < FEW_STEPS
-            unfit = misfit(model) or few or patcher.model_options.get("context_handler")
-            found = None if unfit else calibrations.nearest(patcher, start.made_with)
-            if found is None:
-                return Settings(asked=target, store=store, label="prior", at_output=True)
-            source = found.calibration
-            return Settings(source, target, store, label=source.name, note=str(found))
+        return (install(model, planned(target), watch),)
 
-        return (install(model, Settings(choose=choose), watch),)
+
+def planned(target: Target) -> Settings:
+    """What is in force on a model without a calibration that was chosen: the nearest, or none."""
+    store = detect.store()
+
+    def choose(patcher: Any, start: Start) -> Settings:
+        # A calibration is of what blocks add, which was not tried at few steps, and of which
+        # nothing can be kept where context windows move.
+        few = len(start.made_with["sigmas"]) - 1 < FEW_STEPS
+        unfit = misfit(patcher) or few or patcher.model_options.get("context_handler")
+        found = None if unfit else calibrations.nearest(patcher, start.made_with)
+        if found is None:
+            return Settings(asked=target, store=store, label="prior", at_output=True)
+        source = found.calibration
+        return Settings(source, target, store, label=source.name, note=str(found))
+
+    return Settings(choose=choose)
