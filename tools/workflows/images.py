@@ -67,7 +67,7 @@ def flux2(w: Workflow) -> None:
     cached = parts.faster(w, model[0])
     text = w.node("CLIPTextEncode", "Prompt", clip=clip[0], text=LANDSCAPE, high=150)
     guidance = w.node("FluxGuidance", conditioning=text[0], guidance=4.0)
-    size = {"width": 1024, "height": 1024}
+    size: dict[str, Any] = {"width": 1024, "height": 1024}
     latent = w.node("EmptyFlux2LatentImage", "Size", **size)
     guider = w.node("BasicGuider", model=cached[0], conditioning=guidance[0])
     sigmas = w.node("Flux2Scheduler", "Steps, for this size", steps=20, **size)
