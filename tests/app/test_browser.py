@@ -109,13 +109,13 @@ def test_upload_generate_cancel_generate_again_download(
     page = user.page
     user.upload(image)
     user.set("Prompt", "it turns")
-    user.set("Length (seconds)", 60)
-    user.see("#plan", "60.0 s of video in 50 sections")
+    user.set("Length (seconds)", 120)
+    user.see("#plan", "120.0 s of video in 100 sections")
     page.click("#start")
-    user.see("#status", re.compile(r"section ([2-9]|\d\d) of 50"))
+    user.see("#status", re.compile(r"section ([2-9]|\d\d) of 100"))
     assert page.is_disabled("#start")
     shown = user.see("#status", re.compile("about .* left"))
-    assert "of 50" in shown and "/1.3k steps" in shown and "%" in shown
+    assert "of 100" in shown and "/2.5k steps" in shown and "%" in shown
     page.wait_for_selector("#strips img")
     first, *_ = page.input_value("#schedule textarea").splitlines()
     assert first.endswith("12 of 25") and first.count("#") == 12 and first.count(".") == 13
