@@ -9,10 +9,8 @@ WALK = (
     "A red fox walks through fresh snow at the edge of a pine forest, its breath visible in the "
     "cold morning light, snow falling softly. The camera follows it from the side."
 )
-MOVES = (
-    "The scene comes alive with small natural movements while the camera slowly moves closer. "
-    "Soft ambient sound."
-)
+MOVES = "The scene comes alive with small natural movements while the camera slowly moves closer."
+SOUND = f"{MOVES} Soft ambient sound."
 POOR = (
     "overexposed, static, blurred details, subtitles, worst quality, low quality, compression "
     "artifacts, deformed, extra limbs, still picture, messy background, walking backwards"
@@ -33,7 +31,7 @@ def minimax(w: Workflow) -> None:
     cached = parts.faster(w, model[0])
     picture = parts.given(w, "First frame")
     given = w.node(
-        "MiniMaxH3ImageToVideo", clip=clip[0], vae=vae[0], first_frame=picture[0], prompt=MOVES,
+        "MiniMaxH3ImageToVideo", clip=clip[0], vae=vae[0], first_frame=picture[0], prompt=SOUND,
         width=832, height=480, length=124,
     )  # fmt: skip
     guider = w.node("BasicGuider", model=cached[0], conditioning=given[0])
@@ -64,7 +62,7 @@ def ltx(w: Workflow) -> None:
     cached = parts.faster(w, lora[0])
     picture = parts.given(w, "First frame")
     softer = w.node("LTXVPreprocess", image=picture[0], img_compression=18, collapsed=True)
-    text, poor = parts.prompts(w, clip[0], MOVES, POOR)
+    text, poor = parts.prompts(w, clip[0], SOUND, POOR)
     told = w.node(
         "LTXVConditioning", positive=text[0], negative=poor[0], frame_rate=25.0, collapsed=True
     )
