@@ -7,7 +7,6 @@ Compare show. Needs what tools.workflows.previews needs, and a server of one's o
 """
 
 import argparse
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -34,14 +33,13 @@ COPIED = {
     "MagCacheBenchmark": "docs/measure.png",
 }
 DRAWN = {  # nodes of an example, from left to right
-    "CompileModel": ("flux_compile", ("UNETLoader", "CompileModel", "MagCache", "KSampler")),
     "MagCacheCalibration": (
-        "chroma_calibration",
-        ("UNETLoader", "ModelSamplingAuraFlow", "MagCacheCalibration", "KSampler"),
+        "emoji_calibration",
+        ("MagCacheEmojiModel", "MagCacheCalibration", "KSampler"),
     ),
 }
-ALONE = ("MagCacheWanVideoWrapper", "MagCacheFramePackWrapper")
-SHOWN = {"MagCacheReport": "emoji", "MagCacheCompare": "emoji_video"}  # the example to run
+ALONE = ("CompileModel", "MagCacheWanVideoWrapper", "MagCacheFramePackWrapper")
+SHOWN = {"MagCacheReport": "emoji_video", "MagCacheCompare": "emoji"}  # the example to run
 ROWS, OF, NAMES = (0, 1, 3, 4, 6), 7, 53  # of docs/demo.png, below 53 pixels of names
 Json = dict[str, Any]
 
@@ -78,16 +76,7 @@ def shown(page: Editor, name: str, kind: str) -> Image.Image:
     page.open(read(name))
     for _ in range(2):
         page.run(WITHIN)
-    data = page.page.evaluate(
-        """async (type) => {
-            const { id } = app.graph.nodes.find(node => node.type === type);
-            const [image] = app.nodeOutputs[id].images;
-            const answer = await fetch(app.api.apiURL("/view?" + new URLSearchParams(image)));
-            return [...new Uint8Array(await answer.arrayBuffer())];
-        }""",
-        kind,
-    )
-    return Image.open(io.BytesIO(bytes(data)))
+    return page.shown(kind)[0]
 
 
 def drawn(page: Editor, workflow: Json) -> Image.Image:

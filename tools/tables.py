@@ -34,7 +34,12 @@ def texts() -> dict[str, dict[str, str]]:
     """What the tool writes: by file, and by the name in its comments."""
     found = {
         "docs/presets.md": {"presets": _presets()},
-        "docs/models.md": {"recommended": _recommended(), "auto": _auto(), "others": _others()},
+        "docs/models.md": {
+            "recommended": _recommended(),
+            "auto": _auto(),
+            "others": _others(),
+            "unlisted": _unlisted(),
+        },
     }
     wrapper = ENGINES["wanvideowrapper"]
     wan = [name for name, row in MODEL_TYPES.items() if wrapper.fits(presets.load(row.preset))]
@@ -127,6 +132,14 @@ def _auto() -> str:
     for name, row in MODEL_TYPES.items():
         rows.append((f"`{name}`", f"`{row.kind}`", f"{row.auto.__doc__}".rstrip(".")))
     return _table(("`model_type`", "class", "models that `auto` takes for it"), rows)
+
+
+def _unlisted() -> str:
+    rows = []
+    for name, (model, *others) in files.UNLISTED.items():
+        linked = [f"[{file.title}]({file.address}) `{file.folder}`" for file in others]
+        rows.append((f"[{name}]({model.address}) `{model.folder}`", ", ".join(linked)))
+    return _table(("model", "other files"), rows)
 
 
 def _others() -> str:

@@ -1,1 +1,1 @@
-"""A Gradio app that turns an image into a video with FramePack, accelerated. Extra `app`."""
+"""A Gradio app that makes videos, accelerated: FramePack, or small emoji. Extra `app`."""

@@ -69,8 +69,15 @@ def vmaf(reference: np.ndarray, frames: np.ndarray) -> float | None:
     return float(log["pooled_metrics"]["vmaf"]["mean"])
 
 
-def side_by_side(videos: dict[str, np.ndarray]) -> np.ndarray:
-    """Videos next to each other under their titles, (F, H, W, 3) of uint8, sides even."""
+def side_by_side(videos: dict[str, np.ndarray], zoom: int = 1) -> np.ndarray:
+    """Videos next to each other under their titles, (F, H, W, 3) of uint8, sides even.
+
+    Args:
+        videos: By their titles.
+        zoom: How many times larger each pixel is.
+    """
+    larger = {title: v.repeat(zoom, axis=1).repeat(zoom, axis=2) for title, v in videos.items()}
+    videos = larger if zoom > 1 else videos
     count, height, width, _ = next(iter(videos.values())).shape
     font = ImageFont.load_default(max(8, height // 24))
     top = _MARGIN + int(font.getbbox("Uncached")[3])

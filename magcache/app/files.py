@@ -80,20 +80,23 @@ def fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
 
 
-def write_video(path: Path, frames: np.ndarray, crf: int) -> Path:
+def write_video(path: Path, frames: np.ndarray, crf: int, fps: int = FPS, zoom: int = 1) -> Path:
     """Writes an mp4 that browsers play.
 
     Args:
         frames: (F, H, W, 3), uint8, sides even.
         crf: Compression, from 1, the least, to 51.
+        fps: Frames a second.
+        zoom: How many times larger each pixel is.
     """
     import imageio_ffmpeg
 
+    frames = frames.repeat(zoom, axis=1).repeat(zoom, axis=2)
     height, width = frames.shape[1:3]
     coding: dict[str, Any] = {"codec": "libx264", "quality": None, "macro_block_size": 2}
     options = ["-crf", str(crf), "-movflags", "+faststart"]
     writer = imageio_ffmpeg.write_frames(
-        str(path), (width, height), fps=FPS, output_params=options, **coding
+        str(path), (width, height), fps=fps, output_params=options, **coding
     )
     writer.send(None)
     for frame in frames:

@@ -6,43 +6,81 @@ from typing import Any
 import gradio as gr
 
 from . import render
-from .settings import KINDS, LONGEST, MODES, Settings
+from .settings import EMOJI, KINDS, LONGEST, Settings
 
 # Hidden, but mounted: a component that is mounted late misses what it is given meanwhile.
 HIDDEN: Any = "hidden"
-_OWN = Settings()
+WORDS = ("green heart", "owl", "airplane arriving", "tiger face", "droplet")
+"""That the emoji model draws well; the first one is there at the start."""
+_PROMPT = "She turns around slowly and laughs."
 
 
 class Form:
     """Builds the components where it is made.
 
+    Args:
+        start: The values at the start.
+
     Attributes:
         inputs: The components that are asked, by the names of `Settings`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, start: Settings) -> None:
+        self._own = start
         with gr.Row(equal_height=False, elem_classes="mc-page"):
             with gr.Column(elem_classes="mc-ask"):
                 self._ask()
             with gr.Column(elem_classes="mc-show"):
                 self._show()
             with gr.Column(elem_classes="mc-set"):
-                self._set_magcache()
-                self._set_model()
                 self._set_more()
+                self._set_framepack()
+                self._set_rule()
         self.inputs = {field.name: getattr(self, field.name) for field in fields(Settings)}
 
+    def chosen(self, model: str) -> dict[Any, Any]:
+        """What is shown for a model."""
+        small = KINDS[model].small
+        prompt: dict[str, Any] = {"placeholder": WORDS[0] if small else _PROMPT}
+        return {
+            self.prompt: gr.update(**prompt),
+            self.words.dataset: gr.update(visible=small),
+            **{
+                part: gr.update(visible=HIDDEN if small else True)
+                for part in (self.image, self.seconds, self.by_framepack, self.by_rule)
+            },
+        }
+
     def _ask(self) -> None:
+        own, small = self._own, self._own.kind.small
+        unless_small: Any = HIDDEN if small else True
+        self.model = gr.Radio(
+            list(KINDS), value=own.model, label="Model", elem_id="model",
+            info=f"{EMOJI} is small and runs anywhere; FramePack needs an image and a GPU.",
+        )  # fmt: skip
         self.image = gr.Image(
-            label="Image", sources=["upload", "clipboard"], type="filepath", height=300
-        )
+            label="Image", sources=["upload", "clipboard"], type="filepath", height=300,
+            visible=unless_small,
+        )  # fmt: skip
         self.prompt = gr.Textbox(
-            label="Prompt", lines=2, placeholder="She turns around slowly and laughs."
+            own.prompt, label="Prompt", lines=2, placeholder=WORDS[0] if small else _PROMPT
         )
+        self.words = gr.Examples(
+            [[words] for words in WORDS], [self.prompt], label="Or one of these",
+            elem_id="words", api_visibility="private", visible=small,
+        )  # fmt: skip
         self.seconds = gr.Slider(
-            1, LONGEST, _OWN.seconds, step=0.1, label="Total Video Length (Seconds)"
+            1, LONGEST, own.seconds, step=0.1, label="Length (seconds)", visible=unless_small
         )
-        self.plan = gr.Markdown(render.plan(_OWN), container=True, elem_id="plan")
+        with gr.Group():
+            self.speedup = gr.Slider(
+                1, 4, own.speedup, step=0.1, label="Speed-up",
+                info="Higher is faster and further from the original. 1 computes everything.",
+            )  # fmt: skip
+            self.compare = gr.Checkbox(
+                own.compare, label="Compare with an uncached run", info="Takes the full time too."
+            )
+        self.plan = gr.Markdown(render.plan(own), container=True, elem_id="plan")
         with gr.Row():
             self.start = gr.Button("Generate", variant="primary", scale=3, elem_id="start")
             self.end = gr.Button("Cancel", interactive=False, scale=1, min_width=90, elem_id="end")
@@ -52,10 +90,7 @@ class Form:
         video: dict[str, Any] = {"autoplay": True, "loop": True, "buttons": ["download"]}
         self.status = gr.Markdown(render.IDLE, container=True, min_height=110, elem_id="status")
         self.symbols = gr.Textbox(
-            label="Evaluations of each section: # computed, . skipped",
-            visible=HIDDEN,
-            max_lines=8,
-            elem_id="schedule",
+            label="Steps: # computed, . skipped", visible=HIDDEN, max_lines=8, elem_id="schedule"
         )
         self.strips = gr.Gallery(
             label="Frames of the finished sections",
@@ -78,69 +113,69 @@ class Form:
         )
         self.report = gr.Textbox(label="Report", visible=HIDDEN, elem_id="report")
 
-    def _set_magcache(self) -> None:
-        with gr.Accordion("MagCache", open=True), gr.Group():
-            self.use_magcache = gr.Checkbox(_OWN.use_magcache, label="Use MagCache")
-            with gr.Group() as self.how:
-                self.mode = gr.Radio(list(MODES), value=_OWN.mode, label="Skip by")
-                self._set_threshold()
-                with gr.Group(visible=False) as self.by_speedup:
-                    self.speedup = gr.Slider(
-                        1, 4, _OWN.speedup, step=0.1, label="Target speed-up",
-                        info="Predicts what the model returns.",
-                    )  # fmt: skip
-                self.compare = gr.Checkbox(
-                    _OWN.compare, label="Compare with an uncached run",
-                    info="Takes the full time again.",
-                )  # fmt: skip
-
-    def _set_threshold(self) -> None:
-        with gr.Group() as self.by_threshold:
-            self.threshold = gr.Slider(
-                0, 1, _OWN.threshold, step=0.005, label="MagCache_thresh",
-                info="Lower is nearer to the original, higher is faster.",
-            )  # fmt: skip
+    def _set_more(self) -> None:
+        own = self._own
+        with gr.Accordion("More settings", open=False), gr.Group():
             with gr.Row():
-                self.max_skip = gr.Slider(
-                    0, 10, _OWN.max_skip, step=1, label="MagCache_K",
-                    info="Skipped in a row at most.", min_width=160,
-                )  # fmt: skip
-                self.retention = gr.Slider(
-                    0, 1, _OWN.retention, step=0.01, label="MagCache retention ratio",
-                    info="The first part, always computed.", min_width=160,
-                )  # fmt: skip
+                self.seed = gr.Number(own.seed, label="Seed", precision=0, minimum=0, min_width=160)
+                self.steps = gr.Slider(1, 100, own.steps, step=1, label="Steps", min_width=160)
+            self.crf = gr.Slider(
+                1,
+                51,
+                own.crf,
+                step=1,
+                label="Compression (MP4)",
+                info="Lower looks better.",
+            )
 
-    def _set_model(self) -> None:
-        with gr.Accordion("Model", open=False), gr.Group():
-            self.model = gr.Radio(
-                list(KINDS), value=_OWN.model, label="Model",
-                info="FramePack draws the end first, F1 goes forward.",
-            )  # fmt: skip
+    def _set_framepack(self) -> None:
+        own = self._own
+        visible: Any = HIDDEN if own.kind.small else True
+        with (
+            gr.Accordion("FramePack", open=False, visible=visible) as self.by_framepack,
+            gr.Group(),
+        ):
+            self.negative_prompt = gr.Textbox(
+                label="Negative prompt", info="Counts with a CFG above 1 only."
+            )
+            with gr.Row():
+                self.cfg = gr.Slider(
+                    1, 32, own.cfg, step=0.1, label="CFG", info="Above 1 doubles the time.",
+                    min_width=160,
+                )  # fmt: skip
+                self.guidance = gr.Slider(
+                    1, 32, own.guidance, step=0.1, label="Distilled CFG", min_width=160
+                )
             self.folder = gr.Textbox(
                 label="Folder (optional)", placeholder="/models/framepack",
                 info="With the model's weights on the computer that runs this app. "
                 "Empty downloads them.",
             )  # fmt: skip
             self.preserved = gr.Slider(
-                0, 128, _OWN.preserved, step=0.1, label="GPU Inference Preserved Memory (GB)",
+                0, 128, own.preserved, step=0.1, label="GPU memory to leave free (GB)",
                 info="Larger means slower. Raise it if the memory runs out.",
             )  # fmt: skip
 
-    def _set_more(self) -> None:
-        with gr.Accordion("More settings", open=False), gr.Group():
-            self.negative_prompt = gr.Textbox(
-                label="Negative Prompt", info="Counts with a CFG Scale above 1 only."
+    def _set_rule(self) -> None:
+        own = self._own
+        visible: Any = HIDDEN if own.kind.small else True
+        with (
+            gr.Accordion("Published rule", open=False, visible=visible) as self.by_rule,
+            gr.Group(),
+        ):
+            self.rule = gr.Checkbox(
+                own.rule, label="Use the published rule", info="In place of the speed-up."
             )
-            self.cfg = gr.Slider(
-                1, 32, _OWN.cfg, step=0.1, label="CFG Scale", info="Above 1 doubles the time."
-            )
-            self.guidance = gr.Slider(1, 32, _OWN.guidance, step=0.1, label="Distilled CFG Scale")
-            with gr.Row():
-                self.seed = gr.Number(
-                    _OWN.seed, label="Seed", precision=0, minimum=0, min_width=160
-                )
-                self.steps = gr.Slider(1, 100, _OWN.steps, step=1, label="Steps", min_width=160)
-            self.crf = gr.Slider(
-                1, 51, _OWN.crf, step=1, label="MP4 Compression",
-                info="Lower means better quality.",
+            self.threshold = gr.Slider(
+                0, 1, own.threshold, step=0.005, label="Threshold",
+                info="Higher is faster and further from the original.",
             )  # fmt: skip
+            with gr.Row():
+                self.max_skip = gr.Slider(
+                    0, 10, own.max_skip, step=1, label="K",
+                    info="Skipped in a row at most.", min_width=160,
+                )  # fmt: skip
+                self.retention = gr.Slider(
+                    0, 1, own.retention, step=0.01, label="Retention",
+                    info="The first part, always computed.", min_width=160,
+                )  # fmt: skip

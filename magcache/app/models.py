@@ -1,4 +1,4 @@
-"""Loading FramePack, and placing it where the memory allows."""
+"""The models: loading them, placing them where the memory allows, and sampling."""
 
 import gc
 import json
@@ -6,40 +6,135 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from PIL import Image
 
 from . import tiny
-from .settings import Kind, Problem, Settings
+from .files import fitted, read_image, video_size
+from .settings import CLIP_CFG, CLIP_SHIFT, EMOJI, WINDOW, Kind, Problem, Settings
+
+if TYPE_CHECKING:
+    from ..emoji.video import EmojiVideoModel
 
 log = logging.getLogger("magcache")
 PIPELINE = "HunyuanVideoFramepackPipeline"
 TRANSFORMERS = ("HunyuanVideoFramepackTransformer3DModel", "HunyuanVideoTransformer3DModelPacked")
 REST = "hunyuanvideo-community/HunyuanVideo"  # text encoders, VAE and scheduler
 VISION = "lllyasviel/flux_redux_bfl"  # image encoder
+_COUNTED = 4 * WINDOW - 3  # what the pipeline counts as frames of a section
 Tell = Callable[[str], None]
 
 
-@dataclass
-class Model:
-    """A loaded pipeline.
+class Model(Protocol):
+    """A loaded model.
 
     Attributes:
-        pipe: A `HunyuanVideoFramepackPipeline`.
-        resolution: Its videos have about the square of this in pixels.
+        pipe: Its pipeline, for `magcache.apply`.
         placed: How it lies in memory, for the report.
     """
 
     pipe: Any
-    resolution: int
     placed: str
+
+    def ready(self, settings: Settings) -> tuple[Any, str]:
+        """What it samples from, checked, and what the user is to know of it."""
+        ...
+
+    def sample(self, given: Any, settings: Settings, callback: Any) -> np.ndarray:
+        """Frames (F, H, W, 3) of uint8, from what `ready` has returned."""
+        ...
+
+    def frames(self, latents: Any, count: int) -> list[Image.Image]:
+        """A few frames of a section."""
+        ...
+
+
+@dataclass
+class FramePack:
+    """A `HunyuanVideoFramepackPipeline`; its videos have about `resolution`² pixels."""
+
+    pipe: Any
+    placed: str
+    resolution: int
+
+    def ready(self, settings: Settings) -> tuple[Any, str]:
+        """The image at the size of the video."""
+        assert settings.image is not None
+        image = read_image(settings.image)
+        return fitted(image, video_size(*image.size, self.resolution)), ""
+
+    def sample(self, given: Any, settings: Settings, callback: Any) -> np.ndarray:
+        import torch
+
+        (frames,) = self.pipe(
+            image=given,
+            prompt=settings.prompt,
+            negative_prompt=settings.negative_prompt if settings.cfg > 1 else None,
+            width=given.width,
+            height=given.height,
+            num_frames=settings.sections * _COUNTED,
+            latent_window_size=WINDOW,
+            num_inference_steps=settings.steps,
+            true_cfg_scale=settings.cfg,
+            guidance_scale=settings.guidance,
+            generator=torch.Generator("cpu").manual_seed(settings.seed),
+            sampling_type=settings.kind.sampling,
+            output_type="pil",
+            callback_on_step_end=callback,
+        ).frames
+        return np.stack([np.asarray(frame) for frame in frames])
+
+    def frames(self, latents: Any, count: int) -> list[Image.Image]:
+        """Each is decoded by itself."""
+        pipe = self.pipe
+        chosen = latents[0, :, _spread(latents.shape[2], count)].transpose(0, 1)[:, :, None]
+        scaled = chosen.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor
+        frames = pipe.vae.decode(scaled, return_dict=False)[0][:, :, 0]
+        return pipe.video_processor.postprocess(frames, output_type="pil")
+
+
+@dataclass
+class Emoji:
+    """The small trained model: a few words become a clip."""
+
+    model: "EmojiVideoModel"
+    placed: str
+
+    @property
+    def pipe(self) -> Any:
+        return self.model.pipe
+
+    def ready(self, settings: Settings) -> tuple[Any, str]:
+        """The words that it knows, and which it does not."""
+        try:
+            prompt, note = self.model.words.understood(settings.prompt)
+        except ValueError as error:
+            raise Problem(f"{_capital(str(error))}.") from error
+        if not prompt:
+            raise Problem("Say what to draw, for instance green heart.")
+        return prompt, _capital(note)
+
+    def sample(self, given: Any, settings: Settings, callback: Any) -> np.ndarray:
+        asked = self.model.arguments([given], [settings.seed], settings.steps, CLIP_CFG)
+        return self._pixels(self.pipe(**asked, callback_on_step_end=callback)[0])
+
+    def frames(self, latents: Any, count: int) -> list[Image.Image]:
+        pixels = self._pixels(latents)
+        return [Image.fromarray(pixels[place]) for place in _spread(len(pixels), count)]
+
+    def _pixels(self, latents: Any) -> np.ndarray:
+        (clip,) = self.model.decode(latents)
+        return (clip.permute(1, 2, 3, 0) * 255).round().byte().cpu().numpy()
 
 
 class Models:
     """Keeps the model that was used last.
 
     Args:
-        tiny_only: Use the tiny random model in place of the two that would be downloaded.
-        resolution: See `Model`; None takes 640, or the tiny model's.
+        tiny_only: For tests: a tiny random FramePack in place of the two that are downloaded.
+        resolution: See `FramePack`; None takes 640, or the tiny one's.
     """
 
     def __init__(self, tiny_only: bool = False, resolution: int | None = None) -> None:
@@ -61,10 +156,7 @@ class Models:
         if self._model is None or key != self._key:
             self.forget()
             tell(f"Loading {settings.folder or settings.model}")
-            pipe = self._load(settings)
-            pipe.set_progress_bar_config(disable=True)
-            placed = place(pipe, settings.preserved)
-            self._model, self._key = Model(pipe, self.resolution, placed), key
+            self._model, self._key = self._load(settings), key
         return self._model
 
     def forget(self) -> None:
@@ -76,10 +168,29 @@ class Models:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _load(self, settings: Settings) -> Any:
+    def _load(self, settings: Settings) -> Model:
+        if settings.kind.small:
+            return load_emoji()
         if settings.folder:
-            return load_folder(settings.folder)
-        return tiny.build() if self.tiny_only else load_published(settings.kind)
+            pipe = load_folder(settings.folder)
+        else:
+            pipe = tiny.build() if self.tiny_only else load_published(settings.kind)
+        pipe.set_progress_bar_config(disable=True)
+        return FramePack(pipe, place(pipe, settings.preserved), self.resolution)
+
+
+def load_emoji() -> Emoji:
+    """Loads the small trained model, onto the CPU: it is as fast there.
+
+    Raises:
+        Problem: Its files are missing; the message says where to get them.
+    """
+    from ..emoji import video
+
+    try:
+        return Emoji(video.load(shift=CLIP_SHIFT), "on the CPU")
+    except FileNotFoundError as error:
+        raise Problem(f"{_capital(str(error))}.") from error
 
 
 def load_published(kind: Kind) -> Any:
@@ -93,7 +204,7 @@ def load_published(kind: Kind) -> Any:
     if not torch.cuda.is_available():
         raise Problem(
             f"{kind.name} needs a CUDA GPU, and PyTorch sees none here. "
-            "The tiny model (magcache app --tiny) runs on a CPU."
+            f"{EMOJI} runs on any computer."
         )
     try:
         return _assemble(kind.weights)
@@ -228,3 +339,12 @@ def offload_layers(pipe: Any, device: Any) -> None:
 
 def _size(module: Any) -> int:
     return sum(p.numel() * p.element_size() for p in module.parameters())
+
+
+def _spread(length: int, count: int) -> list[int]:
+    """Places from the first to the last."""
+    return [round(i * (length - 1) / (count - 1)) for i in range(count)]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,7 +1,7 @@
 """How a sampling goes, told after each evaluation."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from ..hosts.diffusers import Session
+    from .models import Model
 
 _FRAMES, _HEIGHT = 3, 120  # of a section's picture
 
@@ -47,6 +48,7 @@ class Watch:
     """The pipeline's callback, which tells of each evaluation.
 
     Args:
+        model: What it is sampled with.
         settings: What is sampled.
         applied: MagCache on the pipeline, while it samples.
         tell: Is told of the progress.
@@ -54,8 +56,10 @@ class Watch:
     """
 
     def __init__(
-        self, settings: Settings, applied: "Session", tell: Tell, before: "Watch | None" = None
-    ) -> None:
+        self, model: "Model", settings: Settings, applied: "Session", tell: Tell,
+        before: "Watch | None" = None,
+    ) -> None:  # fmt: skip
+        self._model = model
         self._settings, self._applied, self._tell = settings, applied, tell
         self._strips = before._strips if before else ()
         self._note = "Uncached, to compare: " if before else ""
@@ -78,20 +82,19 @@ class Watch:
         if step + 1 == self._settings.steps:
             doing = "Decoding"
             if not self._note:
-                self._strips = (*self._strips, _strip(pipe, tensors["latents"]))
-        self.tell(f"{doing} section {section} of {self._settings.sections}")
+                self._strips = (
+                    *self._strips,
+                    _strip(self._model.frames(tensors["latents"], _FRAMES)),
+                )
+        sections = self._settings.sections
+        self.tell(f"{doing} section {section} of {sections}" if sections > 1 else doing)
         return {}
 
 
-def _strip(pipe: Any, latents: Any) -> Image.Image:
-    """A few frames of a section side by side, each decoded by itself."""
-    places = [round(i * (latents.shape[2] - 1) / (_FRAMES - 1)) for i in range(_FRAMES)]
-    chosen = latents[0, :, places].transpose(0, 1)[:, :, None]
-    scaled = chosen.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor
-    frames = pipe.vae.decode(scaled, return_dict=False)[0][:, :, 0]
-    images = pipe.video_processor.postprocess(frames, output_type="pil")
+def _strip(images: Sequence[Image.Image]) -> Image.Image:
+    """A few frames of a section side by side."""
     width = round(_HEIGHT * images[0].width / images[0].height)
-    strip = Image.new("RGB", (_FRAMES * width, _HEIGHT))
+    strip = Image.new("RGB", (len(images) * width, _HEIGHT))
     for place, image in enumerate(images):
         strip.paste(image.resize((width, _HEIGHT)), (place * width, 0))
     return strip

@@ -9,18 +9,18 @@ from .settings import Settings, clock, seconds_of
 
 IDLE = """**Your video will appear here.**
 
-Add an image, say what should happen, and press Generate."""
+Press Generate."""
 
 
 def plan(settings: Settings) -> str:
     """What a generation will do, before it is started."""
     planned, sections = settings.schedule(), settings.sections
-    computed = planned.count("#")
-    video = f"{seconds_of(settings.frames):.1f} s of video in {sections} section"
-    video += "s" if sections > 1 else ""
+    computed, each = planned.count("#"), " per section" if sections > 1 else ""
+    video = f"{seconds_of(settings):.1f} s of video"
+    video += f" in {sections} sections" if sections > 1 else ""
     if computed == settings.steps:
-        return f"{video}; all {settings.steps} evaluations per section computed"
-    doing = f"{computed} of {settings.steps} evaluations per section computed"
+        return f"{video}; all {settings.steps} steps{each} computed"
+    doing = f"{computed} of {settings.steps} steps{each} computed"
     faster = f"up to **{settings.steps / computed:.1f}×** faster"
     return f"{video}; {doing}, {faster}\n\n`{planned}`"
 
@@ -47,14 +47,14 @@ def result(done: Result) -> str:
     rows = [(clock(done.seconds), "time to generate")]
     if report.skipped:
         rows.append((f"{report.speedup:.2f}×", "faster sampling"))
-        rows.append((f"{report.skipped} of {report.evaluations}", "evaluations skipped"))
-    notes = list(report.warnings)
+        rows.append((f"{report.skipped} of {report.evaluations}", "steps skipped"))
+    notes = [*filter(None, [done.note]), *report.warnings]
     if done.uncached_seconds is not None and done.quality is not None:
         ratio = done.uncached_seconds / done.seconds
         rows.append((clock(done.uncached_seconds), f"uncached: {ratio:.2f}× as long"))
         rows += [(value, f"{name} to uncached") for name, value in done.quality.figures().items()]
         notes += [NO_VMAF] if done.quality.vmaf is None else []
-    lines = [f"| Done | {seconds_of(settings.frames):.1f} s, {settings.frames} frames |"]
+    lines = [f"| Done | {seconds_of(settings):.1f} s, {settings.frames} frames |"]
     lines += ["|--:|:--|", *(f"| **{value}** | {name} |" for value, name in rows), ""]
     return "\n".join([*lines, *(f"- {html.escape(each)}" for each in notes)])
 

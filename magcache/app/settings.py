@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..curves import presets
+from ..curves import Trajectory, presets, shifted_sigmas
 from ..decide import Course, Target, decider_for, rule_of
 
 FPS = 30
 WINDOW = 9  # latent frames of a section; the models were trained with it
 FRAMES = 4 * WINDOW  # that a section adds to the video
 LONGEST = 120.0  # seconds
-SHIFT = 7.0  # of the noise levels of a video of full size
-MODES = ("Threshold", "Target speed-up")
+SHIFT, CLIP_SHIFT = 7.0, 3.0  # of the noise levels; FramePack's those of a video of full size
+CLIP = 8  # frames of the emoji model
+CLIP_CFG = 3.0
 
 
 class Problem(ValueError):
@@ -22,24 +23,35 @@ class Problem(ValueError):
 
 @dataclass(frozen=True)
 class Kind:
-    """One of the two FramePack models.
+    """A model: the small trained one, or one of the two of FramePack.
 
     Attributes:
         name: Its name in the app.
-        weights: Its transformer on the Hugging Face Hub.
+        weights: Its transformer on the Hugging Face Hub; "" where it comes with MagCache.
         sampling: How its sections follow each other, diffusers' `sampling_type`.
-        preset: Its published curve.
+        preset: Its published curve, "" without one.
+        fps: Frames a second of its videos.
+        zoom: How many times larger its pixels are shown.
     """
 
     name: str
-    weights: str
-    sampling: Literal["inverted_anti_drifting", "vanilla"]
-    preset: str
+    weights: str = ""
+    sampling: Literal["inverted_anti_drifting", "vanilla"] = "vanilla"
+    preset: str = ""
+    fps: int = FPS
+    zoom: int = 1
+
+    @property
+    def small(self) -> bool:
+        """Whether it draws a short clip of a few words, on any computer."""
+        return not self.weights
 
 
+EMOJI = "Emoji"
 KINDS = {
     kind.name: kind
     for kind in (
+        Kind(EMOJI, fps=8, zoom=8),
         Kind("FramePack", "lllyasviel/FramePackI2V_HY", "inverted_anti_drifting", "framepack"),
         Kind("FramePack-F1", "lllyasviel/FramePack_F1_I2V_HY_20250503", "vanilla", "framepack_f1"),
     )
@@ -48,20 +60,22 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one generation; names and ranges are those of FramePack's own demo.
+    """The settings of one generation; ranges are those of FramePack's own demo.
 
     Attributes:
+        model: Name of the kind. The emoji model takes of the others `prompt`, `seed`, `steps`,
+            `crf`, `speedup` and `compare`.
         image: The uploaded file, None before there is one.
         prompt, negative_prompt: The negative one counts with `cfg` above 1 only.
         seconds: Length of the video.
         seed, steps, guidance, cfg: `guidance` is the distilled one, `cfg` classifier-free
             guidance, which calls the model twice.
-        model, folder: Name of the kind; a folder with its weights, or "" to download them.
+        folder: With the weights, or "" to download them.
         preserved: GB of GPU memory to leave to everything but weights.
         crf: Compression of the video, from 1, the least, to 51.
-        use_magcache: Off computes every evaluation.
-        mode: "Threshold", with the three settings of the published rule, or "Target speed-up".
-        threshold, max_skip, retention, speedup: See `magcache.apply`.
+        speedup: How many times faster; 1 computes every evaluation.
+        rule: In place of that, the published rule with its `threshold`, `max_skip` and
+            `retention`, see `magcache.apply`.
         compare: Sample a second time without MagCache and compare the two.
 
     Raises:
@@ -80,12 +94,11 @@ class Settings:
     folder: str = ""
     preserved: float = 6.0
     crf: int = 16
-    use_magcache: bool = True
-    mode: str = "Threshold"
+    speedup: float = 2.0
+    rule: bool = False
     threshold: float = 0.1
     max_skip: int = 3
     retention: float = 0.2
-    speedup: float = 2.0
     compare: bool = False
 
     def __post_init__(self) -> None:
@@ -98,9 +111,7 @@ class Settings:
         for name in _WHOLE:  # a page may send 25.0
             object.__setattr__(self, name, int(getattr(self, name)))
         if self.model not in KINDS:
-            raise Problem(f"There is no model {self.model!r}: choose {' or '.join(KINDS)}.")
-        if self.mode not in MODES:
-            raise Problem(f"There is no mode {self.mode!r}: choose {' or '.join(MODES)}.")
+            raise Problem(f"There is no model {self.model!r}: choose {', '.join(KINDS)}.")
 
     @property
     def kind(self) -> Kind:
@@ -109,30 +120,30 @@ class Settings:
     @property
     def sections(self) -> int:
         """How many sections the video is sampled in."""
-        return max(1, round(self.seconds * FPS / FRAMES))
+        return 1 if self.kind.small else max(1, round(self.seconds * FPS / FRAMES))
 
     @property
     def frames(self) -> int:
         """How many frames the video will have."""
-        return self.sections * FRAMES + 1
+        return CLIP if self.kind.small else self.sections * FRAMES + 1
 
     @property
-    def aims(self) -> bool:
-        """Whether a target speed-up is asked for."""
-        return self.use_magcache and self.mode == "Target speed-up"
+    def by_rule(self) -> bool:
+        """Whether the published rule decides."""
+        return self.rule and bool(self.kind.preset)
 
     def schedule(self) -> str:
         """What a section is expected to compute (#) and skip (.).
 
-        At the noise levels of a video of full size; by a target speed-up before anything was
+        At FramePack's noise levels of a video of full size; by a speed-up before anything was
         learned of the model.
         """
-        if not self.use_magcache or not (self.aims or self.max_skip):
-            return "#" * self.steps
+        shift, cfg = (CLIP_SHIFT, CLIP_CFG) if self.kind.small else (SHIFT, self.cfg)
+        if not self.by_rule:
+            course = Course.of_steps(Trajectory(shifted_sigmas(self.steps, shift)))
+            return str(decider_for(Target(self.speedup), course, guidance=cfg).schedule())
         preset = presets.load(self.kind.preset)
-        course = Course.of_steps(preset.trajectory(self.steps, SHIFT))
-        if self.aims:
-            return str(decider_for(Target(self.speedup), course, guidance=self.cfg).schedule())
+        course = Course.of_steps(preset.trajectory(self.steps, shift))
         rule = rule_of(
             preset, threshold=self.threshold, max_skip=self.max_skip, retention=self.retention
         )
@@ -144,20 +155,20 @@ _RANGES = (
     ("seconds", "The length in seconds", 1, LONGEST),
     ("seed", "The seed", 0, 2**63 - 1),
     ("steps", "Steps", 1, 100),
-    ("guidance", "Distilled CFG Scale", 1, 32),
-    ("cfg", "CFG Scale", 1, 32),
-    ("preserved", "The preserved memory", 0, 128),
-    ("crf", "MP4 Compression", 1, 51),
-    ("threshold", "MagCache_thresh", 0, 1),
-    ("max_skip", "MagCache_K", 0, 10),
-    ("retention", "The retention ratio", 0, 1),
-    ("speedup", "The target speed-up", 1, 10),
+    ("guidance", "Distilled CFG", 1, 32),
+    ("cfg", "CFG", 1, 32),
+    ("preserved", "The GPU memory to leave free", 0, 128),
+    ("crf", "Compression", 1, 51),
+    ("threshold", "The threshold", 0, 1),
+    ("max_skip", "K", 0, 10),
+    ("retention", "The retention", 0, 1),
+    ("speedup", "The speed-up", 1, 10),
 )
 
 
-def seconds_of(frames: int) -> float:
+def seconds_of(settings: Settings) -> float:
     """Length of a video."""
-    return frames / FPS
+    return settings.frames / settings.kind.fps
 
 
 def clock(seconds: float) -> str:

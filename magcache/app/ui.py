@@ -18,7 +18,7 @@ from .files import LARGEST_FILE, read_image
 from .form import HIDDEN, Form
 from .known_hosts import KnownHosts
 from .progress import Cancelled, Progress
-from .settings import MODES, Problem, Settings, clock
+from .settings import Problem, Settings, clock
 
 log = logging.getLogger("magcache")
 _STYLE = Path(__file__).with_name("style.css")
@@ -26,6 +26,9 @@ _FONT = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "sans-serif"
 USER = "magcache"  # whom visitors sign in as
 _PATIENCE = 5.0  # seconds that a run under way has to end
 _NEWEST = 6  # sections whose frames are shown
+
+_TITLE = """# Videos with MagCache
+What can be predicted is not computed, so a video is there sooner."""
 
 Update = dict[Any, Any]
 
@@ -50,7 +53,7 @@ class _Job:
             raise Cancelled
         self.told = now
         stage = now.stage if now.left is None else f"{now.stage}, about {clock(now.left)} left"
-        gr.Progress()((now.done, now.total) if now.total else None, stage, unit="evaluations")
+        gr.Progress()((now.done, now.total) if now.total else None, stage, unit="steps")
 
 
 class Page:
@@ -59,20 +62,20 @@ class Page:
     Args:
         engine: Makes the videos.
         folder: Where they are kept.
-        subtitle: Shown under the title.
+        start: What is set at the start.
     """
 
-    def __init__(self, engine: Engine, folder: Path, subtitle: str) -> None:
+    def __init__(self, engine: Engine, folder: Path, start: Settings | None = None) -> None:
         self._engine = engine
         self._folder = folder
         self._jobs: dict[str, _Job] = {}  # of each session, the one under way
         # What Gradio keeps is deleted after a day; the folder itself goes when the app ends.
         self.blocks = gr.Blocks(
-            title="MagCache · FramePack", analytics_enabled=False, delete_cache=(3600, 86400)
+            title="MagCache", analytics_enabled=False, delete_cache=(3600, 86400)
         )
         with self.blocks:
-            gr.Markdown(f"# FramePack with MagCache\n{subtitle}")
-            self.form = Form()
+            gr.Markdown(_TITLE)
+            self.form = Form(start or Settings())
             self._connect(self.form)
 
     def launch(
@@ -130,13 +133,16 @@ class Page:
         form.image.upload(
             self._check_image, form.image, [form.image, form.problem], queue=False, **plain
         )
-        telling = ("seconds", "steps", "use_magcache", "mode", "threshold", "max_skip")
-        telling += ("retention", "speedup", "model")
+        parts = [form.prompt, form.words.dataset, form.image, form.seconds]
+        parts += [form.by_framepack, form.by_rule]
+        form.model.change(form.chosen, form.model, parts, queue=False, **plain)
+        telling = ("seconds", "steps", "speedup", "rule", "threshold", "max_skip", "retention")
+        telling += ("model",)
         gr.on(
             [form.inputs[name].change for name in telling],
             self._replan,
             inputs,
-            [form.plan, form.how, form.by_threshold, form.by_speedup],
+            form.plan,
             queue=False,
             trigger_mode="always_last",
             **plain,
@@ -150,18 +156,11 @@ class Page:
             given[name] = (given[name] or "").strip()
         return Settings(**given)
 
-    def _replan(self, *values: Any) -> Update:
-        form = self.form
+    def _replan(self, *values: Any) -> str:
         try:
-            settings = self._settings(values)
+            return render.plan(self._settings(values))
         except Problem as problem:
-            return {form.plan: render.problem(str(problem))}
-        return {
-            form.plan: render.plan(settings),
-            form.how: gr.update(visible=settings.use_magcache),
-            form.by_threshold: gr.update(visible=settings.mode == MODES[0]),
-            form.by_speedup: gr.update(visible=settings.mode == MODES[1]),
-        }
+            return render.problem(str(problem))
 
     def _check_image(self, image: dict[str, Any] | None) -> Update:
         try:

@@ -1,4 +1,4 @@
-"""The command `magcache app`: FramePack in the browser."""
+"""The command `magcache app`: videos in the browser."""
 
 import argparse
 import importlib
@@ -15,7 +15,7 @@ PORT = 7860
 
 def add_to(commands: Any) -> None:
     """Adds `app` to the commands of the command line's parser."""
-    parser = commands.add_parser("app", help="make videos with FramePack in the browser")
+    parser = commands.add_parser("app", help="make videos in the browser")
     text = (
         "serve on this address, 0.0.0.0 if none is named, and ask visitors for a password that is "
         "told at the start; default 127.0.0.1, this computer only, without password"
@@ -30,9 +30,12 @@ def add_to(commands: Any) -> None:
         help=text,
     )
     parser.add_argument("--port", type=whole(1, 65_535), default=PORT, help=f"default {PORT}")
-    text = "a tiny model with random weights, which draws noise, on any computer"
+    text = (
+        "start with the small model that comes with MagCache, which draws emoji on any computer, "
+        "as the app does where there is no GPU"
+    )
     parser.add_argument("--tiny", action="store_true", help=text)
-    text = "a video has about the square of this in pixels; default 640"
+    text = "a video of FramePack has about the square of this in pixels; default 640"
     parser.add_argument("--resolution", type=whole(32, 2048), metavar="PIXELS", help=text)
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.set_defaults(run=_app, extra="app")
@@ -55,14 +58,16 @@ def _serve(arguments: argparse.Namespace, folder: Any) -> None:
     import torch
 
     from ..app.engine import Engine
+    from ..app.form import WORDS
     from ..app.models import Models
+    from ..app.settings import EMOJI, Settings
     from ..app.ui import USER, Page
 
-    subtitle = "An image and a sentence become a video; what can be predicted is not computed."
-    if arguments.tiny:
+    start = Settings()
+    if arguments.tiny or not torch.cuda.is_available():
         torch.set_num_threads(1)  # so small a model is slower on more
-        subtitle = "A tiny model with random weights: it shows how the app works, and draws noise."
-    page = Page(Engine(Models(arguments.tiny, arguments.resolution)), folder, subtitle)
+        start = Settings(model=EMOJI, prompt=WORDS[0], compare=True)
+    page = Page(Engine(Models(resolution=arguments.resolution)), folder, start)
     address, port = arguments.listen, arguments.port
     password = None if is_local(address) else secrets.token_urlsafe(12)
     try:

@@ -35,7 +35,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "gradio"))
         patch.setenv("MAGCACHE_HOME", str(folder / "home"))
-        page = Page(Engine(Models(tiny_only=True, resolution=32)), folder, "The tiny model.")
+        page = Page(Engine(Models(tiny_only=True, resolution=32)), folder)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -109,13 +109,13 @@ def test_upload_generate_cancel_generate_again_download(
     page = user.page
     user.upload(image)
     user.set("Prompt", "it turns")
-    user.set("Total Video Length (Seconds)", 60)
-    user.see("#plan", "60.0 s of video in 50 sections")
+    user.set("Length (seconds)", 120)
+    user.see("#plan", "120.0 s of video in 100 sections")
     page.click("#start")
-    user.see("#status", re.compile(r"section ([2-9]|\d\d) of 50"))
+    user.see("#status", re.compile(r"section ([2-9]|\d\d) of 100"))
     assert page.is_disabled("#start")
     shown = user.see("#status", re.compile("about .* left"))
-    assert "of 50" in shown and "/1.3k evaluations" in shown and "%" in shown
+    assert "of 100" in shown and "/2.5k steps" in shown and "%" in shown
     page.wait_for_selector("#strips img")
     first, *_ = page.input_value("#schedule textarea").splitlines()
     assert first.endswith("12 of 25") and first.count("#") == 12 and first.count(".") == 13
@@ -126,11 +126,11 @@ def test_upload_generate_cancel_generate_again_download(
     assert page.is_disabled("#end") and not page.is_visible("#video")
     assert page.inner_text("#end") == "Cancel"
 
-    user.set("Total Video Length (Seconds)", 1)
+    user.set("Length (seconds)", 1)
     page.get_by_label("Compare with an uncached run").check()
     page.click("#start")
     shown = user.see("#status", "Done")
-    assert "13 of 25\tevaluations skipped" in shown and "1.2 s, 37 frames" in shown
+    assert "13 of 25\tsteps skipped" in shown and "1.2 s, 37 frames" in shown
     assert "dB\tPSNR to uncached" in shown and "SSIM to uncached" in shown
     page.wait_for_selector("#beside video")
     page.wait_for_selector("#picture img")
@@ -140,7 +140,7 @@ def test_upload_generate_cancel_generate_again_download(
         page.click("#video a[download], #video button[aria-label=Download]")
     file = tmp_path / "video.mp4"
     started.value.save_as(file)
-    assert started.value.suggested_filename.startswith("FramePack-31337-1.2s-25steps-thresh0.1")
+    assert started.value.suggested_filename.startswith("FramePack-31337-1.2s-25steps-2x")
     assert imageio_ffmpeg.count_frames_and_secs(str(file))[0] == 37
     assert "computed   12 (" in page.input_value("#report textarea")
     assert page.input_value("#schedule textarea").endswith("12 of 25")
@@ -157,7 +157,7 @@ def test_mistakes_are_named_beside_the_button(user: User, image: Path, tmp_path:
     user.see("#problem", "The image is damaged: it cannot be read to its end.")
     user.upload(image)
     page.wait_for_function("() => !document.querySelector('#problem')?.innerText.trim()")
-    page.get_by_role("button", name="Model").click()
+    page.get_by_role("button", name="FramePack").click()
     user.set("Folder (optional)", tmp_path)
     page.click("#start")
     user.see("#problem", "holds no FramePack model")
@@ -168,33 +168,43 @@ def test_mistakes_are_named_beside_the_button(user: User, image: Path, tmp_path:
 
 
 @pytest.mark.parametrize("user", [(1280, "dark")], indirect=True, ids=["dark"])
-def test_a_target_speedup(user: User, image: Path) -> None:
+def test_the_small_model_needs_words_only(user: User) -> None:
     page = user.page
-    user.upload(image)
-    page.get_by_label("Target speed-up").first.check()
-    user.set("Total Video Length (Seconds)", 1)
+    page.get_by_label("Emoji").check()
+    user.see("#plan", "1.0 s of video; 12 of 25 steps computed")
+    page.wait_for_selector("#words button:visible, #words .gallery:visible")
+    assert not page.get_by_text("Drop Image Here").is_visible()
+    assert not page.get_by_role("button", name="Published rule").is_visible()
     page.click("#start")
-    shown = user.see("#status", "Done")
-    assert "13 of 25\tevaluations skipped" in shown
-    page.get_by_label("Use MagCache").uncheck()
-    user.see("#plan", "all 25 evaluations per section computed")
-    user.shot("target")
+    user.see("#problem", "Say what to draw, for instance green heart.")
+    page.get_by_text("tiger face", exact=True).click()
+    page.wait_for_function("() => document.querySelector('textarea').value == 'tiger face'")
+    page.click("#start")
+    assert "13 of 25\tsteps skipped" in user.see("#status", "Done")
+    page.wait_for_function("() => document.querySelector('#video video').videoWidth == 256")
+    user.shot("emoji")
+    page.get_by_label("FramePack", exact=True).check()
+    page.get_by_text("Drop Image Here").wait_for()
+    page.get_by_text("tiger face", exact=True).wait_for(state="hidden")
 
 
-def test_settings_of_the_other_way_to_skip_are_hidden_and_kept(user: User) -> None:
+def test_the_speed_comes_first_and_the_rule_is_folded_away(user: User, image: Path) -> None:
     page = user.page
-    user.set("MagCache_thresh", 0.3)
-    user.see("#plan", "10 of 25 evaluations per section computed")
-    assert not page.get_by_label("number input for Target speed-up").is_visible()
-    page.get_by_label("Target speed-up").first.check()
-    user.set("number input for Target speed-up", 3)
-    user.see("#plan", "8 of 25 evaluations per section computed")
-    assert not page.get_by_label("number input for MagCache_thresh").is_visible()
-    page.get_by_label("Threshold").check()
-    user.see("#plan", "10 of 25 evaluations per section computed")
-    page.get_by_label("Use MagCache").uncheck()
-    user.see("#plan", "all 25 evaluations per section computed")
-    assert not page.get_by_label("number input for MagCache_thresh").is_visible()
+    user.set("number input for Speed-up", 3)
+    user.see("#plan", "8 of 25 steps per section computed")
+    user.set("number input for Speed-up", 1)
+    user.see("#plan", "all 25 steps per section computed")
+    assert not page.get_by_label("number input for Threshold").is_visible()
+    page.get_by_role("button", name="Published rule").click()
+    page.get_by_label("Use the published rule").check()
+    user.see("#plan", "12 of 25 steps per section computed")
+    user.set("number input for Threshold", 0.3)
+    user.see("#plan", "10 of 25 steps per section computed")
+    user.upload(image)
+    user.set("Length (seconds)", 1)
+    page.click("#start")
+    assert "15 of 25\tsteps skipped" in user.see("#status", "Done")
+    user.shot("rule")
 
 
 def test_a_page_that_is_closed_ends_its_run(
@@ -204,11 +214,11 @@ def test_a_page_that_is_closed_ends_its_run(
     other.page.goto(address)
     other.page.wait_for_selector("#start")
     other.upload(image)
-    other.set("Total Video Length (Seconds)", 120)
+    other.set("Length (seconds)", 120)
     other.page.click("#start")
     other.see("#status", "section")
     other.page.close(run_before_unload=True)
     user.upload(image)
-    user.set("Total Video Length (Seconds)", 1)
+    user.set("Length (seconds)", 1)
     user.page.click("#start")  # waits for the other's run to end
     user.see("#status", "Done")

@@ -16,8 +16,9 @@ from magcache.app import render, tiny
 from magcache.app.engine import Engine, Result
 from magcache.app.models import Models
 from magcache.app.progress import Cancelled, Progress, Tell
-from magcache.app.settings import MODES, Problem, Settings
+from magcache.app.settings import EMOJI, Problem, Settings
 from magcache.app.ui import Page
+from magcache.emoji import video as emoji_video
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +44,9 @@ def ignored(_: Progress) -> None:
 
 
 def settings(start: Path, **more: Any) -> Settings:
-    """Two sections of ten steps."""
-    return Settings(**{"image": start, "prompt": "it turns", "seconds": 2.4, "steps": 10, **more})
+    """Two sections of ten steps, by the published rule."""
+    given = {"image": start, "prompt": "it turns", "seconds": 2.4, "steps": 10, "rule": True}
+    return Settings(**{**given, **more})
 
 
 def test_what_is_told_while_a_video_is_made(engine: Engine, image: Path, tmp_path: Path) -> None:
@@ -72,12 +74,12 @@ def test_without_magcache_the_video_is_the_pipelines_own(
 ) -> None:
     kept: list[np.ndarray] = []
 
-    def keep(path: Path, frames: np.ndarray, _: int) -> Path:
+    def keep(path: Path, frames: np.ndarray, **_: Any) -> Path:
         kept.append(frames)
         return path
 
     monkeypatch.setattr("magcache.app.engine.write_video", keep)
-    asked = settings(image, model=model, use_magcache=False, seconds=1, cfg=2.0)
+    asked = settings(image, model=model, rule=False, speedup=1, seconds=1, cfg=2.0)
     done = engine.generate(asked, tmp_path, ignored)
     assert done.report.skipped == 0 and done.picture is None
     pipe = tiny.build()
@@ -111,12 +113,62 @@ def test_a_comparison_has_both_videos_and_their_difference(
     assert same.quality is not None and same.quality.figures()["PSNR"] == "equal"
 
 
-def test_a_target_speedup_accelerates_every_section(
-    engine: Engine, image: Path, tmp_path: Path
-) -> None:
-    asked = settings(image, mode=MODES[1], speedup=2)
+def test_a_speedup_accelerates_every_section(engine: Engine, image: Path, tmp_path: Path) -> None:
+    asked = settings(image, rule=False, speedup=2)
     report = engine.generate(asked, tmp_path, ignored).report
     assert [run.skipped for run in report.runs] == [4, 4]  # of ten steps at least six are computed
+
+
+def emoji(**more: Any) -> Settings:
+    """A clip of the small trained model in few steps."""
+    return Settings(**{"model": EMOJI, "prompt": "green heart", "steps": 10, **more})
+
+
+def test_the_small_model_draws_what_the_words_say(engine: Engine, tmp_path: Path) -> None:
+    told: list[Progress] = []
+    done = engine.generate(emoji(compare=True), tmp_path, told.append)
+    assert done.report.schedule.count("#") == 6 and done.quality and done.quality.psnr > 25
+    assert done.video is not None and done.video.name == "Emoji-31337-1.0s-10steps-2x.mp4"
+    assert imageio_ffmpeg.count_frames_and_secs(str(done.video)) == (8, 1.0)
+    assert [event.done for event in told if event.total][-1] == 10
+    (strip,) = told[-1].strips
+    colours = np.asarray(strip, dtype=float).reshape(-1, 3)
+    red, green, blue = colours[colours.min(1) < 200].mean(0)
+    assert green > red + 50 and green > blue + 20
+    assert (colours[0] > 200).all(), "on white"
+
+
+def test_at_speed_one_it_is_the_models_own_clip(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[np.ndarray] = []
+
+    def keep(path: Path, frames: np.ndarray, **_: Any) -> Path:
+        kept.append(frames)
+        return path
+
+    monkeypatch.setattr("magcache.app.engine.write_video", keep)
+    done = engine.generate(emoji(speedup=1), tmp_path, ignored)
+    (clip,) = emoji_video.load().generate(["green heart"], [31337], 10)
+    whole = (clip.permute(1, 2, 3, 0) * 255).round().byte().numpy()
+    assert np.array_equal(kept[0], whole) and done.report.skipped == 0
+
+
+def test_words_that_the_small_model_does_not_know_are_named(engine: Engine, tmp_path: Path) -> None:
+    done = engine.generate(emoji(prompt="a green heart, glittering", steps=2), tmp_path, ignored)
+    assert "does not know: a, glittering" in render.result(done)
+    for prompt, message in {"": "Say what to draw", "glittering": "does not know"}.items():
+        with pytest.raises(Problem, match=message):
+            engine.generate(emoji(prompt=prompt), tmp_path, ignored)
+
+
+def test_where_its_files_are_missing_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a wheel, which brings the other small model only."""
+    monkeypatch.setattr(emoji_video.keywords, "WEIGHTS", {"emoji-video": "none"})
+    with pytest.raises(Problem, match="The model emoji-video is neither in"):
+        Engine(Models()).generate(emoji(), tmp_path, ignored)
 
 
 def test_cancelled_nothing_is_left_and_the_next_run_is_as_the_first(
@@ -144,7 +196,7 @@ def test_cancelled_nothing_is_left_and_the_next_run_is_as_the_first(
 def test_closing_the_page_ends_the_run(
     engine: Engine, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page, own = Page(engine, tmp_path, ""), engine.generate
+    page, own = Page(engine, tmp_path), engine.generate
     left: Any = SimpleNamespace(session_hash="left")
     told: list[Progress] = []
 
@@ -187,7 +239,7 @@ def test_full_gpu_memory_is_a_problem_and_the_model_is_let_go(
 
     model = engine._models.get(settings(image), lambda _: None)
     handle = model.pipe.transformer.norm_out.register_forward_pre_hook(full)
-    with pytest.raises(Problem, match="Raise the preserved memory"):
+    with pytest.raises(Problem, match="Raise the GPU memory to leave free"):
         engine.generate(settings(image), tmp_path, ignored)
     handle.remove()
     assert engine._models._model is None
@@ -201,7 +253,7 @@ def test_the_page_shows_users_words_as_text(engine: Engine, image: Path, tmp_pat
     done = engine.generate(settings(image), tmp_path, told.append)
     shown = render.schedule(told[-1].schedules)
     assert shown.count("#") == done.report.computed
-    assert f"**{done.report.skipped} of 20** | evaluations skipped" in render.result(done)
+    assert f"**{done.report.skipped} of 20** | steps skipped" in render.result(done)
     assert "section   " not in render.report(done) and done.report.schedule in render.report(done)
 
 

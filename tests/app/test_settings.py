@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from magcache.app.settings import KINDS, MODES, Problem, Settings, clock
+from magcache.app.settings import EMOJI, KINDS, Problem, Settings, clock
 
 
 @pytest.mark.parametrize(
@@ -30,12 +30,11 @@ def test_sections_and_frames_of_a_length(seconds: float, sections: int, frames: 
         ({"seed": None}, "The seed must be from 0"),
         ({"steps": 0}, "Steps must be from 1 to 100, got 0."),
         ({"steps": 25.5}, "Steps must be a whole number, got 25.5."),
-        ({"threshold": 2}, "MagCache_thresh must be from 0 to 1, got 2."),
-        ({"retention": -0.1}, "The retention ratio must be from 0 to 1"),
-        ({"speedup": 0.5}, "The target speed-up must be from 1 to 10"),
-        ({"crf": 0}, "MP4 Compression must be from 1 to 51"),
-        ({"model": "Wan"}, "There is no model 'Wan': choose FramePack or FramePack-F1."),
-        ({"mode": "fast"}, "There is no mode 'fast'"),
+        ({"threshold": 2}, "The threshold must be from 0 to 1, got 2."),
+        ({"retention": -0.1}, "The retention must be from 0 to 1"),
+        ({"speedup": 0.5}, "The speed-up must be from 1 to 10"),
+        ({"crf": 0}, "Compression must be from 1 to 51"),
+        ({"model": "Wan"}, "There is no model 'Wan': choose Emoji, FramePack, FramePack-F1."),
     ],
 )
 def test_a_setting_out_of_its_range_is_named(given: dict[str, Any], message: str) -> None:
@@ -48,15 +47,16 @@ def test_a_setting_out_of_its_range_is_named(given: dict[str, Any], message: str
     ("given", "computed"),
     [
         ({}, 12),
-        ({"threshold": 0.15, "max_skip": 4}, 11),
-        ({"model": "FramePack-F1"}, 12),
-        ({"model": "FramePack-F1", "threshold": 0.15, "max_skip": 4}, 10),
-        ({"threshold": 0}, 25),
-        ({"max_skip": 0}, 25),
-        ({"use_magcache": False}, 25),
-        ({"mode": MODES[1]}, 12),
-        ({"mode": MODES[1], "speedup": 1}, 25),
-        ({"mode": MODES[1], "steps": 10, "speedup": 10}, 6),
+        ({"speedup": 1}, 25),
+        ({"steps": 10, "speedup": 10}, 6),
+        ({"model": EMOJI}, 12),
+        ({"model": EMOJI, "rule": True, "threshold": 0}, 12),  # it has no published curve
+        ({"rule": True}, 12),
+        ({"rule": True, "threshold": 0.15, "max_skip": 4}, 11),
+        ({"rule": True, "model": "FramePack-F1"}, 12),
+        ({"rule": True, "model": "FramePack-F1", "threshold": 0.15, "max_skip": 4}, 10),
+        ({"rule": True, "threshold": 0}, 25),
+        ({"rule": True, "max_skip": 0}, 25),
     ],
 )
 def test_how_much_of_a_section_is_planned_to_be_computed(
@@ -68,7 +68,8 @@ def test_how_much_of_a_section_is_planned_to_be_computed(
 
 
 def test_each_kind_has_its_own_weights_curve_and_sampling() -> None:
-    first, second = KINDS.values()
+    small, first, second = KINDS.values()
+    assert small.small and not first.small and not second.small
     assert first.weights != second.weights and first.preset != second.preset
     assert (first.sampling, second.sampling) == ("inverted_anti_drifting", "vanilla")
 

@@ -1,4 +1,4 @@
-"""The sampling part of a template, run with ComfyUI's own nodes and a tiny model."""
+"""The sampling part of a workflow, run with ComfyUI's own nodes and a tiny model."""
 
 import asyncio
 import json
@@ -16,12 +16,18 @@ from tools.graphs import Graph, Node
 from tools.templates import LOADERS, PACKAGE, SAMPLERS, Template, installed
 
 _LORAS = ("LoraLoaderModelOnly", "LoraLoader")
+_OURS = "MagCacheTargetSpeed"
 
 
 @cache
 def known() -> dict[str, Template]:
     """The pinned package's templates, by name."""
     return {template.name: template for template in installed()}
+
+
+def template(name: str) -> dict[str, Any]:
+    """A template's workflow."""
+    return json.loads((files(PACKAGE) / "templates" / f"{name}.json").read_text("utf-8"))
 
 
 @cache
@@ -32,23 +38,24 @@ def node_classes() -> dict[str, Any]:
 
 
 class Run:
-    """Runs every sampler of a template, with what its graph has between loader and sampler.
+    """Runs every sampler of a workflow, with what its graph has between loader and sampler.
 
     Pictures, texts and latents are the tiny model's own; a LoRA is a small random change of one
     weight.
 
     Args:
-        name: The template.
+        workflow: As it is saved.
         tiny: The model in place of what each loader loads.
-        place: What is put behind each loader: a node of this project.
+        place: What is put in the place of each MagCache node, or behind each loader where there
+            is no such node.
     """
 
-    def __init__(self, name: str, tiny: Tiny, place: Callable[[Any], Any]) -> None:
+    def __init__(self, workflow: dict[str, Any], tiny: Tiny, place: Callable[[Any], Any]) -> None:
         self._tiny, self._place = tiny, place
-        text = (files(PACKAGE) / "templates" / f"{name}.json").read_text("utf-8")
-        self._graph = Graph.of(json.loads(text))
+        self._graph = Graph.of(workflow)
+        kinds = {node.kind for node in self._graph.nodes()}
+        self._places = (_OURS,) if _OURS in kinds else LOADERS
         self._made: dict[Any, Any] = {}
-        self.models: list[Any] = []
 
     def __call__(self) -> list[Any]:
         """The latent that each sampler ends with."""
@@ -62,9 +69,10 @@ class Run:
         return self._made[key]
 
     def _executed(self, node: Node) -> Any:
-        if node.kind in LOADERS:
-            self.models.append(self._place(self._tiny.build()))
-            return (self.models[-1],)
+        if node.kind in (*LOADERS, _OURS):
+            loads = node.kind in LOADERS
+            model = self._tiny.build() if loads else self._input(node, "model", "MODEL")
+            return (self._place(model) if node.kind in self._places else model,)
         if node.kind in _LORAS:
             return (_with_lora(self._input(node, "model", "MODEL")),)
         kind = node_classes()[node.kind]

@@ -12,7 +12,7 @@ if not importlib.util.find_spec("comfyui_workflow_templates_json"):
     reason = "this ComfyUI's templates are not in a package of their own"
     pytest.skip(reason, allow_module_level=True)
 
-from template_graph import Run, known
+from template_graph import Run, known, template
 from watch import Cached, difference, watching
 
 from magcache.doctor.tiny import EVERY
@@ -50,14 +50,14 @@ def test_its_first_run_computes_as_few_steps_as_docs_templates_says(name: str) -
         watched.append(watching(MagCacheTargetSpeed().apply(model, 2.0, "automatic")[0]))
         return watched[-1].model
 
-    tiny, template = EVERY[TEMPLATES[name]], known()[name]
-    plain, fast = Run(name, tiny, lambda model: model)(), Run(name, tiny, faster)()
+    tiny, told, workflow = EVERY[TEMPLATES[name]], known()[name], template(name)
+    plain, fast = Run(workflow, tiny, lambda model: model)(), Run(workflow, tiny, faster)()
     runs = [run for each in watched for run in each.runs]
-    assert len(plain) == len(fast) == len(template.samplings)
-    assert [len(run.evaluations) for run in runs] == [s.steps for s in template.samplings]
+    assert len(plain) == len(fast) == len(told.samplings)
+    assert [len(run.evaluations) for run in runs] == [s.steps for s in told.samplings]
     spent = sum(len(run.evaluations) - run.skipped for run in runs)
     # Of a second stage the tool does not know how much of the model's trajectory it is.
-    assert spent == template.computed - (name in TWO_STAGES)
+    assert spent == told.computed - (name in TWO_STAGES)
     for ours, whole in zip(fast, plain, strict=True):
         assert torch.isfinite(flat(ours)).all()
         assert 0 < difference(flat(ours), flat(whole)) < 1
@@ -66,6 +66,7 @@ def test_its_first_run_computes_as_few_steps_as_docs_templates_says(name: str) -
 @pytest.mark.parametrize("name", ["image_qwen_image_edit_2509"])
 def test_four_steps_are_all_computed_and_nothing_changes(name: str) -> None:
     tiny = EVERY["qwen_image"]
-    plain = Run(name, tiny, lambda model: model)()
-    fast = Run(name, tiny, lambda m: MagCacheTargetSpeed().apply(m, 2.0, "automatic")[0])()
+    workflow = template(name)
+    plain = Run(workflow, tiny, lambda model: model)()
+    fast = Run(workflow, tiny, lambda m: MagCacheTargetSpeed().apply(m, 2.0, "automatic")[0])()
     assert torch.equal(flat(plain[0]), flat(fast[0]))

@@ -57,7 +57,8 @@ class Workflow:
         found = []
         for part in ("required", "optional"):
             for name, spec in self.definitions[node["type"]]["input"].get(part, {}).items():
-                kind, options = spec[0], dict(spec[1] if len(spec) > 1 else {})
+                options = dict(spec[1] if len(spec) > 1 else {})
+                kind = options.get("widgetType", spec[0])  # where a socket takes several types
                 if isinstance(kind, list):
                     kind, options["options"] = "COMBO", kind
                 found.append((name, kind, options, part == "required"))
@@ -97,6 +98,7 @@ class Workflow:
 def box(node: Json) -> Box:
     """Left, top, right and bottom of a saved node, its title included."""
     (x, y), (width, height) = node["pos"], node["size"]
+    height = 0 if node["flags"].get("collapsed") else height
     return x, y - TITLE, x + width, y + height
 
 

@@ -1,5 +1,6 @@
 """ComfyUI's page in a headless browser: opens workflows and says what it makes of them."""
 
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -7,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import ConsoleMessage, Page, Route, sync_playwright
+from PIL import Image
+from playwright.sync_api import ConsoleMessage, Page, sync_playwright
 
 PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 SETTINGS = {
@@ -22,7 +24,9 @@ READY = """() => !!(
     window.app?.extensionManager && window.LiteGraph?.registered_node_types.KSampler
     && window.LiteGraph.registered_node_types.MarkdownNote && app.graph
 )"""
-ASKS_THE_NETWORK = ("Failed to load resource", "huggingface.co", "Error fetching file size")
+ASKS_THE_NETWORK = (
+    "Failed to load resource", "huggingface.co", "Error fetching file size", "api.comfy.org",
+)  # fmt: skip
 Json = dict[str, Any]
 
 
@@ -89,6 +93,23 @@ class Editor:
             }))"""
         )
 
+    def shown(self, kind: str) -> list[Image.Image]:
+        """The pictures that the nodes of a type show after a run, one after another."""
+        files = self.page.evaluate(
+            """async (kind) => {
+                const found = [];
+                for (const { id } of app.graph.nodes.filter(node => node.type === kind))
+                    for (const image of app.nodeOutputs[id].images) {
+                        const asked = app.api.apiURL("/view?" + new URLSearchParams(image));
+                        const answer = await fetch(asked);
+                        found.push([...new Uint8Array(await answer.arrayBuffer())]);
+                    }
+                return found;
+            }""",
+            kind,
+        )
+        return [Image.open(io.BytesIO(bytes(data))) for data in files]
+
     def picture(self, path: Path, scale: float = 1.0) -> None:
         """A picture of the whole graph, as PNG."""
         left, top, right, bottom = _around([node["box"] for node in self.nodes()])
@@ -125,7 +146,7 @@ def editor(server: str, settings: Json | None = None) -> Iterator[Editor]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program())
         page = browser.new_page(viewport={"width": 1800, "height": 1000})
-        page.route(lambda address: not address.startswith(server), Route.abort)
+        page.route(lambda address: not address.startswith(server), lambda route: route.abort())
         chosen = json.dumps({**SETTINGS, **(settings or {})})
         page.route(
             "**/api/settings",

@@ -8,6 +8,12 @@ from typing import Any
 
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
 Definition = dict[str, Any]
+Version = tuple[int, ...]
+
+
+def version(text: str) -> Version:
+    """A version as it compares: 0.8.0 is below 0.33.0."""
+    return tuple(int(part) for part in text.split(".")[:3])
 
 
 @dataclass(frozen=True)
@@ -46,9 +52,23 @@ class Definitions:
         self._versions = versions
 
     @classmethod
-    def of_servers(cls, addresses: Sequence[str]) -> "Definitions":
-        """Asks running servers, e.g. "http://127.0.0.1:8188"; raises OSError if one is not."""
-        return cls([_get(f"{address.rstrip('/')}/object_info") for address in addresses])
+    def of_servers(cls, addresses: Sequence[str]) -> dict[Version, "Definitions"]:
+        """Asks running servers, e.g. "http://127.0.0.1:8188".
+
+        Returns:
+            For each version of ComfyUI the definitions of it and of the newer ones.
+
+        Raises:
+            OSError: A server does not answer.
+        """
+        versions = {}
+        for address in addresses:
+            told = _get(f"{address.rstrip('/')}/system_stats")["system"]["comfyui_version"]
+            versions[version(told)] = _get(f"{address.rstrip('/')}/object_info")
+        newest_first = sorted(versions, reverse=True)
+        return {
+            each: cls([versions[v] for v in newest_first if v >= each]) for each in newest_first
+        }
 
     def inputs(self, kind: str) -> list[Input]:
         """Inputs that every version of a node has, in order.
@@ -81,14 +101,6 @@ class Definitions:
             found.append(list(zip(definition["output_name"], definition["output"], strict=True)))
         return min(found, key=len)
 
-    def has(self, kind: str) -> bool:
-        """Whether every server has a node."""
-        return all(kind in version for version in self._versions)
-
-    def title(self, kind: str) -> str:
-        """What a node is called."""
-        return _of(self._versions[0], kind)["display_name"]
-
     def _inputs_of(self, version: dict[str, Definition], kind: str) -> list[Input]:
         definition = _of(version, kind)["input"]
         return [
@@ -105,7 +117,8 @@ def _of(version: dict[str, Definition], kind: str) -> Definition:
 
 
 def _input(name: str, description: Sequence[Any], required: bool) -> Input:
-    kind, options = description[0], (description[1] if len(description) > 1 else {})
+    options = description[1] if len(description) > 1 else {}
+    kind = options.get("widgetType", description[0])  # where a socket takes several types
     choices = kind if isinstance(kind, list) else options.get("options", [])
     choices = tuple(each["key"] if isinstance(each, dict) else each for each in choices)
     return Input(

@@ -3,53 +3,55 @@
 from collections.abc import Callable
 
 from . import parts
-from .graph import BLUE, GREEN, YELLOW, Group, Node, Output, Workflow
+from .graph import BLUE, GREEN, GREY, YELLOW, Group, Node, Output, Workflow
 
 SIDE, SHOWN = 128, 256  # a latent for 32x32 pixels, and how large they are shown
-SPEEDUP = 2.0
+STEPS = 28
+PICTURES, CLIPS = "pictures (FLUX)", "clips (Wan 2.1)"
 Show = Callable[[Output, str], Node]
-_STORY = f"""**Press Run.** Nothing has to be downloaded, and any CPU will do.
+_ANYWHERE = """## Press Run
+No download, no GPU: {} comes with MagCache."""
+_STORY = """{anywhere} The same seed is sampled twice:
 
-The model is small but real, and comes with MagCache. The upper half samples without MagCache, \
-the lower half with it, from the same seed.
+- **without MagCache**: all {steps} steps
+- **with MagCache**: {computed} steps, the others are predicted
 
-The lower half computes every second step and predicts the others. It takes half the time, and the \
-result is nearly the same: group 5 shows how near.
+That takes half the time, in the first run too. {shown}
 
-{{}} Up to eight words; one that the model does not know is left out.
+## Then try
+- `speedup` 2.8, and 4 to see where it ends
+- other words: {words}. One that the model does not know is left out"""
 
-Try `speedup` 2.8, or 4 to see where it ends.
+_MEASURED = f"""{_ANYWHERE.format("this small trained model")} **MagCache Benchmark** repeats the \
+sampling without MagCache, at each of its `speeds`, and with fewer steps that take as long.
 
-{parts.LOG}"""
+That takes about ten times as long as one picture. Cancel it at any time: what is done is kept, \
+and the same workflow goes on from there.
 
-_MEASURED = """**Press Run.** It takes about ten times as long as one picture.
-
-MagCache Benchmark samples without MagCache, at each speed, and with as few plain steps as that \
-speed costs. In the report compare each MagCache row with the plain row below it.
-
-For your own model, put the node in the place of MagCache in a workflow of yours, with MagCache \
-Report behind the sampler. Picture and text are also in ComfyUI's output folder, in `magcache`: \
-the text can be sent to others, it holds no prompt, path or name.
-
-You may cancel it. What is done is kept, and the same workflow goes on from there."""
+## Then measure your own model
+Put the node where **MagCache** was and connect the VAE. **Text to send** names versions, device \
+and settings, and holds nothing private."""
 
 
 def emoji(w: Workflow) -> None:
-    model = w.node("MagCacheEmojiModel", makes="pictures (FLUX)")
+    model = w.node("MagCacheEmojiModel", "Emoji Model", high=100, makes=PICTURES)
     latent = w.node("EmptySD3LatentImage", "Size", width=SIDE, height=SIDE, batch_size=4)
 
     def show(images: Output, name: str) -> Node:
         prefix = f"magcache/emoji_{name}"
-        return w.node("SaveImage", images=images, filename_prefix=prefix, wide=320, high=380)
+        return w.node("SaveImage", images=images, filename_prefix=prefix, high=310)
 
-    about = (
-        "32x32 pixels each, shown eight times as large. Other words: `butterfly`, `dog`, `ghost`."
-    )
-    _with_and_without(w, [model], latent, ("fox face", about), show)
+    def last(plain: list[Node], cached: Node, fast: list[Node]) -> Node:
+        return w.node(
+            "MagCacheCompare", image_a=plain[1][0], image_b=fast[1][0], wide=390, high=440
+        )
+
+    story = "**Compare** shows how near the two are.", "`butterfly`, `dog`, `ghost`"
+    _with_and_without(w, [model], latent, "fox face", story, show, ("Difference", last))
 
 
 def emoji_video(w: Workflow) -> None:
-    model = w.node("MagCacheEmojiModel", makes="clips (Wan 2.1)")
+    model = w.node("MagCacheEmojiModel", "Emoji Model", high=100, makes=CLIPS)
     shifted = w.node("ModelSamplingSD3", "Shift", model=model[0], shift=3.0)
     latent = w.node(
         "EmptyHunyuanLatentVideo", "Size: eight frames", width=SIDE, height=SIDE, length=29
@@ -59,73 +61,104 @@ def emoji_video(w: Workflow) -> None:
         prefix = f"magcache/emoji_video_{name}"
         return w.node(
             "SaveAnimatedWEBP", images=images, filename_prefix=prefix, fps=8.0, lossless=True,
-            wide=320, high=500,
+            high=410,
         )  # fmt: skip
 
-    about = "Eight frames of 32x32 pixels. Other words: `rat`, `owl`, `green heart`."
-    _with_and_without(w, [model, shifted], latent, ("guide dog", about), show)
+    def last(plain: list[Node], cached: Node, fast: list[Node]) -> Node:
+        return w.node("MagCacheReport", model=cached[0], after=fast[0][0], wide=400, high=600)
+
+    story = "**Report** shows what was computed.", "`owl`, `airplane arriving`, `droplet`"
+    _with_and_without(w, [model, shifted], latent, "green heart", story, show, ("Report", last))
+
+
+def calibration(w: Workflow) -> None:
+    model = w.node("MagCacheEmojiModel", "Emoji Model", high=100, makes=PICTURES)
+    measured = w.node("MagCacheCalibration", model=model[0])
+    text, none = _prompts(w, model[1], "fox face")
+    latent = w.node("EmptySD3LatentImage", "Size", width=SIDE, height=SIDE, batch_size=4)
+    sampler = parts.sampled(w, measured[0], (text[0], none[0]), latent[0], STEPS, 3.0)
+    decoded, larger = _enlarged(w, sampler, model[2])
+    saved = w.node(
+        "SaveImage", images=larger[0], filename_prefix="magcache/emoji_measured", high=350
+    )
+    story = (
+        f"{_ANYWHERE.format('this small trained model')}\n\nMagCache needs no calibration. Make "
+        "one where it should be nearer to the original, or for the published rule with a model "
+        "that has no published curve.\n\n**MagCache Calibration** measures the model during one "
+        "ordinary sampling; nothing is skipped. The node says which file it has written.\n\n"
+        "## Then use it\nReplace the node by **MagCache**: with `calibration` on `automatic` it "
+        "finds the file of this very model. One file serves other prompts, steps and shifts."
+    )
+    w.lay_out(
+        [Group("Start here", GREY, [[w.note("How to use this", story)]])],
+        [Group("Model", BLUE, [[model]]), parts.ours(measured)],
+        [parts.prompt(text, none, latent)],
+        [parts.sample([sampler, decoded, larger, saved])],
+    )
 
 
 def emoji_benchmark(w: Workflow) -> None:
-    model = w.node("MagCacheEmojiModel", makes="pictures (FLUX)")
-    text = w.node("CLIPTextEncode", "Keywords", clip=model[1], text="fox face", wide=300, high=100)
-    none = w.node("CLIPTextEncode", "Negative: nothing", clip=model[1], text="", wide=300, high=90)
+    model = w.node("MagCacheEmojiModel", "Emoji Model", high=100, makes=PICTURES)
+    text, none = _prompts(w, model[1], "fox face")
     latent = w.node("EmptySD3LatentImage", "Size", width=SIDE, height=SIDE, batch_size=1)
-    measured = w.node("MagCacheBenchmark", model=model[0], vae=model[2], wide=460, high=260)
-    sampler = w.node(
-        "KSampler", model=measured[0], positive=text[0], negative=none[0], latent_image=latent[0],
-        seed=1, control="increment", steps=28, cfg=3.0, sampler_name="euler", scheduler="simple",
-    )  # fmt: skip
-    report = w.node("MagCacheReport", model=measured[0], after=sampler[0], wide=480, high=1000)
-    told = w.node("PreviewAny", "Text to send", source=report[1], wide=900, high=420)
+    measured = w.node("MagCacheBenchmark", model=model[0], vae=model[2], high=240)
+    sampler = parts.sampled(w, measured[0], (text[0], none[0]), latent[0], STEPS, 3.0)
+    report = w.node("MagCacheReport", model=measured[0], after=sampler[0], wide=480, high=660)
+    told = w.node("PreviewAny", "Text to send", source=report[1], wide=480, high=260)
     w.lay_out(
-        [parts.start(w, w.note("What happens here", _MEASURED))],
-        [
-            Group("1 · Model", BLUE, [[model]]),
-            Group("2 · What to make", YELLOW, [[text, none, latent]]),
-        ],
-        [Group("3 · Measure", GREEN, [[measured, sampler]])],
-        [Group("4 · Result", GREEN, [[report], [told]])],
+        [Group("Start here", GREY, [[w.note("How to use this", _MEASURED)]])],
+        [Group("Model", BLUE, [[model]]), parts.prompt(text, none, latent)],
+        [parts.ours(measured), parts.sample([sampler])],
+        [Group("Result", GREEN, [[report, told]])],
     )
 
 
 def _with_and_without(
-    w: Workflow, models: list[Node], latent: Node, prompt: tuple[str, str], show: Show
-) -> None:
+    w: Workflow, models: list[Node], latent: Node, prompt: str, story: tuple[str, str],
+    show: Show, last: tuple[str, Callable[[list[Node], Node, list[Node]], Node]],
+) -> None:  # fmt: skip
     """Samples twice with the same seed: as it is, and with MagCache."""
     clip, vae, model = models[0][1], models[0][2], models[-1][0]
-    text = w.node("CLIPTextEncode", "Keywords", clip=clip, text=prompt[0], wide=300, high=100)
-    none = w.node("CLIPTextEncode", "Negative: nothing", clip=clip, text="", wide=300, high=90)
-    seed = w.node("PrimitiveInt", "Seed of both", control="increment", value=1, wide=300)
+    text, none = _prompts(w, clip, prompt)
+    seed = w.node("PrimitiveInt", "Seed of both", control="increment", value=1)
 
     def branch(model: Output, name: str) -> list[Node]:
         sampler = w.node(
             "KSampler", model=model, positive=text[0], negative=none[0], latent_image=latent[0],
-            seed=seed[0], steps=28, cfg=3.0, sampler_name="euler", scheduler="simple",
+            seed=seed[0], steps=STEPS, cfg=3.0, sampler_name="euler", scheduler="simple",
         )  # fmt: skip
-        decoded = w.node("VAEDecode", samples=sampler[0], vae=vae)
-        larger = w.node(
-            "ImageScale", image=decoded[0], upscale_method="nearest-exact", width=SHOWN,
-            height=SHOWN,
-        )  # fmt: skip
+        decoded, larger = _enlarged(w, sampler, vae)
         return [sampler, decoded, larger, show(larger[0], name)]
 
     plain = branch(model, "without")
-    cached = w.node("MagCacheTargetSpeed", model=model, speedup=SPEEDUP)
+    cached = parts.faster(w, model)
     fast = branch(cached[0], "with")
-    report = parts.report(w, cached, fast[0][0])
-    compared = w.node(
-        "MagCacheCompare", image_a=plain[1][0], image_b=fast[1][0], wide=460, high=500
-    )
+    title, make = last
+    told = _STORY.format(
+        anywhere=_ANYWHERE.format("this small trained model"), steps=STEPS, computed=STEPS // 2,
+        shown=story[0], words=story[1],
+    )  # fmt: skip
     w.lay_out(
-        [parts.start(w, w.note("What happens here", _STORY.format(prompt[1])))],
+        [Group("Start here", GREY, [[w.note("How to use this", told)]])],
         [
-            Group("1 · Model", BLUE, [models]),
-            Group("2 · What to make", YELLOW, [[text, none, latent, seed]]),
+            Group("Model", BLUE, [models]),
+            Group("What to make", YELLOW, [[text, none, latent, seed]]),
         ],
-        [
-            Group("3 · Without MagCache", BLUE, [plain[:1], plain[1:3], plain[3:]]),
-            Group("4 · With MagCache", GREEN, [[cached, *fast[:1]], fast[1:3], fast[3:]]),
-        ],
-        [Group("5 · Difference and gain", GREEN, [[compared, report]])],
+        [Group("Without MagCache", BLUE, [plain])],
+        [Group("With MagCache", GREEN, [[cached, *fast]])],
+        [Group(title, GREEN, [[make(plain, cached, fast)]])],
     )
+
+
+def _prompts(w: Workflow, clip: Output, prompt: str) -> tuple[Node, Node]:
+    text = w.node("CLIPTextEncode", "Keywords", clip=clip, text=prompt, high=100)
+    return text, w.node("CLIPTextEncode", "Negative: nothing", clip=clip, text="", collapsed=True)
+
+
+def _enlarged(w: Workflow, sampler: Node, vae: Output) -> tuple[Node, Node]:
+    decoded = w.node("VAEDecode", samples=sampler[0], vae=vae, collapsed=True)
+    larger = w.node(
+        "ImageScale", image=decoded[0], upscale_method="nearest-exact", width=SHOWN, height=SHOWN,
+        collapsed=True,
+    )  # fmt: skip
+    return decoded, larger

@@ -13,6 +13,12 @@ _QWEN = "Comfy-Org/Qwen-Image_ComfyUI/resolve/main/split_files/"
 _HUNYUAN = "Comfy-Org/HunyuanVideo_repackaged/resolve/main/split_files/"
 _HUNYUAN15 = "Comfy-Org/HunyuanVideo_1.5_repackaged/resolve/main/split_files/"
 _KONTEXT = "Comfy-Org/flux1-kontext-dev_ComfyUI/resolve/main/split_files/"
+_MINIMAX = "Comfy-Org/MiniMax-H3/resolve/main/"
+_LTX = "Lightricks/LTX-2.3"
+_Z_IMAGE = "Comfy-Org/z_image_turbo/resolve/main/split_files/"
+_KREA2 = "Comfy-Org/Krea-2/resolve/main/"
+_FLUX2 = "Comfy-Org/flux2-dev/resolve/main/split_files/"
+_QWEN_EDIT = "Comfy-Org/Qwen-Image-Edit_ComfyUI/resolve/main/split_files/"
 _LUMINA = "Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/"
 
 
@@ -88,6 +94,44 @@ WAN22_I2V_LOW = _split("diffusion_models", _WAN22, "wan2.2_i2v_low_noise_14B_fp8
 WAN22_TI2V = _split("diffusion_models", _WAN22, "wan2.2_ti2v_5B_fp16")
 WAN22_VAE = _split("vae", _WAN22, "wan2.2_vae")
 
+QWEN_EDIT = _split("diffusion_models", _QWEN_EDIT, "qwen_image_edit_2511_fp8mixed")
+
+FLUX2 = _split("diffusion_models", _FLUX2, "flux2_dev_fp8mixed")
+MISTRAL = _split("text_encoders", _FLUX2, "mistral_3_small_flux2_bf16", "Mistral 3")
+FLUX2_VAE = _file(
+    "vae",
+    "black-forest-labs/FLUX.2-small-decoder/resolve/main/full_encoder_small_decoder.safetensors",
+)
+KREA2 = _split("diffusion_models", _KREA2, "krea2_turbo_fp8_scaled")
+KREA2_TEXT = _split("text_encoders", _KREA2, "qwen3vl_4b_fp8_scaled", "Qwen3-VL 4B")
+KREA2_VAE = _split("vae", _KREA2, "qwen_image_vae")
+Z_IMAGE = _split("diffusion_models", _Z_IMAGE, "z_image_turbo_bf16")
+Z_IMAGE_TEXT = _split("text_encoders", _Z_IMAGE, "qwen_3_4b", "Qwen3 4B")
+Z_IMAGE_VAE = _split("vae", _Z_IMAGE, "ae")
+
+MINIMAX = _split("diffusion_models", _MINIMAX, "minimax_h3_fl2va_pruned_int8_convrot")
+MINIMAX_TEXT = _split("text_encoders", _MINIMAX, "qwen3vl_32b_minimax_h3_nvfp4_awq", "Qwen3-VL 32B")
+MINIMAX_VAE = _split("vae", _MINIMAX, "minimax_h3_video_vae_fp16", "video VAE")
+MINIMAX_AUDIO = _split("vae", _MINIMAX, "minimax_h3_audio_vae_fp32", "audio VAE")
+LTX = _file("checkpoints", _LTX + "-fp8/resolve/main/ltx-2.3-22b-dev-fp8.safetensors")
+LTX_LORA = _split(
+    "loras",
+    "Comfy-Org/ltx-2.3/resolve/main/split_files/",
+    "ltx_2.3_22b_distilled_1.1_lora_dynamic_fro09_avg_rank_111_bf16",
+    "distilled LoRA",
+)
+LTX_TEXT = _split(
+    "text_encoders",
+    "Comfy-Org/ltx-2/resolve/main/split_files/",
+    "gemma_3_12B_it_fp4_mixed",
+    "Gemma 3",
+)
+LTX_UPSCALER = _file(
+    "latent_upscale_models",
+    _LTX + "/resolve/main/ltx-2.3-spatial-upscaler-x2-1.1.safetensors",
+    "upscaler",
+)
+
 OF = {
     "flux": (FLUX, CLIP_L, T5, FLUX_VAE),
     "flux_kontext": (KONTEXT, CLIP_L, T5, FLUX_VAE),
@@ -106,3 +150,13 @@ OF = {
     "wan2.2_ti2v_5B": (WAN22_TI2V, UMT5, WAN22_VAE),
 }
 """The files of a model type, where known: the model in one or two, text encoders, VAE."""
+
+UNLISTED = {
+    "FLUX.2 dev": (FLUX2, MISTRAL, FLUX2_VAE),
+    "Krea 2 Turbo": (KREA2, KREA2_TEXT, KREA2_VAE),
+    "LTX-2.3": (LTX, LTX_LORA, LTX_TEXT, LTX_UPSCALER),
+    "MiniMax H3": (MINIMAX, MINIMAX_TEXT, MINIMAX_VAE, MINIMAX_AUDIO),
+    "Qwen-Image-Edit 2511": (QWEN_EDIT, QWEN_TEXT, QWEN_VAE),
+    "Z-Image Turbo": (Z_IMAGE, Z_IMAGE_TEXT, Z_IMAGE_VAE),
+}
+"""The same for the other models of the examples, which have no published list."""

@@ -9,11 +9,13 @@ from typing import Any
 from .definitions import Definitions, Input
 from .files import File
 
-GAP, PADDING, TITLE, GROUP_TITLE = 50, 25, 30, 45  # pixels; a node's title lies above its place
-COLUMN = 300
-_MUTED = 2
+# Pixels; a node's title lies above its place. The page fits a template into three quarters of the
+# window, so what is wide or high is too small to be read.
+GAP, PADDING, TITLE, GROUP_TITLE = 20, 15, 30, 40
+COLUMN = 260
+_OPENS_AT = 0.8, (90, 110)  # a scale at which texts can be read, right below the page's own bars
 _TELLING = ("MagCache", "MagCacheCalibration", "MagCacheTargetSpeed")
-_TELLS = 90  # what these nodes say on themselves while a model is sampled
+_TELLS = 80  # what these nodes say on themselves while a model is sampled
 Json = dict[str, Any]
 
 BLUE, GREEN, YELLOW, GREY = "#3f789e", "#8a8", "#b58b2a", "#999"
@@ -28,6 +30,7 @@ class Node:
     Attributes:
         size: Width and height in pixels.
         place: Its top left corner, once it is laid out.
+        collapsed: Only its title is shown.
     """
 
     number: int
@@ -39,14 +42,21 @@ class Node:
     looks: Json = field(default_factory=dict)
     properties: Json = field(default_factory=dict)
     place: tuple[int, int] = (0, 0)
+    collapsed: bool = False
+
+    @property
+    def height(self) -> int:
+        """With its title."""
+        return TITLE if self.collapsed else TITLE + self.size[1]
 
     def __getitem__(self, slot: int) -> "Output":
         return Output(self, slot)
 
     def as_json(self, order: int) -> Json:
+        flags = {"collapsed": True} if self.collapsed else {}
         return {
             "id": self.number, "type": self.kind, "pos": list(self.place),
-            "size": list(self.size), "flags": {}, "order": order, "mode": 0,
+            "size": list(self.size), "flags": flags, "order": order, "mode": 0,
             "inputs": self.inputs, "outputs": self.outputs,
             "properties": self.properties, "widgets_values": self.values, **self.looks,
         }  # fmt: skip
@@ -70,21 +80,26 @@ class Group:
 
     @property
     def size(self) -> tuple[int, int]:
+        """Width and height that its nodes need."""
         width = sum(_width(column) for column in self.columns)
         width += GAP * (len(self.columns) - 1) + 2 * PADDING
-        height = max(sum(n.size[1] + TITLE for n in c) + GAP // 2 * len(c) for c in self.columns)
-        return width, GROUP_TITLE + height + PADDING // 2
+        height = max(sum(n.height + GAP for n in c) for c in self.columns) - GAP
+        return width, GROUP_TITLE + height + PADDING
 
-    def put(self, left: int, top: int) -> None:
-        """Gives every node its place."""
+    def put(self, left: int, top: int, width: int) -> None:
+        """Gives every node its place, and the last column what a wider frame leaves."""
         x = left + PADDING
         for column in self.columns:
             y = top + GROUP_TITLE
+            wide = _width(column)
+            if column is self.columns[-1]:
+                wide += width - self.size[0]
             for node in column:
                 node.place = (x, y + TITLE)
-                node.size = (_width(column), node.size[1])
-                y += TITLE + node.size[1] + GAP // 2
-            x += _width(column) + GAP
+                y += node.height + GAP
+            for node in column:
+                node.size = (wide, node.size[1])
+            x += wide + GAP
 
 
 class Workflow:
@@ -92,11 +107,13 @@ class Workflow:
 
     Attributes:
         name: Name of its file.
+        needs: What a reader has to know of the ComfyUI that it needs, "" if any will do.
         files: What its nodes need, in their order.
     """
 
-    def __init__(self, name: str, definitions: Definitions) -> None:
+    def __init__(self, name: str, definitions: Definitions, needs: str = "") -> None:
         self.name = name
+        self.needs = needs
         self.files: list[File] = []
         self.definitions = definitions
         self._nodes: list[Node] = []
@@ -104,7 +121,7 @@ class Workflow:
         self._groups: list[Json] = []
 
     def node(
-        self, kind: str, title: str = "", control: str = "randomize", muted: bool = False,
+        self, kind: str, title: str = "", control: str = "randomize", collapsed: bool = False,
         wide: int = COLUMN, high: int = 0, **values: Any,
     ) -> Node:  # fmt: skip
         """Adds a node.
@@ -113,7 +130,7 @@ class Workflow:
             kind: Its class.
             title: If not its own.
             control: What becomes of its seed after each run.
-            muted: It does not run until its user says so.
+            collapsed: Only its title is shown.
             wide: Width in pixels.
             high: At least this high; for pictures and texts.
             values: Values of widgets, and `Output`s for sockets; widgets that are not named hold
@@ -132,8 +149,7 @@ class Workflow:
         node = Node(len(self._nodes) + 1, kind, [], outputs, [], (wide, 0))
         node.properties = {"Node name for S&R": kind}
         node.looks = {"title": title} if title else {}
-        if muted:
-            node.looks["mode"] = _MUTED
+        node.collapsed = collapsed
         if kind.startswith("MagCache") or kind == "CompileModel":
             node.looks |= OURS
         for each in inputs:
@@ -150,11 +166,11 @@ class Workflow:
         self._nodes.append(node)
         return node
 
-    def note(self, title: str, text: str, wide: int = 400) -> Node:
+    def note(self, title: str, text: str, wide: int = 300) -> Node:
         """Adds a note in Markdown."""
         shown = re.sub(r"\]\(\S+\)", "]", text)  # a link shows its name only
-        lines = sum(1 + len(line) * 6 // (wide - 30) for line in shown.splitlines())
-        node = Node(len(self._nodes) + 1, "MarkdownNote", [], [], [text], (wide, 50 + 14 * lines))
+        high = sum(_line_height(line, wide - 30) for line in shown.splitlines())
+        node = Node(len(self._nodes) + 1, "MarkdownNote", [], [], [text], (wide, 40 + high))
         node.looks = {"title": title, **NOTE}
         self._nodes.append(node)
         return node
@@ -165,7 +181,7 @@ class Workflow:
         for column in columns:
             top, width = 0, max(group.size[0] for group in column)
             for group in column:
-                group.put(left, top)
+                group.put(left, top, width)
                 self._groups.append({
                     "id": len(self._groups) + 1, "title": group.title, "color": group.colour,
                     "bounding": [left, top, width, group.size[1]], "font_size": 24, "flags": {},
@@ -175,6 +191,7 @@ class Workflow:
 
     def as_json(self) -> Json:
         """The workflow as it is saved."""
+        scale, (x, y) = _OPENS_AT
         return {
             "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"magcache/{self.name}")),
             "revision": 0,
@@ -184,7 +201,7 @@ class Workflow:
             "links": self._links,
             "groups": self._groups,
             "config": {},
-            "extra": {},
+            "extra": {"ds": {"scale": scale, "offset": [x / scale, y / scale]}},
             "version": 0.4,
         }
 
@@ -224,6 +241,12 @@ def _widget_values(kind: str, each: Input, value: Any, control: str) -> list[Any
 
 def _width(column: Sequence[Node]) -> int:
     return max(node.size[0] for node in column)
+
+
+def _line_height(line: str, wide: int) -> int:
+    if line.startswith("#"):
+        return 30
+    return 16 * (1 + len(line) * 6 // wide) if line else 8
 
 
 def _height(node: Node, inputs: Sequence[Input]) -> int:

@@ -1,149 +1,168 @@
-"""The examples for image models."""
+"""The examples for image models, in the graphs of ComfyUI's own templates."""
 
 from typing import Any
 
+from magcache.curves import presets
+
 from . import files, parts
-from .graph import BLUE, GREEN, YELLOW, Group, Node, Output, Workflow
+from .graph import Node, Workflow
 
 LANDSCAPE = (
     "A small lighthouse on a rocky island at dusk, warm light in its windows, long exposure of "
     "the sea, thin fog, a rowing boat tied to a wooden pier in the foreground."
 )
+NIGHT = "Make it night, with a clear sky full of stars. Keep everything else as it is."
 POOR = "low quality, blurry, out of focus, deformed, unfinished, flat colors"
-FLUX_SAMPLING = (
-    "Euler, `simple`, 28 steps, CFG 1, guidance 3.5. Any number of steps and any sampler works "
-    "with MagCache; below nine steps less is gained.\n\n"
-)
-CHROMA_SAMPLING = (
-    "40 steps and CFG 3 as its maker uses it; Euler, `beta` and shift 1 as in ComfyUI's template."
-    "\n\n"
-)
+FEW = 6, 8, " With so few steps, fewer still would show; `draft` does it all the same."
 Loaders = tuple[Node, Node, Node]
 
 
 def flux(w: Workflow) -> None:
     loaders = _flux_loaders(w, files.FLUX)
-    cached = parts.magcache(w, loaders[0][0], "flux")
-    _from_text(w, loaders, [cached], parts.about_magcache(w, "flux", FLUX_SAMPLING))
+    _flux_from_text(w, loaders, parts.faster(w, loaders[0][0]))
 
 
-def flux_compile(w: Workflow) -> None:
+def published_rule(w: Workflow) -> None:
     loaders = _flux_loaders(w, files.FLUX)
-    compiled = w.node("CompileModel", model=loaders[0][0], mode="default", backend="inductor")
-    cached = parts.magcache(w, compiled[0], "flux")
-    more = (
-        "**Compile Model** compiles the blocks with `torch.compile` and leaves the rest as it is, "
-        "so skipping and compiling go together. The first run at a new size takes longer: that is "
-        "when it compiles. It needs a GPU with Triton.\n\n"
-    )
-    note = parts.about_magcache(w, "flux", more + FLUX_SAMPLING)
-    _from_text(w, loaders, [compiled, cached], note)
-
-
-def target_speed(w: Workflow) -> None:
-    loaders = _flux_loaders(w, files.FLUX)
-    cached = w.node("MagCacheTargetSpeed", model=loaders[0][0], speedup=2.0)
+    preset = presets.load("flux")
+    settings: dict[str, Any] = {
+        "magcache_thresh": preset.threshold,
+        "retention_ratio": preset.retention,
+        "magcache_K": preset.max_skip,
+    }
+    rule = w.node("MagCache", model=loaders[0][0], model_type="auto", recommended=True, **settings)
     text = (
-        "Every run of this model, the first one too, with any prompt and seed, is faster by "
-        "`speedup`.\n\n"
-        "There is nothing else to set: which evaluations are computed is chosen beforehand, for "
-        "the least error, and the others are predicted. It works with any model. "
-        f"Too far from the original? Lower `speedup`.\n\n{FLUX_SAMPLING}{parts.LOG}"
+        "The method of the MagCache paper, with its own settings, to compare with or to keep old "
+        "workflows running. For a speed that you choose, use `flux1_dev`.\n\n"
+        "`recommended` is on: the settings published for FLUX are in force. An evaluation is "
+        "skipped while the expected error stays within `magcache_thresh`, at most `magcache_K` in "
+        "a row, never in the first part (`retention_ratio`)."
     )
-    _from_text(w, loaders, [cached], w.note("What happens here", text), reports=True)
+    _flux_from_text(w, loaders, rule, text)
 
 
 def flux_kontext(w: Workflow) -> None:
     model, clip, vae = loaders = _flux_loaders(w, files.KONTEXT)
-    cached = parts.magcache(w, model[0], "flux_kontext")
-    given = w.node("LoadImage", "Image to change", image="example.png", wide=260, high=350)
-    scaled = w.node("FluxKontextImageScale", image=given[0])
-    encoded = w.node("VAEEncode", pixels=scaled[0], vae=vae[0])
-    text = w.node(
-        "CLIPTextEncode", "What to change", clip=clip[0], high=110, wide=340,
-        text="Make it night, with a clear sky full of stars. Keep everything else as it is.",
-    )  # fmt: skip
-    referring = w.node("ReferenceLatent", conditioning=text[0], latent=encoded[0])
+    cached = parts.faster(w, model[0])
+    picture = parts.given(w, "Image to change")
+    scaled = w.node("FluxKontextImageScale", image=picture[0], collapsed=True)
+    encoded = w.node("VAEEncode", pixels=scaled[0], vae=vae[0], collapsed=True)
+    text = w.node("CLIPTextEncode", "What to change", clip=clip[0], high=110, text=NIGHT)
+    referring = w.node("ReferenceLatent", conditioning=text[0], latent=encoded[0], collapsed=True)
     guided = w.node("FluxGuidance", conditioning=referring[0], guidance=2.5)
-    none = w.node("ConditioningZeroOut", "No negative prompt", conditioning=text[0])
-    sampler = _sampler(w, cached[0], (guided[0], none[0]), encoded[0], steps=30, cfg=1.0)
-    more = (
-        "`auto` sees the reference latent and takes Kontext's own curve.\n\nEuler, `simple`, 30 "
-        "steps, CFG 1, guidance 2.5, as its makers use it.\n\n"
-    )
-    notes = parts.start(w, parts.about_magcache(w, "flux_kontext", more))
-    image = Group("4 · Image", YELLOW, [[given], [scaled, encoded, referring, guided]])
+    none = parts.zeros(w, text[0])
+    sampler = parts.sampled(w, cached[0], (guided[0], none[0]), encoded[0], 20, 1.0)
     w.lay_out(
-        [notes],
-        [parts.models(*loaders), parts.prompt(text, none)],
-        [parts.ours([cached]), image],
-        [_result(w, sampler, vae, "5 · Sample")],
+        [parts.start(w, 10, 20)],
+        [parts.models(*loaders[1:], loaders[0]), parts.ours(cached)],
+        [parts.prompt(picture, scaled, encoded, text, referring, guided, none)],
+        [parts.sample([sampler, *parts.image(w, sampler[0], vae[0])])],
+    )
+
+
+def flux2(w: Workflow) -> None:
+    model = parts.loader(w, "UNETLoader", unet_name=files.FLUX2)
+    clip = parts.loader(w, "CLIPLoader", clip_name=files.MISTRAL, type="flux2")
+    vae = parts.loader(w, "VAELoader", vae_name=files.FLUX2_VAE)
+    cached = parts.faster(w, model[0])
+    text = w.node("CLIPTextEncode", "Prompt", clip=clip[0], text=LANDSCAPE, high=150)
+    guidance = w.node("FluxGuidance", conditioning=text[0], guidance=4.0)
+    size: dict[str, Any] = {"width": 1024, "height": 1024}
+    latent = w.node("EmptyFlux2LatentImage", "Size", **size)
+    guider = w.node("BasicGuider", model=cached[0], conditioning=guidance[0])
+    sigmas = w.node("Flux2Scheduler", "Steps, for this size", steps=20, **size)
+    sampling = parts.guided(w, guider, sigmas, latent[0])
+    w.lay_out(
+        [parts.start(w, 10, 20)],
+        [parts.models(clip, vae, model), parts.ours(cached)],
+        [parts.prompt(text, guidance, latent)],
+        [parts.sample(sampling, parts.image(w, sampling[-1][0], vae[0]))],
     )
 
 
 def chroma(w: Workflow) -> None:
-    model, clip, vae = loaders = _chroma_loaders(w)
-    shifted = w.node("ModelSamplingAuraFlow", "Shift", model=model[0], shift=1.0)
-    cached = parts.magcache(w, shifted[0], "chroma")
-    conditions, latent, prompt = _prompt_and_size(w, clip, POOR, 1024)
-    sampler = _chroma_sampler(w, cached, conditions, latent)
-    notes = parts.start(w, parts.about_magcache(w, "chroma", CHROMA_SAMPLING))
+    model = parts.loader(w, "UNETLoader", unet_name=files.CHROMA)
+    clip = parts.loader(w, "CLIPLoader", clip_name=files.T5, type="chroma")
+    vae = parts.loader(w, "VAELoader", vae_name=files.FLUX_VAE)
+    cached = parts.faster(w, model[0])
+    shifted = w.node("ModelSamplingAuraFlow", "Shift", model=cached[0], shift=1.0)
+    text, poor = parts.prompts(w, clip[0], LANDSCAPE, POOR)
+    latent = w.node("EmptySD3LatentImage", "Size", width=1024, height=1024)
+    guider = w.node("CFGGuider", model=shifted[0], positive=text[0], negative=poor[0], cfg=3.5)
+    sigmas = parts.basic_sigmas(w, shifted[0], 26, "beta")
+    sampling = parts.guided(w, guider, sigmas, latent[0])
     w.lay_out(
-        [notes],
-        [parts.models(*loaders), prompt],
-        [parts.ours([shifted, cached])],
-        [_result(w, sampler, vae)],
-    )
-
-
-def chroma_calibration(w: Workflow) -> None:
-    model, clip, vae = loaders = _chroma_loaders(w)
-    shifted = w.node("ModelSamplingAuraFlow", "Shift", model=model[0], shift=1.0)
-    conditions, latent, prompt = _prompt_and_size(w, clip, POOR, 1024)
-    measured = w.node("MagCacheCalibration", model=shifted[0])
-    first = _chroma_sampler(w, measured, conditions, latent, control="fixed")
-    result = parts.image(w, first[0], vae[0], "magcache/chroma_measured")
-    cached = parts.magcache(w, shifted[0], "chroma", muted=True)
-    second = _chroma_sampler(w, cached, conditions, latent, control="fixed", muted=True)
-    again = parts.image(w, second[0], vae[0], "magcache/chroma_calibrated", muted=True)
-    text = (
-        "For a fine-tune, or a model without a published curve: measure its own.\n\n"
-        "1. Run. It is one ordinary sampling, nothing is skipped; the node and the log say which "
-        "file was written to `ComfyUI/user/magcache`.\n"
-        "2. Select the nodes of group 4, unmute them (Ctrl+M), and run again. `calibration` is on "
-        "`automatic`, which finds the file of this very model; the log names it. Another file is "
-        "chosen by hand, after R.\n\n"
-        "One calibration serves other prompts, numbers of steps and shifts. `recommended` is on: "
-        f"Chroma's published settings, with your curve.\n\n{CHROMA_SAMPLING}{parts.LOG}"
-    )
-    w.lay_out(
-        [parts.start(w, w.note("What happens here", text))],
-        [parts.models(*loaders, shifted), prompt],
-        [
-            Group("3 · Measure", GREEN, [[measured], [first], result]),
-            Group("4 · Use the calibration (muted: Ctrl+M)", GREEN, [[cached], [second], again]),
-        ],
+        [parts.start(w, 13, 26)],
+        [parts.models(clip, vae, model), parts.ours(cached, shifted)],
+        [parts.prompt(text, poor, latent)],
+        [parts.sample(sampling, parts.image(w, sampling[-1][0], vae[0]))],
     )
 
 
 def qwen_image(w: Workflow) -> None:
-    model = parts.loader(w, "UNETLoader", unet_name=files.QWEN)
-    clip = parts.loader(w, "CLIPLoader", clip_name=files.QWEN_TEXT, type="qwen_image")
-    vae = parts.loader(w, "VAELoader", vae_name=files.QWEN_VAE)
-    shifted = w.node("ModelSamplingAuraFlow", "Shift", model=model[0], shift=3.1)
-    cached = parts.magcache(w, shifted[0], "qwen_image")
-    conditions, latent, prompt = _prompt_and_size(w, clip, " ", 1328)
-    sampler = _sampler(w, cached[0], conditions, latent[0], steps=50, cfg=4.0)
-    more = (
-        "50 steps and CFG 4 at 1328x1328, as its makers advise; Euler, `simple` and shift 3.1 as "
-        "in ComfyUI's template. 20 steps are enough for a first look.\n\n"
-    )
+    loaders = _qwen_loaders(w, files.QWEN)
+    cached = parts.faster(w, loaders[0][0])
+    shifted = w.node("ModelSamplingAuraFlow", "Shift", model=cached[0], shift=3.1)
+    prompts = parts.prompts(w, loaders[1][0], LANDSCAPE, " ")
+    latent = w.node("EmptySD3LatentImage", "Size", width=1328, height=1328)
+    told = 10, 20, " The makers advise 50 steps: then 25 are computed."
+    _from_text(w, loaders, [cached, shifted], [*prompts, latent], told, cfg=4.0)
+
+
+def qwen_image_edit(w: Workflow) -> None:
+    model, clip, vae = loaders = _qwen_loaders(w, files.QWEN_EDIT)
+    cached = parts.faster(w, model[0])
+    shifted = w.node("ModelSamplingAuraFlow", "Shift", model=cached[0], shift=3.1)
+    normed = w.node("CFGNorm", model=shifted[0], strength=1.0)
+    picture = parts.given(w, "Image to change")
+    scaled = w.node("FluxKontextImageScale", image=picture[0], collapsed=True)
+    encoded = w.node("VAEEncode", pixels=scaled[0], vae=vae[0], collapsed=True)
+
+    def condition(title: str, text: str, collapsed: bool) -> tuple[Node, Node]:
+        encoded = w.node(
+            "TextEncodeQwenImageEditPlus", title, clip=clip[0], vae=vae[0], image1=scaled[0],
+            prompt=text, high=170, collapsed=collapsed,
+        )  # fmt: skip
+        referring = w.node(
+            "FluxKontextMultiReferenceLatentMethod", f"Reference: {title.lower()}",
+            conditioning=encoded[0], reference_latents_method="index_timestep_zero",
+            collapsed=True,
+        )  # fmt: skip
+        return encoded, referring
+
+    text = condition("What to change", NIGHT, False)
+    none = condition("Negative: nothing", "", True)
+    sampler = parts.sampled(w, normed[0], (text[1][0], none[1][0]), encoded[0], 40, 4.0)
     w.lay_out(
-        [parts.start(w, parts.about_magcache(w, "qwen_image", more))],
-        [parts.models(model, clip, vae), prompt],
-        [parts.ours([shifted, cached])],
-        [_result(w, sampler, vae)],
+        [parts.start(w, 20, 40)],
+        [parts.models(*loaders[1:], loaders[0]), parts.ours(cached, shifted, normed)],
+        [parts.prompt(picture, scaled, encoded, *text, *none)],
+        [parts.sample([sampler, *parts.image(w, sampler[0], vae[0])])],
     )
+
+
+def krea2(w: Workflow) -> None:
+    model = parts.loader(w, "UNETLoader", unet_name=files.KREA2)
+    clip = parts.loader(w, "CLIPLoader", clip_name=files.KREA2_TEXT, type="krea2")
+    vae = parts.loader(w, "VAELoader", vae_name=files.KREA2_VAE)
+    cached = parts.faster(w, model[0])
+    prompts = parts.prompts(w, clip[0], LANDSCAPE, None)
+    latent = w.node("EmptyLatentImage", "Size", width=1024, height=1024)
+    _from_text(w, (model, clip, vae), [cached], [*prompts, latent], FEW, cfg=1.0, steps=8)
+
+
+def z_image(w: Workflow) -> None:
+    model = parts.loader(w, "UNETLoader", unet_name=files.Z_IMAGE)
+    clip = parts.loader(w, "CLIPLoader", clip_name=files.Z_IMAGE_TEXT, type="lumina2")
+    vae = parts.loader(w, "VAELoader", vae_name=files.Z_IMAGE_VAE)
+    cached = parts.faster(w, model[0])
+    shifted = w.node("ModelSamplingAuraFlow", "Shift", model=cached[0], shift=3.0)
+    prompts = parts.prompts(w, clip[0], LANDSCAPE, None)
+    latent = w.node("EmptySD3LatentImage", "Size", width=1024, height=1024)
+    _from_text(
+        w, (model, clip, vae), [cached, shifted], [*prompts, latent], FEW, cfg=1.0, steps=8,
+        sampler="res_multistep",
+    )  # fmt: skip
 
 
 def _flux_loaders(w: Workflow, weights: files.File) -> Loaders:
@@ -154,56 +173,38 @@ def _flux_loaders(w: Workflow, weights: files.File) -> Loaders:
     return model, clip, parts.loader(w, "VAELoader", vae_name=files.FLUX_VAE)
 
 
-def _chroma_loaders(w: Workflow) -> Loaders:
-    model = parts.loader(w, "UNETLoader", unet_name=files.CHROMA)
-    clip = parts.loader(w, "CLIPLoader", clip_name=files.T5, type="chroma")
-    return model, clip, parts.loader(w, "VAELoader", vae_name=files.FLUX_VAE)
+def _qwen_loaders(w: Workflow, weights: files.File) -> Loaders:
+    model = parts.loader(w, "UNETLoader", unet_name=weights)
+    clip = parts.loader(w, "CLIPLoader", clip_name=files.QWEN_TEXT, type="qwen_image")
+    return model, clip, parts.loader(w, "VAELoader", vae_name=files.QWEN_VAE)
+
+
+def _flux_from_text(w: Workflow, loaders: Loaders, cached: Node, text: str = "") -> None:
+    prompt, none = parts.prompts(w, loaders[1][0], LANDSCAPE, None)
+    guided = w.node("FluxGuidance", conditioning=prompt[0], guidance=3.5)
+    latent = w.node("EmptySD3LatentImage", "Size", width=1024, height=1024)
+    nodes = [prompt, guided, none, latent]
+    _from_text(w, loaders, [cached], nodes, (10, 20, ""), cfg=1.0, about=text)
 
 
 def _from_text(
-    w: Workflow, loaders: Loaders, ours: list[Node], note: Node, reports: bool = False
-) -> None:
-    """FLUX from a text; `ours` ends with the node that the sampler takes its model from."""
-    text, none = parts.prompts(w, loaders[1][0], LANDSCAPE, None)
-    guided = w.node("FluxGuidance", conditioning=text[0], guidance=3.5)
-    latent = w.node("EmptySD3LatentImage", "Size", width=1024, height=1024)
-    sampler = _sampler(w, ours[-1][0], (guided[0], none[0]), latent[0], steps=28, cfg=1.0)
-    columns = [
-        [parts.start(w, note)],
-        [parts.models(*loaders), parts.prompt(text, guided, none, latent)],
-        [parts.ours(ours)],
-        [_result(w, sampler, loaders[2])],
-    ]
-    if reports:
-        columns[-1].append(Group("5 · Report", GREEN, [[parts.report(w, ours[-1], sampler[0])]]))
-    w.lay_out(*columns)
+    w: Workflow, loaders: Loaders, ours: list[Node], prompt: list[Node],
+    told: tuple[int, int, str], cfg: float, steps: int = 20, sampler: str = "euler",
+    about: str = "",
+) -> None:  # fmt: skip
+    """A text made an image by KSampler.
 
-
-def _prompt_and_size(
-    w: Workflow, clip: Node, negative: str, side: int
-) -> tuple[tuple[Output, Output], Node, Group]:
-    text, poor = parts.prompts(w, clip[0], LANDSCAPE, negative)
-    latent = w.node("EmptySD3LatentImage", "Size", width=side, height=side)
-    return (text[0], poor[0]), latent, parts.prompt(text, poor, latent)
-
-
-def _sampler(
-    w: Workflow, model: Output, conditions: tuple[Output, Output], latent: Output,
-    steps: int, cfg: float, scheduler: str = "simple", **node: Any,
-) -> Node:  # fmt: skip
-    return w.node(
-        "KSampler", model=model, positive=conditions[0], negative=conditions[1],
-        latent_image=latent, seed=1, steps=steps, cfg=cfg, sampler_name="euler",
-        scheduler=scheduler, **node,
-    )  # fmt: skip
-
-
-def _chroma_sampler(
-    w: Workflow, model: Node, conditions: tuple[Output, Output], latent: Node, **node: Any
-) -> Node:
-    return _sampler(w, model[0], conditions, latent[0], 40, 3.0, scheduler="beta", **node)
-
-
-def _result(w: Workflow, sampler: Node, vae: Node, title: str = "4 · Sample") -> Group:
-    decoded, saved = parts.image(w, sampler[0], vae[0], f"magcache/{w.name}")
-    return Group(title, BLUE, [[sampler, decoded], [saved]])
+    Args:
+        ours: Ends with the node that the sampler takes its model from.
+        prompt: The last three are the positive and the negative condition and the empty latent.
+        told: What the first run computes, of how many steps, and what else is to be said.
+    """
+    positive, negative, latent = (node[0] for node in prompt[-3:])
+    sampling = parts.sampled(w, ours[-1][0], (positive, negative), latent, steps, cfg, sampler)
+    start = parts.about(w, about) if about else parts.start(w, *told)
+    w.lay_out(
+        [start],
+        [parts.models(*loaders[1:], loaders[0]), parts.ours(*ours)],
+        [parts.prompt(*prompt)],
+        [parts.sample([sampling, *parts.image(w, sampling[0], loaders[2][0])])],
+    )

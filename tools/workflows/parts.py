@@ -1,111 +1,136 @@
-"""What the examples have in common: MagCache at its recommended settings, notes, results."""
+"""What the examples have in common: loaders, MagCache behind them, the note, results."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from magcache.curves import presets
-
 from .files import File
 from .graph import BLUE, GREEN, GREY, YELLOW, Group, Node, Output, Workflow
 
-CARE = (
-    "Too far from the original? Switch `recommended` off and lower `magcache_thresh` or "
-    "`magcache_K`. To see the original, bypass the node (Ctrl+B) and run with the same seed."
-)
-LOG = "After each run the log says how many evaluations were skipped and what that gained."
+SPEEDUP = 2.0
+_DOWNLOAD = "Put each file into the folder above it, then press **R**."
 
 
-def magcache(
-    w: Workflow, model: Output, preset: str, model_type: str = "auto", **node: Any
-) -> Node:
-    """MagCache at the recommended settings, which its widgets show too."""
-    values = _widgets(preset)
-    return w.node(
-        "MagCache", model=model, model_type=model_type, recommended=True, **values, **node
-    )
-
-
-def about_magcache(w: Workflow, preset: str, more: str = "") -> Node:
-    """A note on what its settings do."""
-    values = _widgets(preset)
-    return w.note(
-        "What MagCache does here",
-        "Most evaluations of the model skip all of its blocks. `recommended` is on: the settings "
-        f"published for this model are in force, threshold {values['magcache_thresh']:g}, K "
-        f"{values['magcache_K']}, retention {values['retention_ratio']:g}. An evaluation is "
-        "skipped while the expected error stays within the threshold, at most K times in a row, "
-        f"and never in the first part of the trajectory.\n\n{more}{CARE}\n\n{LOG}",
-    )
+def faster(w: Workflow, model: Output, title: str = "") -> Node:
+    """MagCache at twice the speed."""
+    return w.node("MagCacheTargetSpeed", title, model=model, speedup=SPEEDUP)
 
 
 def prompts(w: Workflow, clip: Output, positive: str, negative: str | None) -> tuple[Node, Node]:
     """Positive and negative conditioning; without a negative prompt, zeros, as FLUX is used."""
-    first = w.node("CLIPTextEncode", "Prompt", clip=clip, text=positive, wide=340, high=130)
+    first = w.node("CLIPTextEncode", "Prompt", clip=clip, text=positive, high=150)
     if negative is None:
-        return first, w.node("ConditioningZeroOut", "No negative prompt", conditioning=first[0])
-    node = w.node("CLIPTextEncode", "Negative prompt", clip=clip, text=negative, wide=340, high=110)
-    return first, node
+        return first, zeros(w, first[0])
+    return first, w.node("CLIPTextEncode", "Negative prompt", clip=clip, text=negative, high=100)
 
 
-def image(w: Workflow, samples: Output, vae: Output, prefix: str, **node: Any) -> list[Node]:
+def zeros(w: Workflow, condition: Output) -> Node:
+    """In the place of a negative prompt."""
+    title = "No negative prompt"
+    return w.node("ConditioningZeroOut", title, conditioning=condition, collapsed=True)
+
+
+def given(w: Workflow, title: str) -> Node:
+    """An image to begin with."""
+    return w.node("LoadImage", title, image="example.png", high=310)
+
+
+def sampled(
+    w: Workflow, model: Output, conditions: tuple[Output, Output], latent: Output,
+    steps: int, cfg: float, sampler: str = "euler", scheduler: str = "simple",
+) -> Node:  # fmt: skip
+    return w.node(
+        "KSampler", model=model, positive=conditions[0], negative=conditions[1],
+        latent_image=latent, seed=1, steps=steps, cfg=cfg, sampler_name=sampler,
+        scheduler=scheduler,
+    )  # fmt: skip
+
+
+def guided(
+    w: Workflow, guider: Node, sigmas: Node, latent: Output, sampler: str = "euler"
+) -> list[Node]:
+    """Samples with a guider; the last node is the sampler."""
+    noise = w.node("RandomNoise", "Seed", noise_seed=1)
+    chosen = w.node("KSamplerSelect", sampler_name=sampler)
+    ran = w.node(
+        "SamplerCustomAdvanced", noise=noise[0], guider=guider[0], sampler=chosen[0],
+        sigmas=sigmas[0], latent_image=latent,
+    )  # fmt: skip
+    return [noise, guider, chosen, sigmas, ran]
+
+
+def basic_sigmas(w: Workflow, model: Output, steps: int, scheduler: str = "simple") -> Node:
+    return w.node("BasicScheduler", "Steps", model=model, scheduler=scheduler, steps=steps)
+
+
+def image(w: Workflow, samples: Output, vae: Output) -> list[Node]:
     """Decodes and saves an image."""
-    decoded = w.node("VAEDecode", samples=samples, vae=vae, **node)
-    saved = w.node(
-        "SaveImage", images=decoded[0], filename_prefix=prefix, wide=380, high=420, **node
-    )
-    return [decoded, saved]
+    decoded = w.node("VAEDecode", samples=samples, vae=vae, collapsed=True)
+    prefix = f"magcache/{w.name}"
+    return [decoded, w.node("SaveImage", images=decoded[0], filename_prefix=prefix, high=330)]
 
 
-def video(w: Workflow, images: Output, fps: float) -> list[Node]:
+def video(w: Workflow, images: Output, fps: float, audio: Output | None = None) -> list[Node]:
     """Makes a video and saves it."""
-    made = w.node("CreateVideo", images=images, fps=fps, high=110)
+    sound: dict[str, Any] = {"audio": audio} if audio else {}
+    made = w.node("CreateVideo", images=images, fps=fps, high=110, **sound)
     prefix = f"video/magcache/{w.name}"
-    saved = w.node("SaveVideo", video=made[0], filename_prefix=prefix, wide=380, high=420)
-    return [made, saved]
+    return [made, w.node("SaveVideo", video=made[0], filename_prefix=prefix, high=330)]
 
 
-def report(w: Workflow, model: Node, after: Output) -> Node:
-    """What MagCache did in the sampling that `after` comes from."""
-    return w.node("MagCacheReport", model=model[0], after=after, wide=460, high=660)
+def start(w: Workflow, computed: int, steps: int, more: str = "", two: bool = False) -> Group:
+    """What to download for the nodes so far, and what the first run does.
+
+    Args:
+        computed: How many steps the first run computes.
+        steps: Of how many.
+        more: What else is to be said of it.
+        two: Whether there are two MagCache nodes.
+    """
+    nodes = "Both **MagCache** nodes are" if two else "**MagCache** is"
+    text = (
+        f"{w.needs}## 1. Download\n{_DOWNLOAD}\n\n{_files(w)}\n\n## 2. Press Run\n{nodes} set to "
+        f"twice the speed. The first run computes {computed} of {steps} steps and predicts the "
+        f"others; nothing has to be measured first.{more}\n\n## 3. Compare\nSet `control after "
+        f"generate` to `fixed`, bypass {'both' if two else 'MagCache'} (Ctrl+B) and run again. Too "
+        "far from the original? Lower `speedup`."
+    )
+    return Group("Start here", GREY, [[w.note("How to use this", text)]])
 
 
-def start(w: Workflow, note: Node) -> Group:
-    """A note, and what to download for the nodes so far."""
-    return Group("Start here", GREY, [[*_about_files(w), note]])
+def about(w: Workflow, text: str) -> Group:
+    """What to download, for an example that shows something else than MagCache's one node."""
+    text = f"## 1. Download\n{_DOWNLOAD}\n\n{_files(w)}\n\n## 2. Press Run\n{text}"
+    return Group("Start here", GREY, [[w.note("How to use this", text)]])
 
 
 def loader(w: Workflow, kind: str, title: str = "", **values: Any) -> Node:
     """A loader, wide enough for the name of a file."""
-    return w.node(kind, title, wide=340, **values)
+    return w.node(kind, title, wide=290, **values)
 
 
 def models(*nodes: Node) -> Group:
-    return Group("1 · Models", BLUE, [nodes])
+    """Loaders; MagCache is right below the last one."""
+    return Group("Models", BLUE, [nodes])
 
 
 def prompt(*nodes: Node) -> Group:
-    return Group("2 · Prompt", YELLOW, [nodes])
+    return Group("Prompt", YELLOW, [nodes])
 
 
-def ours(*columns: Sequence[Node]) -> Group:
-    return Group("3 · MagCache", GREEN, columns)
+def ours(*nodes: Node) -> Group:
+    return Group("MagCache", GREEN, [nodes])
 
 
-def _about_files(w: Workflow) -> list[Node]:
+def sample(*columns: Sequence[Node]) -> Group:
+    return Group("Sample", BLUE, columns)
+
+
+def _files(w: Workflow) -> str:
     folders: dict[str, list[File]] = {}
-    for file in w.files:
+    for file in dict.fromkeys(w.files):
         folders.setdefault(file.folder, []).append(file)
-    texts = ["Each file goes into the folder above it; then press R, so that ComfyUI sees it."]
+    texts = []
     for folder, inside in folders.items():
         links = "\n".join(f"- [{file.name}]({file.address})" for file in inside)
         texts.append(f"**ComfyUI/models/{folder}**\n\n{links}")
-    return [w.note("Files to download", "\n\n".join(texts))] if folders else []
-
-
-def _widgets(preset: str) -> dict[str, Any]:
-    found = presets.load(preset)
-    return {
-        "magcache_thresh": found.threshold,
-        "retention_ratio": found.retention,
-        "magcache_K": found.max_skip,
-    }
+    return "\n\n".join(texts)
