@@ -150,11 +150,12 @@ print(magcache.__file__, magcache.__version__)
     assert file.startswith(str(wheel)) and told == magcache.__version__
 
 
-def test_the_wheel_brings_one_model(wheel: Path) -> None:
-    assert [folder.name for folder in (wheel / "magcache" / "models").iterdir()] == ["emoji"]
+def test_the_wheel_brings_the_models_of_the_demo_and_the_app(wheel: Path) -> None:
+    brought = {folder.name for folder in (wheel / "magcache" / "models").iterdir()}
+    assert brought == {"emoji", "emoji-video"}
 
 
 def test_the_wheel_says_where_to_get_the_model_that_it_does_not_bring(wheel: Path) -> None:
-    said = run("from magcache.emoji import video; video.load()", wheel)
-    assert f"neither in {wheel / 'magcache' / 'models' / 'emoji-video'}" in said
-    assert "Copy models/emoji-video from the repository or the source archive" in said
+    said = run("from magcache.emoji import unet; unet.load()", wheel)
+    assert f"neither in {wheel / 'magcache' / 'models' / 'emoji-unet'}" in said
+    assert "Copy models/emoji-unet from the repository or the source archive" in said

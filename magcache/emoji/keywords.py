@@ -101,7 +101,7 @@ def find_folder(name: str) -> Path:
     """The folder of a model (a key of `WEIGHTS`), in an installed package or a checkout.
 
     Raises FileNotFoundError, which says where it looked and where to get the model: the wheel
-    contains "emoji" only.
+    contains "emoji" and "emoji-video" only.
     """
     package = Path(__file__).parents[1]
     places = [package / "models" / name, package.parent / "models" / name]
@@ -110,7 +110,7 @@ def find_folder(name: str) -> Path:
             return place
     raise FileNotFoundError(
         f"the model {name} is neither in {places[0]} nor in {places[1]}. MagCache's wheel contains "
-        f"only the model emoji. Copy models/{name} from the repository or the source archive "
+        f"only emoji and emoji-video. Copy models/{name} from the repository or the source archive "
         f"(sdist) to one of these folders, or run `git checkout models/{name}` in a checkout"
     )
 

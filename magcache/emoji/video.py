@@ -2,8 +2,7 @@
 
 `load()` gives a real `diffusers.WanPipeline` without autoencoder and text encoder. A latent frame
 holds an RGB frame in 16 channels, described in `models/emoji-video/emoji.json`. A prompt is up to
-eight keywords from a table of embeddings. The wheel does not contain the model, see
-`keywords.find_folder`.
+eight keywords from a table of embeddings.
 """
 
 from collections.abc import Sequence

@@ -165,7 +165,6 @@ def test_words_that_the_small_model_does_not_know_are_named(engine: Engine, tmp_
 def test_where_its_files_are_missing_it_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a wheel, which brings the other small model only."""
     monkeypatch.setattr(emoji_video.keywords, "WEIGHTS", {"emoji-video": "none"})
     with pytest.raises(Problem, match="The model emoji-video is neither in"):
         Engine(Models()).generate(emoji(), tmp_path, ignored)
