@@ -198,7 +198,7 @@ class Report:
             lines |= {"times": _times(self.runs), "schedule": self.schedule}
             lines["computed"] = _computed(self.runs)
             if self.mended:
-                lines["mended"] = f"{self.mended} gaps, each by the evaluation after it"
+                lines["mended"] = f"{self.mended} gaps, corrected by the next computed evaluation"
             lines["settings"] = self.runs[-1].details
             lines["memory"] = f"{self.bytes_held / 2**20:.1f} MiB of residuals at most"
         texts = [*lines.items(), *(("note", warning) for warning in self.warnings)]

@@ -215,15 +215,15 @@ def test_a_prompt_that_fails_costs_only_itself(
     model = image.load()
     monkeypatch.setattr(image, "load", lambda **_: model)
     sampled: list[str] = []
-    generate = type(model).generate
+    arguments = type(model).arguments
 
     def fails_on_the_second(self: Any, prompts: list[str], *asked: Any) -> Any:
         sampled.extend(prompts)
         if len(sampled) == 2:
             raise RuntimeError("out of memory")
-        return generate(self, prompts, *asked)
+        return arguments(self, prompts, *asked)
 
-    monkeypatch.setattr(type(model), "generate", fails_on_the_second)
+    monkeypatch.setattr(type(model), "arguments", fails_on_the_second)
     first, second = model.prompts("calibration")[:2]
     options = ["--steps=4", f"--home={home}", f"--prompt={first}", f"--prompt={second}"]
     assert cli.main(["calibrate", "emoji", *options]) == 0
