@@ -343,7 +343,7 @@ def test_a_model_that_is_left_alone_is_named(monkeypatch: pytest.MonkeyPatch, em
     from magcache.hosts.comfyui.nodes import benchmark as node
 
     monkeypatch.setattr(node, "remembers", lambda _: "Flux does not fit: it stores something")
-    with pytest.raises(ValueError, match="nothing to measure, since MagCache leaves it"):
+    with pytest.raises(ValueError, match="nothing to measure, MagCache leaves this model"):
         measuring(emoji[0], emoji[2])
 
 
