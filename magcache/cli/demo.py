@@ -1,4 +1,4 @@
-"""The command `magcache demo`: the bundled emoji model with and without MagCache."""
+"""The command `magcache demo`: runs the bundled emoji model with and without MagCache."""
 
 import argparse
 import json

@@ -173,14 +173,14 @@ def _images(found: Any) -> Any:
 
 
 def _pictures(found: Any) -> bool:
-    """Whether these are Pillow's, in lists of lists perhaps."""
+    """Whether a value holds Pillow images, possibly in nested lists."""
     while isinstance(found, list) and found:
         found = found[0]
     return hasattr(found, "convert")
 
 
 def _pretrained(model: str, dtype: Any) -> Any:
-    """A pipeline as diffusers loads it; whatever may be wrong with the files is told in words."""
+    """Loads a pipeline with diffusers; any problem with the files becomes a readable error."""
     from diffusers import DiffusionPipeline
 
     try:

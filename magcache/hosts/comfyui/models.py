@@ -15,7 +15,7 @@ from . import host
 from .start import Start
 
 _WIDE = 4000  # channels: the 14B models of Wan have 5120, the smaller ones 3072 at most
-_LARGE_FRAME = 9000  # latent pixels a frame: 480p has 6240 at most, 720p at least 12,800
+_LARGE_FRAME = 9000  # latent pixels per frame: 480p has at most 6240, 720p at least 12,800
 
 
 Auto = Callable[[Any, Start], bool]
@@ -26,7 +26,7 @@ The docs quote its docstring.
 
 
 def _always(_model: Any, _start: Start) -> bool:
-    """Every one, unless a row below fits."""
+    """Any, unless a row below matches."""
     return True
 
 
@@ -35,12 +35,12 @@ def _no_doubt(_model: Any, _start: Start) -> str:
 
 
 def _has_references(_model: Any, start: Start) -> bool:
-    """In a sampling with reference latents."""
+    """With reference latents."""
     return start.holds("reference_latents")
 
 
 def _is_version_1_5(model: Any, _start: Start) -> bool:
-    """Of HunyuanVideo 1.5's configuration."""
+    """With HunyuanVideo 1.5's configuration."""
     return type(model.model).__name__.startswith("HunyuanVideo15")
 
 
@@ -55,7 +55,7 @@ def _embeds_an_image(model: Any, _start: Start) -> bool:
 
 
 def _embeds_a_large_image(model: Any, start: Start) -> bool:
-    """With an image embedder, above 9000 latent pixels a frame."""
+    """With an image embedder, and more than 9000 latent pixels per frame."""
     large = bool(start.latent) and start.latent[-1] * start.latent[-2] > _LARGE_FRAME
     return large and _embeds_an_image(model, start)
 
@@ -72,7 +72,7 @@ def _has_48_channels(model: Any, _start: Start) -> bool:
 
 
 def _is_wan22(model: Any, start: Start) -> bool:
-    """Wider than 4000 channels, from text, and of a file named so or one of two samplers."""
+    """From text, wider than 4000 channels, and Wan 2.2 by file name, or with two samplers."""
     network = model.model.diffusion_model
     from_text = network.patch_embedding.in_channels == 16 and not _embeds_an_image(model, start)
     told = _wan_by_name(model)
