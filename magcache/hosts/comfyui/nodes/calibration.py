@@ -24,7 +24,7 @@ class MagCacheCalibration:
             "required": {
                 "model": MODEL,
                 "model_type": model_type_input(
-                    "The model's type, after which the file is named. auto uses the model's class."
+                    "The model's type, which also names the file. auto uses the model's class."
                 ),
             },
             "hidden": HIDDEN,

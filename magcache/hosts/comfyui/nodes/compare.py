@@ -19,8 +19,8 @@ class MagCacheCompare:
     RETURN_TYPES = ("IMAGE", "STRING")
     RETURN_NAMES = ("picture", "text")
     OUTPUT_TOOLTIPS = (
-        "A, B and where they differ. Of a video: the frame that differs most, and curves.",
-        "PSNR, SSIM and FLIP. Of a video, also the frame that differs most.",
+        "A, B and where they differ. For a video: the frame that differs most, and curves.",
+        "PSNR, SSIM and FLIP. For a video, also the frame that differs most.",
     )
     DESCRIPTION = (
         "Measures how much two images or videos differ, for instance one made with MagCache and "

@@ -55,7 +55,7 @@ class MagCacheWanVideoWrapper(Calibrated):
             "required": {
                 "model_type": widgets.entry(
                     _TYPES,
-                    "Which model's published list to use. Needs the input model.",
+                    "Which model's published list to use. Only used if model is connected.",
                     default="wan2.1_t2v_14B",
                 ),
                 "magcache_thresh": widgets.threshold(0.12, 0.3, 0.001),
