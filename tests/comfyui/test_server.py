@@ -292,7 +292,7 @@ def test_what_a_page_is_shown_of_a_sampling_and_its_report(server: Server) -> No
 
     graph["sampler"]["inputs"]["seed"] = 2
     again = server.succeed(graph)
-    assert "runs       2 with the MagCache node" in again["report"]["text"][0]
+    assert "runs       2 since the MagCache node" in again["report"]["text"][0]
 
 
 def test_a_report_behind_the_sampler_of_another_model_says_what_to_do(server: Server) -> None:
