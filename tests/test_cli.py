@@ -98,7 +98,7 @@ def test_plan_for_a_speedup_is_refused_where_it_cannot_be(capsys, tmp_path):
         (["calibrate", "emoji", "--device=meta"], "the device meta cannot be used here"),
         (["calibrate", "emoji", "--cfg=inf"], "--cfg: give a number from 0 to 100, not 'inf'"),
         (["calibrate", "emoji", "--name=../x"], "'../x' cannot be the name of a calibration"),
-        (["calibrate", ".", "--cfg=1"], ". is no saved pipeline: it has no model_index.json"),
+        (["calibrate", ".", "--cfg=1"], ". is not a saved pipeline: it has no model_index.json"),
         (["calibrate", "x", "--image=missing.png"], "there is no file missing.png"),
         (["plan", "--preset", "omnigen2_edit"], "has no max_skip, retention: set them"),
         (["plan", "--calibration", "missing.json"], "there is no calibration file missing.json"),

@@ -91,7 +91,7 @@ def test_show_says_what_is_special(capsys, store):
     assert "weights not read, 2 LoRAs" in printed
     assert "the second expert takes over at noise level 0.55" in printed
     store.save(calibration(identity=None), "unknown")
-    assert "it is used only where it is named" in output(capsys, "show", "unknown")
+    assert "it is used only if you name it" in output(capsys, "show", "unknown")
 
 
 def test_show_reads_a_file_too(capsys, tmp_path):

@@ -99,7 +99,7 @@ def test_a_prompt_that_fails_loses_none_of_the_others(
     monkeypatch.setattr(calibrate, "_measure", measure)
     prompts = [f"--prompt={word}" for word in ("fox", "owl", "dog")]
     assert cli.main(["calibrate", "emoji", *prompts, "--name=mine"]) == 0
-    assert "left out, 'owl' has failed: out of memory" in capsys.readouterr().err
+    assert "'owl' failed and is left out: out of memory" in capsys.readouterr().err
     assert Store(home).load("mine").prompts == 2
 
 

@@ -254,10 +254,10 @@ def test_speeds(text: str, speeds: list[float]) -> None:
     ("text", "said"),
     [
         ("", "give 1 to 6 speeds"),
-        ("fast", "'fast' is no speed"),
+        ("fast", "'fast' is not a speed"),
         ("1", "above 1 and up to 4"),
-        ("2, 5", "'5' is no speed"),
-        ("nan", "is no speed"),
+        ("2, 5", "'5' is not a speed"),
+        ("nan", "is not a speed"),
         ("1.1 1.2 1.3 1.4 1.5 1.6 1.7", "not 7"),
     ],
 )

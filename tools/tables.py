@@ -1,9 +1,9 @@
-"""Writes what documents say of the models, from the rows of `models.py` and the presets.
+"""Writes the docs' tables of models, from the rows of `models.py` and the presets.
 
-    python -m tools.tables                          all but the next
-    python -m tools.tables --comfyui PATH ...       docs/compatibility.md too, by `magcache doctor`
+    python -m tools.tables                        everything except docs/compatibility.md
+    python -m tools.tables --comfyui PATH ...     docs/compatibility.md too, with `magcache doctor`
 
-Each text stands between two comments that name it; tests/test_tables.py compares.
+Each table is between two comments with its name; tests/test_tables.py checks that it is current.
 """
 
 import argparse
@@ -31,7 +31,7 @@ _COMMAS = {"en": ", ", "zh": "、"}
 
 
 def texts() -> dict[str, dict[str, str]]:
-    """What the tool writes: by file, and by the name in its comments."""
+    """All texts that the tool writes, by file and by the name in the comments."""
     found = {
         "docs/presets.md": {"presets": _presets()},
         "docs/models.md": {
@@ -56,10 +56,10 @@ def texts() -> dict[str, dict[str, str]]:
 
 
 def stale() -> dict[str, str]:
-    """The documents that do not say what the rows say, by file, as they should be.
+    """The documents that are out of date, by file, with their new text.
 
     Raises:
-        ValueError: One has no place for what the tool writes.
+        ValueError: One lacks the comments for a text.
     """
     found = {}
     for file, parts in texts().items():
@@ -70,10 +70,10 @@ def stale() -> dict[str, str]:
 
 
 def filled(text: str, parts: Mapping[str, str]) -> str:
-    """A document with its parts written anew.
+    """A document with its parts replaced.
 
     Raises:
-        ValueError: It has no place for one.
+        ValueError: It lacks the comments for one.
     """
     for name, part in parts.items():
         begin, end = (re.escape(mark) for mark in _BETWEEN.format(name, "\0", name).split("\0"))
@@ -85,7 +85,7 @@ def filled(text: str, parts: Mapping[str, str]) -> str:
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str | None]], figures: int = 0) -> str:
-    """A table whose last columns hold figures."""
+    """A Markdown table; the last `figures` columns are right-aligned."""
     head = [*head]
     lines = "|---" * (len(head) - figures) + "|--:" * figures + "|"
     cells = [head, *(["–" if cell is None else cell for cell in row] for row in rows)]
@@ -106,7 +106,7 @@ def _recommended() -> str:
 
 
 def _downloads(row: Model) -> tuple[str, str, str]:
-    """Its name, what it is called, and the files beside it."""
+    """The linked title, the `model_type`, and the other files."""
     own = files.OF.get(row.name, ())
     models = [file for file in own if file.folder == "diffusion_models"]
     linked = [f"[{file.title or row.title}]({file.address})" for file in own]
@@ -156,15 +156,15 @@ def _codes(names: Iterable[str], comma: str) -> str:
 
 
 def _tried(language: str) -> str:
-    """What the node MagCache makes faster of the models in the newest ComfyUI of the page.
+    """How many models of the newest ComfyUI in the page the node MagCache makes faster.
 
-    That page tries the published rule; the node leaves alone only what remembers its calls, which
-    tests/comfyui/test_outputs.py tries with the same models.
+    The page tests the published rule. The node leaves out only models that remember their calls;
+    tests/comfyui/test_outputs.py tests it on the same models.
     """
     page = _COMPATIBILITY.read_text(encoding="utf-8")
     newest = re.search(r"<!-- ComfyUI (\S+) -->(.*?)<!-- /", page, re.DOTALL)
     if newest is None:
-        raise ValueError(f"{_COMPATIBILITY} says nothing of any ComfyUI")
+        raise ValueError(f"{_COMPATIBILITY} has no section for a ComfyUI")
     version, table = newest.groups()
     networks = re.findall(r"^\| \w\S* \| `(\w+)` \|", table, re.MULTILINE)
     left = {row.network for row in MODELS if row.remembers}
@@ -173,7 +173,7 @@ def _tried(language: str) -> str:
 
 
 def _measure(comfyui: Path) -> None:
-    """Writes what `magcache doctor` finds in a ComfyUI."""
+    """Writes the findings of `magcache doctor` in a ComfyUI."""
     command = [sys.executable, "-m", "magcache.cli", "doctor", "--cpu", "--markdown", "--comfyui"]
     said = subprocess.run([*command, str(comfyui)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     version = re.match(r"## (ComfyUI \S+)", said.stdout)

@@ -55,13 +55,13 @@ def main() -> None:
 def measure(asked: argparse.Namespace, console: Console) -> None:
     one_thread()
     warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)  # rivals warn at every sampling
+    logging.disable(logging.WARNING)  # rivals warn in every run
     subject = SUBJECTS[asked.model]()
     columns = [SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.completed} samplings")]
     columns.append(TextColumn("{task.description}"))
     if not os.environ.get("COMFYUI_PATH"):
         console.print("EasyCache and LazyCache are left out: COMFYUI_PATH names no checkout")
-    stores = (  # each made as its turn comes: what is to be measured again is kept until then
+    stores = (  # a generator: results to measure again are kept until their turn comes
         (condition, store_of(asked, subject.name, condition))
         for condition in subject.conditions
         if _asked(asked, condition)
@@ -94,7 +94,7 @@ def _asked(asked: argparse.Namespace, condition: Condition) -> bool:
 
 
 def store_of(asked: argparse.Namespace, subject: str, condition: Condition) -> Store:
-    """What is stored of a condition, less what is to be measured again."""
+    """The stored results of a condition, without those to measure again."""
     store = Store(subject, condition)
     for way in asked.again:
         store.forget(way)

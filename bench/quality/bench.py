@@ -1,4 +1,4 @@
-"""The bench of one condition: sweep on a few prompts, then measure the best on others."""
+"""Benchmarks one condition: sweeps on a few prompts, then measures the best on others."""
 
 import json
 import os
@@ -18,8 +18,8 @@ from .store import Result, Store, measured
 from .subjects import Subject
 from .ways import UNCACHED
 
-REFINEMENTS = 3  # settings tried between two to come near a target
-FEW = 32  # with fewer prompts to compare on, every third setting is tried where a knob refines it
+REFINEMENTS = 3  # settings to try between two, to come close to a target
+FEW = 32  # with fewer prompts to compare on, only every third setting is tried if a knob refines it
 Tell = Callable[[str], None]
 """Called before each sampling with what is sampled."""
 
@@ -34,7 +34,7 @@ class Prompts:
 
 
 def swept(count: int) -> int:
-    """The number of prompts to choose settings on, for `count` prompts to compare on."""
+    """The number of prompts to sweep on, if `count` prompts are compared on."""
     return max(2, min(4, count // 4))
 
 
@@ -56,7 +56,7 @@ def prompt_sets(subject: Subject, count: int) -> tuple[Prompts, Prompts]:
 
 
 def hosts_of(subject: Subject, condition: Condition) -> Iterator[Host]:
-    """diffusers, and ComfyUI where $COMFYUI_PATH names a checkout."""
+    """diffusers, and ComfyUI if $COMFYUI_PATH names a checkout."""
     yield DiffusersHost(subject, condition)
     checkout = os.environ.get("COMFYUI_PATH")
     if checkout:
@@ -67,7 +67,7 @@ class Bench:
     """One model in one condition.
 
     Attributes:
-        notes: What could not be measured, and why.
+        notes: Ways that could not be measured, and why.
     """
 
     def __init__(self, subject: Subject, condition: Condition, count: int, store: Store) -> None:
@@ -76,7 +76,7 @@ class Bench:
         self.notes: list[str] = []
 
     def run(self, tell: Tell, wanted: Sequence[str] = ()) -> None:
-        """Measures what is not stored yet, of the ways `wanted` (all if empty)."""
+        """Measures the ways `wanted` (all if empty), except stored results."""
         for host in hosts_of(self._subject, self._condition):
             with closing(host):
                 self.notes += host.notes
@@ -92,7 +92,7 @@ class Bench:
                 settings = self._swept(host, way, settings, tell)
             for setting in settings:
                 self._result(host, way, setting, self._test, tell)
-        except Exception as error:  # a rival that cannot do this must not end the bench
+        except Exception as error:  # a rival that fails must not end the bench
             self.notes.append(f"{way} is left out: {error!r}")
             tell(self.notes[-1])
 
@@ -114,7 +114,7 @@ class Bench:
         return [best.setting for best in chosen(results, uncached, condition)]
 
     def _uncached(self, host: Host, prompts: Prompts, batch: int, tell: Tell) -> Result:
-        """The host's uncached run with so many prompts together, for its time and work."""
+        """The host's uncached run with this many prompts in a batch, for its time and work."""
         setting = {"host": host.name, "batch": batch}
         found = self._store.find(UNCACHED, setting, prompts.name)
         path = self._store.frames_path(host.name, prompts.name)
@@ -149,7 +149,7 @@ class Bench:
 
 
 def uncached_of(results: Sequence[Result], result: Result) -> Result:
-    """The uncached run that a result's time and work are compared with."""
+    """The uncached run with which to compare a result's time and work."""
     same = [r for r in results if r.way == UNCACHED and r.prompts == result.prompts]
     host = ComfyHost.name if result.way in WAYS else DiffusersHost.name
     fits: Any = [r for r in same if r.setting == {"host": host, "batch": result.batch}]

@@ -1,7 +1,7 @@
-"""The bench on a Ray cluster: a way in a condition is a task, its results are stored here.
+"""Runs the bench on a Ray cluster: each way in a condition is a task; results are stored here.
 
-Each comes as soon as it is known, so a worker that dies loses at most the one it is at. Work is
-counted alike everywhere; seconds compare only where the machines do.
+Results arrive one by one, so a worker that dies loses at most its current one. Work is counted in
+the same way everywhere; seconds are comparable only between equal machines.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from .subjects import SUBJECTS
 
 @dataclass(frozen=True)
 class Task:
-    """One way in one condition; what is `known` is not measured again."""
+    """One way in one condition; `known` results are not measured again."""
 
     model: str
     condition: Condition
@@ -34,7 +34,7 @@ class Task:
 
 
 def measure(asked: argparse.Namespace, stores: Sequence[tuple[Condition, Store]]) -> list[str]:
-    """Measures what is not stored yet; returns what could not be measured, and why."""
+    """Measures everything not stored yet; returns what could not be measured, and why."""
     ways = asked.way or _ways(asked.model, stores[0][0])
     work = [(condition, store, way) for condition, store in stores for way in ways]
     notes: list[str] = []
@@ -64,7 +64,7 @@ def _ways(model: str, condition: Condition) -> list[str]:
 
 
 def results_of(task: Task) -> Iterator[Result | str]:
-    """Each result as it is known, then what could not be measured; runs on a worker."""
+    """Yields each result, then what could not be measured; runs on a worker."""
     one_thread()
     found: SimpleQueue[Result | None] = SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +87,7 @@ def results_of(task: Task) -> Iterator[Result | str]:
 
 
 class _Told(Store):
-    """Knows a task's results, and tells of each that is added."""
+    """Holds a task's results, and reports each new one."""
 
     def __init__(self, task: Task, folder: Path, found: "SimpleQueue[Result | None]") -> None:
         super().__init__(task.model, task.condition, folder)

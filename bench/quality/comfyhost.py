@@ -1,4 +1,4 @@
-"""ComfyUI as a host: its process, started once a condition."""
+"""ComfyUI as a host: its process, started once per condition."""
 
 import json
 import os
@@ -57,7 +57,7 @@ class ComfyHost:
         return grid(reuse_threshold=THRESHOLDS, start_percent=(0.05, 0.15), end_percent=(0.95,))
 
     def batch(self, way: str) -> int:
-        return 1  # both decide by what they see
+        return 1  # both decide from the activations of the whole batch
 
     def knob(self, way: str) -> str | None:
         return "reuse_threshold"
@@ -89,7 +89,7 @@ class ComfyHost:
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # its last words tell why
+            pass  # its last output says why
         for answer in self._process.stdout:
             if answer.startswith(MARK):
                 return Cost(**json.loads(answer[len(MARK) :]))

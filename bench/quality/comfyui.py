@@ -1,7 +1,7 @@
-"""ComfyUI's own caches on the small models, in ComfyUI's process: answers requests line by line.
+"""Runs ComfyUI's own caches on the small models, in ComfyUI's process.
 
-Started by `bench.quality.comfyhost` with ComfyUI's Python. A request and its answer are JSON;
-images go through a file. ComfyUI's own messages on stdout are told apart by `MARK`.
+`bench.quality.comfyhost` starts it with ComfyUI's Python. It answers JSON requests line by line;
+images go through a file. `MARK` distinguishes answers from ComfyUI's own output.
 """
 
 import json
@@ -28,9 +28,9 @@ _MEAN, _STD = (0.75, 0.6, 0.45), (0.45, 0.5, 0.65)  # of the U-Net's colours, as
 
 
 def start_comfyui() -> None:
-    """Makes the checkout at $COMFYUI_PATH importable, on the CPU."""
+    """Makes the checkout at $COMFYUI_PATH importable, and sets it to the CPU."""
     sys.path[:0] = [str(TESTS), str(Path(os.environ["COMFYUI_PATH"]).expanduser())]
-    # Attention as on a GPU: what ComfyUI takes on a bare CPU reads the free memory at each call.
+    # Attention as on a GPU: ComfyUI's default on a CPU reads the free memory at each call.
     arguments, sys.argv = sys.argv, [sys.argv[0], "--cpu", "--use-pytorch-cross-attention"]
     import comfy.options
 
@@ -41,7 +41,7 @@ def start_comfyui() -> None:
 
 
 def shifted(steps: int, shift: float) -> torch.Tensor:
-    """The σ that diffusers samples with, and the final 0."""
+    """The σ that diffusers uses, with the final 0."""
     even = torch.linspace(1, 1 / steps, steps, dtype=torch.float64)
     return torch.cat([shift * even / (1 + (shift - 1) * even), even.new_zeros(1)]).float()
 
@@ -82,9 +82,9 @@ class Emoji:
         sampler: str | None = None,
         cfg: float | None = None,
     ) -> np.ndarray:
-        """Frames (N, frames, 32, 32, 3) in [0, 1], from the noise that diffusers starts with.
+        """Frames (N, frames, 32, 32, 3) in [0, 1], from the same noise as in diffusers.
 
-        Steps, sampler and CFG scale are the condition's if they are not given.
+        Steps, sampler and CFG scale are those of the condition if not given.
         """
         import comfy.sample
         import comfy.samplers
@@ -130,7 +130,7 @@ class Emoji:
 
 
 class Turbo(Emoji):
-    """The emoji model distilled for few steps."""
+    """The emoji model, distilled for few steps."""
 
     name = "emoji-turbo"
 
@@ -155,7 +155,7 @@ class Video(Emoji):
 
 
 class UNet(Emoji):
-    """The U-Net, at the levels that ComfyUI gives SDXL."""
+    """The U-Net, at ComfyUI's noise levels for SDXL."""
 
     name = "emoji-unet"
     lists: tuple[str, ...] = ("input_blocks", "middle_block", "output_blocks")
@@ -192,10 +192,10 @@ def _forecast(model: Any, setting: Setting) -> Any:
 
 
 def _with_input_copied(model: Any) -> Any:
-    """EasyCache adds to the model's input in place.
+    """Copies the model's input, because EasyCache adds to it in place.
 
-    In float32 that input is the sampler's own tensor, and the sampling is spoilt; in half
-    precision, as most use it, it is a copy. So that the rival is not judged by that, a copy here.
+    In float32 that input is the sampler's own tensor, so the run would be spoilt. In half
+    precision, which most people use, it is a copy; the rival should not suffer from that here.
     """
     from comfy.patcher_extension import WrappersMP
 
@@ -208,7 +208,7 @@ def _with_input_copied(model: Any) -> Any:
 
 
 def answer(model: Emoji, condition: Condition, asked: dict[str, Any]) -> dict[str, Any]:
-    """Samples what was asked for; the images are written to its "path"."""
+    """Answers one request; the images are written to its "path"."""
     prompts, seeds, batch = asked["prompts"], asked["seeds"], asked["batch"]
     cached = model.cached(asked["way"], asked["setting"])
     frames, seconds, wall = [], 0.0, 0.0
@@ -225,7 +225,7 @@ def answer(model: Emoji, condition: Condition, asked: dict[str, Any]) -> dict[st
 
 
 def main() -> None:
-    """Answers, of the model and in the condition that the command line tells."""
+    """Answers requests for the model and the condition given on the command line."""
     condition = Condition(**json.loads(sys.argv[2]))
     start_comfyui()
     one_thread()

@@ -1,4 +1,4 @@
-"""What a sampling is made with, and the costs at which ways are compared."""
+"""The settings of a run, and the costs at which ways are compared."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ SHARES = (7 / 28, 10 / 28, 14 / 28, 19 / 28)
 
 @dataclass(frozen=True)
 class Condition:
-    """What a sampling is made with.
+    """The settings of a run.
 
     Attributes:
-        shift: Of a flow's noise levels; None where the model has levels of its own.
-        sampler: By ComfyUI's name.
+        shift: Shift of a flow's noise levels; None if the model has its own levels.
+        sampler: The sampler's name in ComfyUI.
     """
 
     steps: int
@@ -44,12 +44,12 @@ class Condition:
 
     @property
     def branches(self) -> int:
-        """Model calls an evaluation."""
+        """Model calls per evaluation."""
         return 1 if self.cfg == 1 else 2
 
     @property
     def targets(self) -> list[int]:
-        """Evaluations computed to compare at."""
+        """The numbers of computed evaluations to compare at."""
         return [round(share * self.steps) for share in SHARES]
 
     def __str__(self) -> str:
@@ -72,10 +72,10 @@ def reaching(
     values: Iterable[float],
     schedule: Callable[[Setting], Sequence[bool]],
 ) -> list[Setting]:
-    """Of ways whose schedule is known beforehand, the settings worth sampling with.
+    """The settings worth sampling with, for ways whose schedule is known beforehand.
 
-    For each setting and target the value of `knob` with which most evaluations are computed, but
-    not more than the target; of settings with one schedule the first.
+    For each setting and target, this is the value of `knob` that computes the most evaluations
+    within the target. Of settings with the same schedule, only the first is kept.
     """
     values = list(values)
     kept: dict[tuple[bool, ...], Setting] = {}
@@ -86,7 +86,7 @@ def reaching(
             within = [(sum(s), place) for place, s in enumerate(schedules) if sum(s) <= target]
             if within:
                 best = max(within, key=lambda pair: (pair[0], -pair[1]))
-                # One evaluation fewer at most: another target has the cheaper ones.
+                # At most one evaluation fewer: cheaper ones belong to another target.
                 if best[0] >= target - 1:
                     kept.setdefault(schedules[best[1]], tried[best[1]])
     return list(kept.values())

@@ -1,4 +1,4 @@
-"""What a sampling really computes: the work of the layers inside the blocks."""
+"""Counts what a run really computes: the work of the layers inside the blocks."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
-FULL = 0.99  # a model call with this share of a full one's work counts as computed
+FULL = 0.99  # a model call with this share of the full work counts as computed
 
 
 @dataclass
 class Work:
-    """The calls of a model while they were counted.
+    """The counted calls of a model.
 
     Attributes:
         rows: Batch rows of each call.
-        flops: Floating-point operations of the blocks' linear layers and convolutions in each call.
+        flops: Floating-point operations of the blocks' linear layers and convolutions, per call.
     """
 
     rows: list[int] = field(default_factory=list)
@@ -29,22 +29,22 @@ class Work:
 
     @property
     def full(self) -> float:
-        """The most work that any call did for one row."""
+        """The largest work of any call for one row."""
         return max((f / r for f, r in zip(self.flops, self.rows, strict=True)), default=0.0)
 
     def computed_rows(self, full: float) -> int:
-        """Rows of the calls that did all the work, `full` operations a row."""
+        """Rows of the calls that did all the work, with `full` operations per row."""
         calls = zip(self.rows, self.flops, strict=True)
         return sum(rows for rows, flops in calls if flops >= FULL * full * rows)
 
 
 @contextmanager
 def counted(model: nn.Module, lists: Sequence[str]) -> Iterator[Work]:
-    """Counts the calls of `model` and the work in its block lists of these names.
+    """Counts the calls of `model`, and the work in its block lists with these names.
 
-    Only layers that are really called count, so it does not matter how a cache skips:
-    whole blocks, parts of them, or the lists emptied. The products inside of attention are left
-    out: they are few beside the projections, and are done or skipped with them.
+    Only layers that are really called count, so it does not matter how a cache skips: whole blocks,
+    parts of blocks, or emptied lists. Products inside attention are left out: they are small
+    compared with the projections, and are computed or skipped with them.
     """
     work = Work()
 
@@ -70,11 +70,11 @@ def counted(model: nn.Module, lists: Sequence[str]) -> Iterator[Work]:
 
 @dataclass(frozen=True)
 class Cost:
-    """What sampling one prompt cost.
+    """The cost of sampling one prompt.
 
     Attributes:
-        flops: Of the blocks' layers.
-        computed: Evaluations in which all blocks ran (a step's branches are one).
+        flops: Floating-point operations of the blocks' layers.
+        computed: Evaluations in which all blocks ran (all branches of a step count as one).
         full: Operations of one row of a computed model call.
         seconds: Processor time.
         wall: Wall time.
@@ -90,12 +90,12 @@ class Cost:
 def cost_of(
     work: Work, prompts: int, branches: int, seconds: float, wall: float, full: float | None = None
 ) -> Cost:
-    """The mean cost of a prompt; `full` is that of the uncached run, or the most seen."""
+    """The mean cost of a prompt; `full` is from the uncached run, or the largest counted."""
     full = full or work.full
     computed = work.computed_rows(full) / (prompts * branches)
     return Cost(work.total / prompts, computed, full, seconds / prompts, wall / prompts)
 
 
 def one_thread() -> None:
-    """Small models are fastest so, and processor time then means something."""
+    """Uses one thread: small models are fastest with it, and processor time is meaningful."""
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""A first run: from a prior without the model that is sampled, and nothing learned of it."""
+"""Simulates a first run: the prior excludes the sampled model, and nothing has been learned."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,17 +11,17 @@ MADE_FROM = {"emoji-turbo": "emoji"}
 
 
 def unseen(model: str) -> prior.Members:
-    """The prior's members without a model and its teacher."""
+    """The prior's members, without a model and its teacher."""
     left_out = (model, MADE_FROM.get(model))
     return {name: grams for name, grams in prior.members().items() if name not in left_out}
 
 
 @contextmanager
 def first_run(model: str) -> Iterator[None]:
-    """Has samplings begin as they do on a model that was never seen.
+    """Within this context, runs start as with a model that was never seen.
 
     Args:
-        model: What is sampled, by its folder's name.
+        model: The sampled model, by its folder's name.
     """
     others = unseen(model)
     with (

@@ -1,4 +1,4 @@
-"""Sampling with one way and setting, in diffusers here or in ComfyUI's own process."""
+"""Samples with one way and setting, in diffusers here or in ComfyUI's own process."""
 
 import time
 from collections.abc import Sequence
@@ -24,20 +24,20 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Sample:
-    """What a sampling gave, (N, frames, H, W, 3) in [0, 1], and its cost a prompt."""
+    """The frames of a run, (N, frames, H, W, 3) in [0, 1], and its cost per prompt."""
 
     frames: np.ndarray
     cost: Cost
 
 
 class Host(Protocol):
-    """Where ways are sampled; each has an uncached run of its own to compare with."""
+    """Where ways are sampled; each host has its own uncached run to compare with."""
 
     name: str
     notes: list[str]
 
     def ways(self) -> Sequence[str]:
-        """The names of its ways, without the uncached one."""
+        """The names of its ways, except the uncached one."""
         ...
 
     def settings(self, way: str) -> Sequence[Setting]: ...
@@ -47,7 +47,7 @@ class Host(Protocol):
         ...
 
     def knob(self, way: str) -> str | None:
-        """The number of a setting that its cost depends on without steps."""
+        """The number in a setting, besides the steps, that determines its cost."""
         ...
 
     def sample(
@@ -59,7 +59,7 @@ class Host(Protocol):
         batch: int,
         full: float | None,
     ) -> Sample:
-        """Samples each prompt with its seed; `full` is a computed call's work for one row."""
+        """Samples each prompt with its seed; `full` is the work of a computed call for one row."""
         ...
 
     def close(self) -> None: ...
@@ -119,15 +119,15 @@ class DiffusersHost:
         return Sample(np.concatenate(frames), cost)
 
     def close(self) -> None:
-        """Nothing is held outside of this object."""
+        """Does nothing: no resources are held outside this object."""
 
     @cached_property
     def _own_situation(self) -> Situation:
-        """Another pipeline, for ways that leave traces on theirs."""
+        """A separate pipeline, for ways that leave traces on it."""
         return replace(self._situation, pipe=self._subject.pipeline(self._condition))
 
     def _calibrate(self) -> Calibration:
-        """One prompt, in the condition itself; kept, so that a resumed run uses the same."""
+        """Calibrates with one prompt in this condition; stored, so a resumed run uses the same."""
         path = calibration_path(self._subject.name, self._condition)
         if not path.exists():
             prompt, condition = self._subject.calibration_prompts[0], self._condition

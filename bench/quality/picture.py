@@ -1,4 +1,4 @@
-"""Quality over cost as a picture: a panel a condition, each line named at its end."""
+"""Draws quality over cost: one panel per condition, each line named at its end."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Curve = Sequence[tuple[float, float]]
-# Okabe and Ito's colours, told apart with any colour vision; a colour's second line is dashed.
+# Okabe and Ito's colours, safe for colour blindness; the second line of a colour is dashed.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C")
 MARKERS = "o^sDvP<X*>"
 OURS = {
@@ -22,7 +22,7 @@ OURS = {
 
 
 def apart(heights: Sequence[float], gap: float) -> list[float]:
-    """The same heights, moved so that neighbours are at least `gap` apart; none overtakes."""
+    """Moves heights so that neighbours are at least `gap` apart, in the same order."""
     order = sorted(range(len(heights)), key=lambda place: heights[place])
     placed = [0.0] * len(heights)
     groups: list[list[int]] = []
@@ -41,13 +41,13 @@ def apart(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _bottom(group: Sequence[int], heights: Sequence[float], gap: float) -> float:
-    """Where the lowest of a group begins that is centred on its own heights."""
+    """The lowest height of a group that is centred on its original heights."""
     middle = sum(heights[place] for place in group) / len(group)
     return middle - gap * (len(group) - 1) / 2
 
 
 def draw(panels: Mapping[str, Mapping[str, Curve]]) -> "Figure":
-    """Curves of (cost as a share, mean PSNR) by way, a panel a condition."""
+    """Draws curves of (cost as a share, mean PSNR) by way, one panel per condition."""
     from matplotlib.figure import Figure
 
     columns = min(2, len(panels))

@@ -1,4 +1,4 @@
-"""The results as a Markdown page and a picture."""
+"""Writes the results as a Markdown page and a picture."""
 
 import platform
 from collections.abc import Iterator, Sequence
@@ -20,10 +20,10 @@ from .select import best_at, share
 from .store import Result, Store
 from .ways import FORECAST, OWN, PLAIN, PLANNED, RULE, UNCACHED
 
-# Of the uncached run: what a way that decides by itself may cost too much.
+# Share of the uncached run by which a way that decides by itself may exceed the cost.
 SLACK = 0.03
-PLACES = 3  # of a condition's costs the lowest, where the leads are counted
-AHEAD = 3.0  # dB of mean that a lead should have
+PLACES = 3  # number of lowest costs of a condition at which leads are counted
+AHEAD = 3.0  # dB of mean PSNR that counts as a lead
 
 WAYS = [way.name for way in OWN[1:] + DIFFUSERS + CACHE_DIT] + list(COMFYUI)
 TITLES = {"emoji": "the emoji model", "emoji-video": "the video model", "emoji-unet": "the U-Net"}
@@ -31,14 +31,14 @@ TITLES = {"emoji": "the emoji model", "emoji-video": "the video model", "emoji-u
 
 @dataclass(frozen=True)
 class Compared:
-    """What was measured in one condition on the prompts to compare on."""
+    """The results of one condition, on the prompts to compare on."""
 
     condition: Condition
     results: Sequence[Result]
 
     @property
     def ways(self) -> list[str]:
-        """Names, this project's first, then by their quality in the middle."""
+        """Names of the ways: this project's first, the others by quality at medium cost."""
         names = {result.way for result in self.results} - {UNCACHED}
         first = [name for name in (FORECAST, PLANNED, RULE, PLAIN) if name in names]
         middle = self.condition.targets[2]
@@ -50,7 +50,7 @@ class Compared:
         return first + sorted(names - set(first), key=rank)
 
     def best(self, way: str, target: int) -> Result | None:
-        """The way's nearest to the uncached run with the work of so many of its evaluations."""
+        """The way's closest result for the work of this many uncached evaluations."""
         own = [result for result in self.results if result.way == way]
         if not own:
             return None
@@ -67,7 +67,7 @@ class Compared:
         return uncached_of(self.results, result)
 
     def curve(self, way: str) -> list[tuple[float, float]]:
-        """(cost as a share of the blocks' work, mean PSNR) of the best results, by cost."""
+        """The best results as (cost as a share of the blocks' work, mean PSNR), by cost."""
         found = [self.best(way, target) for target in self.condition.targets]
         points = {(share(r, self.uncached(r)), r.mean) for r in found if r is not None}
         return sorted(points)
@@ -87,7 +87,7 @@ def collected(
 def write(
     model: str, conditions: Sequence[Condition], prompts: int, page: Path, folder: Path
 ) -> list[Path]:
-    """Writes the page, and beside it the picture; nothing where there are no results."""
+    """Writes the page, and the picture beside it; nothing without results."""
     found = collected(model, conditions, prompts, folder)
     if not found:
         return []
@@ -100,7 +100,7 @@ def write(
 
 
 def machine() -> str:
-    """What the figures were measured on."""
+    """The machine and versions of the measurement."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -162,7 +162,7 @@ def lines(model: str, prompts: int, found: Sequence[Compared], picture: str) -> 
 
 
 def _summary(found: Sequence[Compared]) -> Iterator[str]:
-    """A row a condition: how far the forecast is ahead at each cost."""
+    """One row per condition: the forecast's lead at each cost."""
     steps = found[0].condition
     heads = [f"{target / steps.steps:.0%}" for target in steps.targets]
     leads = [_leads(c, target) for c in found for target in c.condition.targets[:PLACES]]
@@ -185,7 +185,7 @@ def _summary(found: Sequence[Compared]) -> Iterator[str]:
 
 
 def _leads(compared: Compared, target: int) -> tuple[float, float] | None:
-    """By how many dB the forecast is ahead of the best other way, in mean and in minimum."""
+    """The forecast's lead over the best other way in dB, for mean and minimum."""
     ours, best = compared.best(FORECAST, target), compared.rival(target)
     if ours is None or best is None:
         return None

@@ -1,4 +1,4 @@
-"""The caches of diffusers and cache-dit, each as its own project installs it."""
+"""The caches of diffusers and cache-dit, installed as their own projects do it."""
 
 import importlib.util
 import os
@@ -18,7 +18,7 @@ DIFFERENCES = [float(x) for x in np.geomspace(0.03, 0.8, 8).round(3)]
 
 @contextmanager
 def _enabled(make: Callable[[Situation, Setting], Any], s: Situation, x: Setting) -> Iterator[None]:
-    """One of diffusers' caches; taken off again, which also drops its state."""
+    """Enables one of diffusers' caches, and removes it with its state afterwards."""
     transformer = s.pipe.transformer
     transformer.enable_cache(make(s, x))
     try:
@@ -28,7 +28,7 @@ def _enabled(make: Callable[[Situation, Setting], Any], s: Situation, x: Setting
 
 
 def magcache_schedule(ratios: Sequence[float], setting: Setting) -> list[bool]:
-    """What diffusers' MagCache computes, from its documented settings."""
+    """The steps that diffusers' MagCache computes, from its documented settings."""
     computed, product, error, skipped = [], 1.0, 0.0, 0
     first = int(setting["retention_ratio"] * len(ratios) + 0.5)
     for step, ratio in enumerate(ratios):
@@ -70,7 +70,7 @@ def _taylorseer(_s: Situation, x: Setting) -> Any:
 
 
 def taylorseer_schedule(steps: int, setting: Setting) -> list[bool]:
-    """What diffusers' TaylorSeer computes, from its documented settings."""
+    """The steps that diffusers' TaylorSeer computes, from its documented settings."""
     before, interval = setting["disable_cache_before_step"], setting["cache_interval"]
     return [step < before or (step - before - 1) % interval == 0 for step in range(steps)]
 
@@ -84,14 +84,14 @@ def _taylorseer_settings(s: Situation) -> list[Setting]:
         range(2, s.condition.steps),
         partial(taylorseer_schedule, s.condition.steps),
     )
-    # Otherwise it predicts attention only, and three quarters of the work stay at any interval.
+    # Otherwise it predicts only attention, and three quarters of the work remain at any interval.
     attention = grid(cache_interval=(2, 4), disable_cache_before_step=(2,), use_lite_mode=(False,))
     return [{**setting, **order} for setting in whole + attention for order in orders]
 
 
 @contextmanager
 def _sea(s: Situation, x: Setting) -> Iterator[None]:
-    """SeaCache with what FLUX's pipeline does not tell it: step, σ, and the latents' shape."""
+    """SeaCache, with what FLUX's pipeline does not pass to it: step, σ and shape of the latents."""
     from diffusers.hooks import SeaCacheConfig
 
     transformer = s.pipe.transformer
@@ -116,7 +116,7 @@ def _sea(s: Situation, x: Setting) -> Iterator[None]:
 def _latents(
     _module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> list[torch.Tensor]:
-    """(C, frames, H, W) of each prompt: a clip as it is, FLUX's tokens put back in their places."""
+    """Latents (C, frames, H, W) of each prompt; FLUX's tokens are unpacked."""
     states = args[0] if args else kwargs["hidden_states"]
     if states.ndim == 5:
         return list(states)
@@ -127,7 +127,7 @@ def _latents(
 
 @contextmanager
 def _dbcache(s: Situation, x: Setting) -> Iterator[None]:
-    """cache-dit's DBCache: a difference in the first block decides about the others."""
+    """cache-dit's DBCache, which decides about all other blocks from a change in the first."""
     os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "error")
     import cache_dit
 
@@ -193,7 +193,7 @@ CACHE_DIT = [
 
 
 def available() -> tuple[list[Way], list[str]]:
-    """The rivals that can run here, and why others cannot."""
+    """The rivals that can run here, and why the others cannot."""
     if importlib.util.find_spec("cache_dit"):
         return DIFFUSERS + CACHE_DIT, []
     return DIFFUSERS, ["cache-dit is not installed: pip install -e '.[bench]' -c constraints.txt"]

@@ -1,4 +1,4 @@
-"""Which setting of a way is its best at a cost."""
+"""Selects the best setting of a way at each cost."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -6,22 +6,22 @@ from itertools import pairwise
 from .condition import Condition, Setting
 from .store import Result
 
-TOLERANCE = 0.01  # of the uncached run: so much dearer than asked still counts
-NEAR = 0.02  # of the uncached run: so much below a target is near enough
+TOLERANCE = 0.01  # share of the uncached run by which a result may exceed the target
+NEAR = 0.02  # share of the uncached run by which a close result may be below the target
 
 
 def share(result: Result, uncached: Result) -> float:
-    """The work that a result's blocks did, as a share of the uncached run's."""
+    """The work of a result's blocks, as a share of the uncached run's."""
     return result.cost.flops / uncached.cost.flops
 
 
 def best_at(
     results: Iterable[Result], uncached: Result, target: float, tolerance: float = TOLERANCE
 ) -> Result | None:
-    """The result nearest to the uncached run that costs no more than `target`, a share.
+    """The result closest to the uncached run that costs no more than `target`, a share.
 
-    None where all cost more, or none costs at least half as much: a way that cannot use what it
-    is given is then shown at the lower cost only.
+    None if all cost more, or if none costs at least half as much: a way that cannot use the budget
+    is shown only at the lower cost.
     """
     within = [r for r in results if share(r, uncached) <= target + tolerance]
     if not any(share(r, uncached) >= target / 2 for r in within):
@@ -30,7 +30,7 @@ def best_at(
 
 
 def chosen(results: Iterable[Result], uncached: Result, condition: Condition) -> list[Result]:
-    """The best result at each target, each once."""
+    """The best result at each target, without duplicates."""
     results = list(results)
     found = [best_at(results, uncached, t / condition.steps) for t in condition.targets]
     return list({best.key: best for best in found if best}.values())
@@ -39,10 +39,10 @@ def chosen(results: Iterable[Result], uncached: Result, condition: Condition) ->
 def between(
     results: Iterable[Result], uncached: Result, knob: str, target: float
 ) -> Setting | None:
-    """A setting between two that cost more and less than `target`, a share, to come nearer to it.
+    """A setting between two that cost more and less than `target`, a share, to come closer to it.
 
-    Of settings that differ in more than `knob`, those that promise the most at that cost. None
-    where the cheaper one is near enough, or no two have the target between them.
+    If settings differ in more than `knob`, it uses the most promising ones at that cost. None if
+    the cheaper one is close enough, or if no two settings have the target between them.
     """
     groups: dict[str, list[Result]] = {}
     for result in results:
@@ -66,7 +66,7 @@ def between(
 def _around(
     group: Sequence[Result], uncached: Result, knob: str, target: float
 ) -> tuple[Result, Result] | None:
-    """Neighbours by `knob` of which the first fits into the target and the second does not."""
+    """Neighbours by `knob`, of which the first is within the target and the second is not."""
     group = sorted(group, key=lambda result: result.setting[knob])
     for pair in pairwise(group):
         cheap, dear = sorted(pair, key=lambda result: share(result, uncached))

@@ -1,7 +1,7 @@
 """Spectrum's forecaster, written from its published description (Han et al., arXiv 2603.01623).
 
-What the head sees is forecast: each entry as a Chebyshev polynomial over the steps, fitted to
-every computed one by ridge regression, mixed with a first-order Taylor step from the last two.
+It forecasts the input of the head. Each entry is a Chebyshev polynomial over the steps, fitted to
+all computed steps by ridge regression, mixed with a first-order Taylor step from the last two.
 After a warm-up, computed steps are `window` apart, and the window grows with each of them.
 """
 
@@ -30,7 +30,7 @@ DEGREE, RIDGE, CHEBYSHEV = 4, 0.1, 0.5  # published: polynomial's degree, λ, it
 
 
 def schedule(steps: int, warmup: int, window: float, flex: float) -> list[bool]:
-    """Which steps are computed."""
+    """The steps to compute."""
     computed, skipped = [], 0
     for step in range(steps):
         due = step < warmup or (skipped + 1) % max(1, math.floor(window)) == 0
@@ -44,7 +44,7 @@ def schedule(steps: int, warmup: int, window: float, flex: float) -> list[bool]:
 def chebyshev_weights(
     known: Sequence[float], at: float, degree: int = DEGREE, ridge: float = RIDGE
 ) -> np.ndarray:
-    """What each value, known at places in [-1, 1], weighs in the polynomial's value at `at`.
+    """Weights of known values, at places in [-1, 1], in the polynomial's value at `at`.
 
     φ(at)ᵀ(ΦᵀΦ + λI)⁻¹Φᵀ with Φ the Chebyshev polynomials up to `degree` at the known places.
     """
@@ -54,14 +54,14 @@ def chebyshev_weights(
 
 
 def slope_weights(known: Sequence[float], at: float) -> np.ndarray:
-    """A Taylor step from the last two values alone; of one value, that value's."""
+    """Weights of a Taylor step from the last two values; a single value is repeated."""
     return forecast_weights(known, at, mix=0.0)
 
 
 def forecast_weights(
     known: Sequence[float], at: float, mix: float = CHEBYSHEV, ridge: float = RIDGE
 ) -> np.ndarray:
-    """The polynomial's weights mixed with those of a Taylor step; of one value, that value's."""
+    """The polynomial's weights mixed with those of a Taylor step; a single value is repeated."""
     if len(known) == 1:
         return np.ones(1)
     slope = (at - known[-1]) / (known[-1] - known[-2])
@@ -72,7 +72,7 @@ def forecast_weights(
 
 @dataclass
 class _Branch:
-    """What was computed of one branch, and when (in [-1, 1])."""
+    """The computed values of one branch, and their times in [-1, 1]."""
 
     weigh: Weigh
     places: list[float] = field(default_factory=list)
@@ -89,7 +89,7 @@ class _Branch:
 
 @contextmanager
 def applied(transformer: nn.Module, setting: Setting, steps: int, branches: int) -> Iterator[None]:
-    """Spectrum on a transformer for one sampling, whose branches are called in turn."""
+    """Applies Spectrum to a transformer for one run, whose branches are called in turn."""
     stack: Any = find_stack(transformer, FAMILIES)
 
     def computed(call: Call, keep: Keep) -> Any:
@@ -106,7 +106,7 @@ def applied(transformer: nn.Module, setting: Setting, steps: int, branches: int)
 
 @contextmanager
 def sloped(model: nn.Module, setting: Setting, steps: int, branches: int) -> Iterator[None]:
-    """What the model returns goes on by a finite difference, at Spectrum's schedule."""
+    """Extrapolates the model's output by a finite difference, at Spectrum's schedule."""
 
     def computed(call: Call, keep: Keep) -> Any:
         output = call()
@@ -125,7 +125,7 @@ def _forecast(
     model: nn.Module, setting: Setting, steps: int, branches: int, weigh: Weigh,
     computed: Callable[[Call, Keep], Any], predicted: Callable[[Call, torch.Tensor], Any],
 ) -> Iterator[None]:  # fmt: skip
-    """Has each call of a model computed, and something of it kept, or predicted from that."""
+    """Computes each call of a model and keeps a value of it, or predicts it from kept values."""
     plan = schedule(steps, **setting)
     kept = [_Branch(weigh) for _ in range(branches)]
     calls, original = 0, model.forward

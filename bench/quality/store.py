@@ -1,4 +1,4 @@
-"""Results on disk: a line each, written as soon as it is known, never computed again."""
+"""Stores results on disk, one per line as they come; stored results are not computed again."""
 
 import json
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from magcache.images import difference
 from .condition import Condition, Setting
 from .counting import Cost
 
-FOLDER = Path("bench/quality/results")  # committed but for the uncached images
-EQUAL = 100.0  # dB of images that are equal but for rounding; more is not told apart
+FOLDER = Path("bench/quality/results")  # committed, except the uncached images
+EQUAL = 100.0  # dB of images that are equal except for rounding; an upper limit
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Result:
     """One way with one setting, over several prompts.
 
     Attributes:
-        prompts: The set, "sweep-8" for instance: what for, and how many.
+        prompts: The set of prompts, such as "sweep-8": its purpose and size.
         batch: Prompts sampled together.
-        psnr: dB a prompt, at most 100; so are ssim and flip.
+        psnr: dB for each prompt, at most 100; ssim and flip also have one value per prompt.
     """
 
     way: str
@@ -52,14 +52,14 @@ def key_of(way: str, setting: Setting, prompts: str) -> str:
 def measured(
     reference: np.ndarray, frames: np.ndarray
 ) -> tuple[list[float], list[float], list[float]]:
-    """PSNR, SSIM and FLIP of each prompt's frames (N, frames, H, W, 3), means over its frames."""
+    """PSNR, SSIM and FLIP of each prompt, as means over its frames (N, frames, H, W, 3)."""
     each = [difference(a, b) for a, b in zip(reference, frames, strict=True)]
     psnr = [round(min(d.psnr, EQUAL), 3) for d in each]
     return psnr, [round(d.ssim, 5) for d in each], [round(d.flip, 5) for d in each]
 
 
 def calibration_path(subject: str, condition: Condition, folder: Path = FOLDER) -> Path:
-    """Where the one-prompt calibration of a condition is kept."""
+    """The file of a condition's one-prompt calibration."""
     return folder / "calibrations" / f"{subject}-{condition.name}.json"
 
 
@@ -86,14 +86,14 @@ class Store:
             file.write(json.dumps(asdict(result)) + "\n")
 
     def forget(self, way: str) -> None:
-        """Drops the results of one way, to compute them again."""
+        """Removes the results of one way, to compute them again."""
         self.results = {k: r for k, r in self.results.items() if r.way != way}
         lines = [json.dumps(asdict(result)) + "\n" for result in self.results.values()]
         if self._path.exists():
             self._path.write_text("".join(lines), encoding="utf-8")
 
     def frames_path(self, host: str, prompts: str) -> Path:
-        """Where the uncached images of one set of prompts are kept."""
+        """The file of the uncached images of one set of prompts."""
         return self.folder / "uncached" / f"{self.name}-{host}-{prompts}.npy"
 
     def _read(self) -> Iterator[Result]:

@@ -1,4 +1,4 @@
-"""The models that the ways are compared on."""
+"""The models on which ways are compared."""
 
 from collections.abc import Callable, Sequence
 from itertools import product
@@ -18,12 +18,12 @@ class Subject(Protocol):
     """A model with a diffusers pipeline, and prompts that no calibration sees.
 
     Attributes:
-        name: For file names and titles.
+        name: Name in file names and titles.
         lists: Names of the network's block lists.
-        preset: The published curve that the rule uses, or None for its calibration.
-        calibration_prompts: Those that calibrations see; one is enough.
-        prompts: Those that ways are compared on.
-        conditions: Those that are published.
+        preset: The published curve for the rule, or None to use the calibration.
+        calibration_prompts: Prompts for calibrations; one is enough.
+        prompts: Prompts on which ways are compared.
+        conditions: The published conditions.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Subject(Protocol):
     def arguments(
         self, prompts: Sequence[str], seeds: Sequence[int], steps: int, cfg: float
     ) -> dict[str, Any]:
-        """The pipeline's arguments for one image or clip a prompt."""
+        """The pipeline's arguments for one image or clip per prompt."""
         ...
 
     def frames(self, latents: Any) -> np.ndarray:
@@ -49,12 +49,12 @@ class Subject(Protocol):
 
 
 def network(pipe: Any) -> Any:
-    """What a pipeline samples with."""
+    """The network of a pipeline."""
     return getattr(pipe, "transformer", None) or pipe.unet
 
 
 class _Bundled:
-    """What the small trained models of this repository have in common; `library` loads one."""
+    """Base of this repository's small trained models; `library` loads one."""
 
     library: Any
     conditions: Sequence[Condition] = [

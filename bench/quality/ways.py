@@ -24,10 +24,10 @@ FLEXES = [float(x) for x in np.arange(0, 4, 0.125)]
 
 @dataclass
 class Situation:
-    """What ways are applied to.
+    """The pipeline on which ways are applied.
 
     Attributes:
-        pipe: The pipeline, without any cache on it.
+        pipe: The pipeline, without any cache.
         calibrate: Makes the one-prompt calibration, once.
     """
 
@@ -48,13 +48,13 @@ class Situation:
 
     @property
     def curve(self) -> dict[str, Any]:
-        """What the rule of this project gets its curve from."""
+        """The source of the curve for this project's rule."""
         if self.subject.preset:
             return {"preset": self.subject.preset}
         return {"calibration": self.calibration}
 
     def rule_schedule(self, setting: Setting) -> list[bool]:
-        """What this project's rule computes."""
+        """The steps that this project's rule computes."""
         subject = self.subject
         source = presets.load(subject.preset) if subject.preset else self.calibration
         sigmas = self.condition.sigmas
@@ -68,12 +68,12 @@ class Way:
     """One way of sampling.
 
     Attributes:
-        name: As shown.
-        settings: Those to sweep. A setting's "steps" replaces the condition's.
-        opened: Puts a setting on the situation's pipeline for the sampling of one batch.
-        alone: Whether prompts are sampled one by one, because it decides by what it sees.
-        own_pipe: Whether it leaves traces on a pipeline, so that it gets one of its own.
-        knob: The number that its cost depends on, to be refined after the sweep.
+        name: Its displayed name.
+        settings: The settings to sweep. "steps" in a setting replaces the condition's steps.
+        opened: Applies a setting to the situation's pipeline for one batch.
+        alone: Whether prompts are sampled one by one, because it decides from activations.
+        own_pipe: Whether it leaves traces on a pipeline, and so gets its own.
+        knob: The number in a setting that determines its cost, refined after the sweep.
     """
 
     name: str
@@ -140,7 +140,7 @@ def _solver_settings(situation: Situation) -> list[Setting]:
 
 @contextmanager
 def _solver(situation: Situation, setting: Setting) -> Iterator[None]:
-    """UniPC, the one solver of diffusers' that takes FLUX's noise levels as well as Wan's."""
+    """UniPC, the only solver in diffusers that accepts FLUX's and Wan's noise levels."""
     pipe, shift = situation.pipe, situation.condition.shift
     own = pipe.scheduler
     levels = {} if shift is None else {

@@ -1,1 +1,1 @@
-"""A Gradio app that makes videos, accelerated: FramePack, or small emoji. Extra `app`."""
+"""A Gradio app that makes videos faster: with FramePack, or small emoji. Extra `app`."""

@@ -1,4 +1,4 @@
-"""Where the app is served, and to whom it answers. Imports nothing that takes time."""
+"""The address of the app, and the host names it answers to. Imports quickly."""
 
 import errno
 import ipaddress
@@ -8,17 +8,17 @@ from urllib.parse import urlsplit
 
 
 def check_address(address: str, port: int) -> None:
-    """Makes sure, before anything is loaded, that the app can be served there.
+    """Checks, before anything is loaded, that the app can be served at an address.
 
     Raises:
-        ValueError: It cannot; the message says why, and what to do.
+        ValueError: It cannot be served; the message says why, and what to do.
     """
     try:
         family, *_, place = _places(address, port)[0]
         socket.create_server(place[:2], family=family).close()
     except socket.gaierror:
         raise ValueError(
-            f"there is no address {address!r}: give one of this computer's with --listen"
+            f"there is no address {address!r}: give --listen an address of this computer"
         ) from None
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
@@ -31,12 +31,12 @@ def check_address(address: str, port: int) -> None:
 
 
 def is_local(address: str) -> bool:
-    """Whether only programs on this computer reach an address."""
+    """Whether only programs on this computer can reach an address."""
     return all(ipaddress.ip_address(place[4][0]).is_loopback for place in _places(address, 0))
 
 
 def own_names(address: str) -> frozenset[str]:
-    """The names under which visitors may know an app that is served on an address."""
+    """The host names under which visitors may reach an app that is served on an address."""
     names = {"localhost", address.lower()}
     if not is_local(address):
         own = socket.gethostname().lower()
@@ -47,8 +47,8 @@ def own_names(address: str) -> frozenset[str]:
 def is_known(host: str, names: Set[str]) -> bool:
     """Whether a Host header is one of the names, or an IP address.
 
-    A page that points its own name at this computer (DNS rebinding) cannot do that with an
-    address, so addresses are no risk, and which ones lead here need not be known.
+    A web page can point its own name at this computer (DNS rebinding), but not an IP address. So
+    any IP address is safe.
     """
     try:
         name = urlsplit(f"//{host}").hostname or ""
@@ -61,5 +61,5 @@ def is_known(host: str, names: Set[str]) -> bool:
 def _places(address: str, port: int) -> list[tuple]:
     try:
         return socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except UnicodeError:  # a name that no encoding of names can have
+    except UnicodeError:  # not a valid host name
         raise socket.gaierror from None

@@ -1,4 +1,4 @@
-"""How far a video is from the one sampled without MagCache, in figures and side by side."""
+"""Compares a video with one sampled without MagCache, in figures and side by side."""
 
 import json
 import math
@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from ..images import psnr, squared_error, ssim
 from .settings import FPS
 
-NO_VMAF = "VMAF is not measured: this ffmpeg has no libvmaf."
-_MARGIN = 8  # pixels between the two videos, and above and below their titles together
+NO_VMAF = "VMAF was not measured, because this ffmpeg has no libvmaf."
+_MARGIN = 8  # pixels between the videos; half of it above and below their titles
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Quality:
     Attributes:
         psnr: Peak signal-to-noise ratio in dB; infinite where all frames are equal.
         ssim: Structural similarity, 1 where equal.
-        vmaf: VMAF of ffmpeg's default model (made for 1080p), 0 to 100; None without libvmaf.
+        vmaf: VMAF with ffmpeg's default model (made for 1080p), 0 to 100; None without libvmaf.
     """
 
     psnr: float
@@ -34,7 +34,7 @@ class Quality:
     vmaf: float | None
 
     def figures(self) -> dict[str, str]:
-        """The values by name, as they are shown."""
+        """The values by name, formatted for display."""
         psnr = "equal" if math.isinf(self.psnr) else f"{self.psnr:.1f} dB"
         shown = {"PSNR": psnr, "SSIM": f"{self.ssim:.4f}"}
         return shown if self.vmaf is None else shown | {"VMAF": f"{self.vmaf:.1f}"}
@@ -51,7 +51,7 @@ def quality(reference: np.ndarray, frames: np.ndarray) -> Quality:
 
 
 def vmaf(reference: np.ndarray, frames: np.ndarray) -> float | None:
-    """VMAF of two videos, by the ffmpeg that comes with imageio-ffmpeg; None if it has none."""
+    """VMAF of two videos, from imageio-ffmpeg's own ffmpeg; None if that cannot measure it."""
     import imageio_ffmpeg
 
     height, width = frames.shape[1:3]
@@ -73,8 +73,8 @@ def side_by_side(videos: dict[str, np.ndarray], zoom: int = 1) -> np.ndarray:
     """Videos next to each other under their titles, (F, H, W, 3) of uint8, sides even.
 
     Args:
-        videos: By their titles.
-        zoom: How many times larger each pixel is.
+        videos: Videos by their titles.
+        zoom: Factor by which to enlarge each pixel.
     """
     larger = {title: v.repeat(zoom, axis=1).repeat(zoom, axis=2) for title, v in videos.items()}
     videos = larger if zoom > 1 else videos

@@ -1,4 +1,4 @@
-"""Generating a video: load, sample, write, and compare where that is asked for."""
+"""Generates a video: loads the model, samples, writes files, and compares if asked to."""
 
 import threading
 import time
@@ -20,18 +20,18 @@ from .settings import Problem, Settings, seconds_of
 
 @dataclass(frozen=True)
 class Result:
-    """What came out.
+    """The result of a generation.
 
     Attributes:
-        settings: What was asked for.
-        seconds: Time of the pipeline's call; loading and writing files is not part of it.
+        settings: The user's settings.
+        seconds: Time of the pipeline's call, without loading and writing files.
         report: What MagCache did.
-        placed: How the model lies in memory.
-        note: What the user is to know of the prompt.
+        placed: How the model is placed in memory.
+        note: A note to the user about the prompt.
         video: The video.
-        picture: Curve and schedule; None where everything was computed.
-        uncached_seconds, beside, quality: Without MagCache the same: its time, a video of the
-            two side by side, and the difference. None unless they were asked for.
+        picture: Curve and schedule; None if everything was computed.
+        uncached_seconds, beside, quality: The comparison with a run without MagCache: its time, a
+            video of both side by side, and the difference. None unless the user asked for it.
     """
 
     settings: Settings
@@ -61,8 +61,8 @@ class Engine:
         """Makes a video in `folder`.
 
         Raises:
-            Problem: The user can put something right.
-            Cancelled: `tell` has ended the run.
+            Problem: Something that the user can fix is wrong.
+            Cancelled: `tell` ended the run.
         """
         kind = settings.kind
         shown: dict[str, Any] = {"crf": settings.crf, "fps": kind.fps}
@@ -90,13 +90,13 @@ class Engine:
 
     @contextmanager
     def _ready(self, settings: Settings, tell: Tell) -> Iterator[tuple[Model, Any, str]]:
-        """Model, what it samples from and a note on that, while it is this run's turn."""
+        """The model, its input and a note about that, while it is this run's turn."""
         import torch
 
         if not settings.kind.small:
             if settings.image is None:
                 raise Problem("Choose an image to start from.")
-            read_image(settings.image)  # before a model is loaded for it
+            read_image(settings.image)  # fails early, before a model is loaded
         with self._turn:
             model = self._models.get(settings, lambda what: tell(Progress(what)))
             try:
@@ -104,18 +104,18 @@ class Engine:
             except torch.OutOfMemoryError as error:
                 self._models.forget()
                 raise Problem(
-                    "The GPU's memory is full. Raise the GPU memory to leave free, or close what "
-                    "else uses the GPU."
+                    'The GPU ran out of memory. Raise "GPU memory to leave free", or close other '
+                    "programs that use the GPU."
                 ) from error
             except BaseException:
-                model.pipe.maybe_free_model_hooks()  # as the pipeline does at its own end
+                model.pipe.maybe_free_model_hooks()  # as the pipeline itself does at its end
                 raise
 
 
 def _sampled(
     model: Model, given: Any, settings: Settings, tell: Tell, before: Watch | None = None
 ) -> tuple[np.ndarray, float, Report, Watch]:
-    """A video with or without MagCache, its time, what MagCache did, and the watch over it."""
+    """Samples a video; returns its frames, the seconds, MagCache's report, and the watch."""
     import magcache
 
     asked: dict[str, Any] = {"speedup": settings.speedup}
@@ -131,7 +131,7 @@ def _sampled(
 
 
 def _name(settings: Settings) -> str:
-    """The video's file name, after what makes it."""
+    """A file name for the video, made from its settings."""
     how = f"thresh{settings.threshold:g}" if settings.by_rule else f"{settings.speedup:g}x"
     length = f"{seconds_of(settings):.1f}s"
     return f"{settings.model}-{settings.seed}-{length}-{settings.steps}steps-{how}.mp4"

@@ -1,4 +1,4 @@
-"""Files: what users upload, what a run writes, and where both are kept until the app ends."""
+"""Uploaded images, written videos, and the folder that holds both until the app ends."""
 
 import tempfile
 from collections.abc import Iterator
@@ -14,23 +14,23 @@ from .settings import FPS, Problem
 LARGEST_FILE = 20 * 2**20  # bytes
 LARGEST_IMAGE = 50_000_000  # pixels
 SMALLEST_SIDE = 32  # pixels
-_LONGEST_SHAPE = 4.0  # of the long to the short side
+_LONGEST_SHAPE = 4.0  # ratio of the long to the short side
 _SCALE_IT_DOWN = f"scale it down to {LARGEST_IMAGE // 10**6} megapixels or less"
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 
 
 @contextmanager
 def workspace() -> Iterator[Path]:
-    """A folder for everything that the app writes; removed at the end, with all in it."""
+    """A folder for everything that the app writes; deleted at the end with its contents."""
     with tempfile.TemporaryDirectory(prefix="magcache-app-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
 def read_image(path: Path) -> Image.Image:
-    """An uploaded image as RGB, upright, on white where it is transparent.
+    """Reads an uploaded image as RGB, upright, with transparency on white.
 
     Raises:
-        Problem: It is too large or small, damaged, or no image.
+        Problem: It is too large or too small, damaged, or not an image.
     """
     try:
         if path.stat().st_size > LARGEST_FILE:
@@ -40,13 +40,13 @@ def read_image(path: Path) -> Image.Image:
             image.load()
             upright = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
-        raise Problem(f"This file is no image: use {', '.join(_FORMATS)}.") from None
+        raise Problem(f"This file is not an image: use {', '.join(_FORMATS)}.") from None
     except Image.DecompressionBombError:
         raise Problem(f"The image has too many pixels: {_SCALE_IT_DOWN}.") from None
     except FileNotFoundError:
-        raise Problem("The image is not kept any more: choose it again.") from None
+        raise Problem("The image has expired: choose it again.") from None
     except (OSError, SyntaxError) as error:
-        raise Problem("The image is damaged: it cannot be read to its end.") from error
+        raise Problem("The image is damaged: choose another one.") from error
     if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
         ground = Image.new("RGBA", upright.size, "white")
         upright = Image.alpha_composite(ground, upright.convert("RGBA"))
@@ -62,8 +62,8 @@ def _check_size(width: int, height: int) -> None:
         )
     if max(width, height) > _LONGEST_SHAPE * min(width, height):
         raise Problem(
-            f"The image has {width} × {height} pixels: crop it, its long side may be "
-            f"{_LONGEST_SHAPE:g} times the short one at most."
+            f"The image has {width} × {height} pixels: crop it, so that the long side is at most "
+            f"{_LONGEST_SHAPE:g} times the short one."
         )
 
 
@@ -76,18 +76,18 @@ def video_size(width: int, height: int, resolution: int) -> tuple[int, int]:
 
 
 def fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The image at the size of the video, its edges cut where the shapes differ."""
+    """The image at the size of the video, cropped if their shapes differ."""
     return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
 
 
 def write_video(path: Path, frames: np.ndarray, crf: int, fps: int = FPS, zoom: int = 1) -> Path:
-    """Writes an mp4 that browsers play.
+    """Writes an MP4 that browsers can play.
 
     Args:
-        frames: (F, H, W, 3), uint8, sides even.
-        crf: Compression, from 1, the least, to 51.
-        fps: Frames a second.
-        zoom: How many times larger each pixel is.
+        frames: (F, H, W, 3), uint8, with even sides.
+        crf: Compression, from 1 (least) to 51.
+        fps: Frames per second.
+        zoom: Factor by which to enlarge each pixel.
     """
     import imageio_ffmpeg
 

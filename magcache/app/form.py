@@ -1,4 +1,4 @@
-"""The components of the page: what is asked, and what is shown."""
+"""The components of the page: inputs and outputs."""
 
 from dataclasses import fields
 from typing import Any
@@ -8,21 +8,21 @@ import gradio as gr
 from . import render
 from .settings import EMOJI, KINDS, LONGEST, Settings
 
-# Hidden, but mounted: a component that is mounted late misses what it is given meanwhile.
+# Hidden, but mounted: a component that is mounted later misses earlier updates.
 HIDDEN: Any = "hidden"
 WORDS = ("green heart", "owl", "airplane arriving", "tiger face", "droplet")
-"""That the emoji model draws well; the first one is there at the start."""
+"""Prompts that the emoji model draws well; the first one is set at the start."""
 _PROMPT = "She turns around slowly and laughs."
 
 
 class Form:
-    """Builds the components where it is made.
+    """Builds the components when it is created.
 
     Args:
-        start: The values at the start.
+        start: The initial values.
 
     Attributes:
-        inputs: The components that are asked, by the names of `Settings`.
+        inputs: The input components, by their names in `Settings`.
     """
 
     def __init__(self, start: Settings) -> None:
@@ -39,7 +39,7 @@ class Form:
         self.inputs = {field.name: getattr(self, field.name) for field in fields(Settings)}
 
     def chosen(self, model: str) -> dict[Any, Any]:
-        """What is shown for a model."""
+        """Shows the inputs of a model."""
         small = KINDS[model].small
         prompt: dict[str, Any] = {"placeholder": WORDS[0] if small else _PROMPT}
         return {
@@ -56,7 +56,7 @@ class Form:
         unless_small: Any = HIDDEN if small else True
         self.model = gr.Radio(
             list(KINDS), value=own.model, label="Model", elem_id="model",
-            info=f"{EMOJI} is small and runs anywhere; FramePack needs an image and a GPU.",
+            info=f"{EMOJI} is small and runs on any computer; FramePack needs an image and a GPU.",
         )  # fmt: skip
         self.image = gr.Image(
             label="Image", sources=["upload", "clipboard"], type="filepath", height=300,
@@ -78,7 +78,9 @@ class Form:
                 info="Higher is faster and further from the original. 1 computes everything.",
             )  # fmt: skip
             self.compare = gr.Checkbox(
-                own.compare, label="Compare with an uncached run", info="Takes the full time too."
+                own.compare,
+                label="Compare with an uncached run",
+                info="Adds the time of a full run.",
             )
         self.plan = gr.Markdown(render.plan(own), container=True, elem_id="plan")
         with gr.Row():
@@ -101,7 +103,7 @@ class Form:
             object_fit="contain",
             elem_id="strips",
         )
-        self.clock = gr.Timer(1, active=False)  # asks for the two while a run is under way
+        self.clock = gr.Timer(1, active=False)  # updates the two during a run
         self.video = gr.Video(label="Video", visible=HIDDEN, height=440, elem_id="video", **video)
         self.beside = gr.Video(show_label=False, visible=HIDDEN, elem_id="beside", **video)
         self.picture = gr.Image(
@@ -136,7 +138,7 @@ class Form:
             gr.Group(),
         ):
             self.negative_prompt = gr.Textbox(
-                label="Negative prompt", info="Counts with a CFG above 1 only."
+                label="Negative prompt", info="Only used with a CFG above 1."
             )
             with gr.Row():
                 self.cfg = gr.Slider(
@@ -148,12 +150,12 @@ class Form:
                 )
             self.folder = gr.Textbox(
                 label="Folder (optional)", placeholder="/models/framepack",
-                info="With the model's weights on the computer that runs this app. "
-                "Empty downloads them.",
+                info="A folder with the model's weights, on the computer that runs this app. "
+                "If empty, they are downloaded.",
             )  # fmt: skip
             self.preserved = gr.Slider(
                 0, 128, own.preserved, step=0.1, label="GPU memory to leave free (GB)",
-                info="Larger means slower. Raise it if the memory runs out.",
+                info="Higher is slower. Raise it if the GPU runs out of memory.",
             )  # fmt: skip
 
     def _set_rule(self) -> None:
@@ -164,7 +166,7 @@ class Form:
             gr.Group(),
         ):
             self.rule = gr.Checkbox(
-                own.rule, label="Use the published rule", info="In place of the speed-up."
+                own.rule, label="Use the published rule", info="Replaces the speed-up."
             )
             self.threshold = gr.Slider(
                 0, 1, own.threshold, step=0.005, label="Threshold",
@@ -173,7 +175,7 @@ class Form:
             with gr.Row():
                 self.max_skip = gr.Slider(
                     0, 10, own.max_skip, step=1, label="K",
-                    info="Skipped in a row at most.", min_width=160,
+                    info="How many may be skipped in a row.", min_width=160,
                 )  # fmt: skip
                 self.retention = gr.Slider(
                     0, 1, own.retention, step=0.01, label="Retention",

@@ -1,4 +1,4 @@
-"""The models: loading them, placing them where the memory allows, and sampling."""
+"""Loads the models, places them in memory, and samples from them."""
 
 import gc
 import json
@@ -23,7 +23,7 @@ PIPELINE = "HunyuanVideoFramepackPipeline"
 TRANSFORMERS = ("HunyuanVideoFramepackTransformer3DModel", "HunyuanVideoTransformer3DModelPacked")
 REST = "hunyuanvideo-community/HunyuanVideo"  # text encoders, VAE and scheduler
 VISION = "lllyasviel/flux_redux_bfl"  # image encoder
-_COUNTED = 4 * WINDOW - 3  # what the pipeline counts as frames of a section
+_COUNTED = 4 * WINDOW - 3  # frames of a section as the pipeline counts them
 Tell = Callable[[str], None]
 
 
@@ -32,18 +32,18 @@ class Model(Protocol):
 
     Attributes:
         pipe: Its pipeline, for `magcache.apply`.
-        placed: How it lies in memory, for the report.
+        placed: How it is placed in memory, for the report.
     """
 
     pipe: Any
     placed: str
 
     def ready(self, settings: Settings) -> tuple[Any, str]:
-        """What it samples from, checked, and what the user is to know of it."""
+        """Its checked input, and a note to the user."""
         ...
 
     def sample(self, given: Any, settings: Settings, callback: Any) -> np.ndarray:
-        """Frames (F, H, W, 3) of uint8, from what `ready` has returned."""
+        """Frames (F, H, W, 3) of uint8, from the input that `ready` returned."""
         ...
 
     def frames(self, latents: Any, count: int) -> list[Image.Image]:
@@ -87,7 +87,7 @@ class FramePack:
         return np.stack([np.asarray(frame) for frame in frames])
 
     def frames(self, latents: Any, count: int) -> list[Image.Image]:
-        """Each is decoded by itself."""
+        """Frames of a section, each decoded separately."""
         pipe = self.pipe
         chosen = latents[0, :, _spread(latents.shape[2], count)].transpose(0, 1)[:, :, None]
         scaled = chosen.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor
@@ -97,7 +97,7 @@ class FramePack:
 
 @dataclass
 class Emoji:
-    """The small trained model: a few words become a clip."""
+    """The small trained model, which turns a few words into a clip."""
 
     model: "EmojiVideoModel"
     placed: str
@@ -107,7 +107,7 @@ class Emoji:
         return self.model.pipe
 
     def ready(self, settings: Settings) -> tuple[Any, str]:
-        """The words that it knows, and which it does not."""
+        """The words that it knows, and a note about those it does not."""
         try:
             prompt, note = self.model.words.understood(settings.prompt)
         except ValueError as error:
@@ -130,11 +130,11 @@ class Emoji:
 
 
 class Models:
-    """Keeps the model that was used last.
+    """Keeps the last used model in memory.
 
     Args:
-        tiny_only: For tests: a tiny random FramePack in place of the two that are downloaded.
-        resolution: See `FramePack`; None takes 640, or the tiny one's.
+        tiny_only: For tests: uses a tiny random FramePack instead of the two downloads.
+        resolution: See `FramePack`; None means 640, or the size of the tiny one.
     """
 
     def __init__(self, tiny_only: bool = False, resolution: int | None = None) -> None:
@@ -144,10 +144,10 @@ class Models:
         self._model: Model | None = None
 
     def get(self, settings: Settings, tell: Tell) -> Model:
-        """The model for these settings, loaded if it is not the one kept.
+        """The model for these settings, loaded if it is not the one in memory.
 
         Args:
-            tell: Is told what is under way.
+            tell: Called with the current task.
 
         Raises:
             Problem: It cannot be loaded; the message says why.
@@ -180,7 +180,7 @@ class Models:
 
 
 def load_emoji() -> Emoji:
-    """Loads the small trained model, onto the CPU: it is as fast there.
+    """Loads the small trained model onto the CPU, where it is as fast as on a GPU.
 
     Raises:
         Problem: Its files are missing; the message says where to get them.
@@ -194,10 +194,10 @@ def load_emoji() -> Emoji:
 
 
 def load_published(kind: Kind) -> Any:
-    """Downloads a model from the Hugging Face Hub, or takes it from its cache.
+    """Loads a model from the Hugging Face Hub or its local cache.
 
     Raises:
-        Problem: There is no GPU for it, or it cannot be had.
+        Problem: There is no GPU for it, or it cannot be loaded.
     """
     import torch
 
@@ -214,11 +214,11 @@ def load_published(kind: Kind) -> Any:
 
 
 def load_folder(name: str | Path) -> Any:
-    """Loads a pipeline that was saved with `save_pretrained`, or a transformer alone.
+    """Loads a pipeline that was saved with `save_pretrained`, or only a transformer.
 
     Raises:
-        Problem: The folder holds neither. Whoever has the page open must not learn which folders
-            there are, so it is told alike of all; the console says why.
+        Problem: The folder holds neither. The message is always the same, so that visitors of the
+            page cannot find out which folders exist; the console says why.
     """
     try:
         folder = Path(name).expanduser()
@@ -228,15 +228,15 @@ def load_folder(name: str | Path) -> Any:
         raise Problem(
             f"{name} holds no FramePack model that can be loaded: give a folder with a "
             "model_index.json (a pipeline saved by diffusers) or a config.json (its transformer). "
-            "The console of the app says more."
+            "The app's console says more."
         ) from error
 
 
 def class_in(folder: Path) -> str:
-    """The class that a folder holds: FramePack's pipeline or one of its transformers.
+    """The class of the model in a folder: FramePack's pipeline or one of its transformers.
 
     Raises:
-        ValueError: It holds neither.
+        ValueError: The folder holds neither.
     """
     for name in ("model_index.json", "config.json"):
         file = folder / name
@@ -254,7 +254,7 @@ def class_in(folder: Path) -> str:
 
 
 def _assemble(weights: str) -> Any:
-    """A transformer with the parts that FramePack shares with HunyuanVideo and FLUX Redux."""
+    """Loads a transformer, and the parts that FramePack shares with HunyuanVideo and FLUX Redux."""
     import diffusers
     import torch
     import transformers
@@ -276,7 +276,7 @@ def _assemble(weights: str) -> Any:
 
 
 def _whole(folder: str) -> Any:
-    """A saved pipeline; on a GPU in the data types in which FramePack is published."""
+    """Loads a saved pipeline; on a GPU, in the data types of the published FramePack."""
     import diffusers
     import torch
 
@@ -293,7 +293,7 @@ def _first_line(error: Exception) -> str:
 
 
 def place(pipe: Any, preserved: float, device: Any = None) -> str:
-    """Puts a pipeline where it fits, leaving `preserved` GB free; returns how, for the report."""
+    """Places a pipeline so that `preserved` GB stay free; returns how, for the report."""
     import torch
 
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -315,14 +315,14 @@ def place(pipe: Any, preserved: float, device: Any = None) -> str:
 
 
 def placement(free: float, sizes: list[int]) -> str:
-    """What fits into so many bytes: all parts ("whole"), each by itself ("parts"), or "layers"."""
+    """What fits into `free` bytes: all parts ("whole"), one at a time ("parts"), or "layers"."""
     if free >= sum(sizes):
         return "whole"
     return "parts" if free >= max(sizes) else "layers"
 
 
 def offload_layers(pipe: Any, device: Any) -> None:
-    """Streams the large parts in layer by layer; the small ones stay on the device."""
+    """Streams the large parts layer by layer; the small ones stay on the device."""
     from diffusers.hooks import apply_group_offloading
 
     for name in ("text_encoder", "text_encoder_2", "transformer"):
@@ -342,7 +342,7 @@ def _size(module: Any) -> int:
 
 
 def _spread(length: int, count: int) -> list[int]:
-    """Places from the first to the last."""
+    """Evenly spaced indices, from the first to the last."""
     return [round(i * (length - 1) / (count - 1)) for i in range(count)]
 
 

@@ -1,4 +1,4 @@
-"""How a sampling goes, told after each evaluation."""
+"""Reports the progress of a run after each evaluation."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from ..hosts.diffusers import Session
     from .models import Model
 
-_FRAMES, _HEIGHT = 3, 120  # of a section's picture
+_FRAMES, _HEIGHT = 3, 120  # frames, and pixels, of a section's picture
 
 
 class Cancelled(Exception):
-    """The user has ended the run."""
+    """The user cancelled the run."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a sampling is.
+    """The progress of a run.
 
     Attributes:
-        stage: What is under way.
-        done, total: Evaluations behind it, and all of them; 0 while a model is loaded.
-        left: Seconds to its end as its evaluations so far went, or None before they can tell.
-        schedules: Of each section begun, `#` for computed and `.` for skipped evaluations.
-        strips: A picture of each finished section, a few frames side by side.
+        stage: The current task.
+        done, total: Finished evaluations, and all of them; 0 while a model is loading.
+        left: Estimated seconds left; None while there are too few evaluations to tell.
+        schedules: For each section begun, `#` for computed and `.` for skipped evaluations.
+        strips: A picture of each finished section, with a few frames side by side.
     """
 
     stage: str
@@ -41,18 +41,18 @@ class Progress:
 
 
 Tell = Callable[[Progress], None]
-"""Is told of the progress; raises `Cancelled` to end the run."""
+"""Called with the progress; raises `Cancelled` to end the run."""
 
 
 class Watch:
-    """The pipeline's callback, which tells of each evaluation.
+    """A pipeline callback that reports each evaluation.
 
     Args:
-        model: What it is sampled with.
-        settings: What is sampled.
-        applied: MagCache on the pipeline, while it samples.
-        tell: Is told of the progress.
-        before: The watch over a sampling that this one is compared with.
+        model: The model.
+        settings: The settings of the run.
+        applied: MagCache's session on the pipeline.
+        tell: Called with the progress.
+        before: The watch of the run that this one is compared with.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Watch:
         self._settings, self._applied, self._tell = settings, applied, tell
         self._strips = before._strips if before else ()
         self._note = "Uncached, to compare: " if before else ""
-        self._first = 0.0  # when the first evaluation was done
+        self._first = 0.0  # time at which the first evaluation was done
         self._done = 0
 
     def tell(self, stage: str) -> None:
-        """Tells of a stage of the run."""
+        """Reports a stage of the run."""
         total, left = self._settings.steps * self._settings.sections, None
         if self._done > 1:
             each = (time.monotonic() - self._first) / (self._done - 1)

@@ -1,4 +1,4 @@
-"""What the app says of plans, schedules, results and problems, as text and Markdown."""
+"""Renders plans, schedules, results and problems as text and Markdown."""
 
 import html
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ Press Generate."""
 
 
 def plan(settings: Settings) -> str:
-    """What a generation will do, before it is started."""
+    """What a generation will do, shown before it starts."""
     planned, sections = settings.schedule(), settings.sections
     computed, each = planned.count("#"), " per section" if sections > 1 else ""
     video = f"{seconds_of(settings):.1f} s of video"
@@ -26,23 +26,23 @@ def plan(settings: Settings) -> str:
 
 
 def problem(message: str) -> str:
-    """Something that the user can put right."""
+    """A problem that the user can fix."""
     return f'<div role="alert">{html.escape(message)}</div>' if message else ""
 
 
 def note(title: str, text: str) -> str:
-    """A run that ended without a video, or without a problem."""
+    """A short note with a title."""
     return f"**{html.escape(title)}**\n\n{html.escape(text)}"
 
 
 def schedule(schedules: Sequence[str]) -> str:
-    """A line a section: its evaluations, and how many of them were computed."""
+    """One line per section: its evaluations, and how many of them were computed."""
     rows = ((place, s, s.count("#"), len(s)) for place, s in enumerate(schedules, 1))
     return "\n".join(f"{place:3}  {s}  {n} of {length}" for place, s, n, length in rows)
 
 
 def result(done: Result) -> str:
-    """A run that is complete."""
+    """The result of a finished run."""
     report, settings = done.report, done.settings
     rows = [(clock(done.seconds), "time to generate")]
     if report.skipped:

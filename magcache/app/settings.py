@@ -1,4 +1,4 @@
-"""What a user asks for: the settings of one generation, checked."""
+"""The settings of one generation, checked."""
 
 import math
 from dataclasses import dataclass
@@ -9,29 +9,29 @@ from ..curves import Trajectory, presets, shifted_sigmas
 from ..decide import Course, Target, decider_for, rule_of
 
 FPS = 30
-WINDOW = 9  # latent frames of a section; the models were trained with it
-FRAMES = 4 * WINDOW  # that a section adds to the video
+WINDOW = 9  # latent frames per section; the models were trained with it
+FRAMES = 4 * WINDOW  # frames that a section adds to the video
 LONGEST = 120.0  # seconds
-SHIFT, CLIP_SHIFT = 7.0, 3.0  # of the noise levels; FramePack's those of a video of full size
+SHIFT, CLIP_SHIFT = 7.0, 3.0  # of the noise levels; FramePack's is for a video of full size
 CLIP = 8  # frames of the emoji model
 CLIP_CFG = 3.0
 
 
 class Problem(ValueError):
-    """Something that the user can put right; the message says how."""
+    """A problem that the user can fix; the message says how."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A model: the small trained one, or one of the two of FramePack.
+    """A model: the small trained one, or one of the two FramePack models.
 
     Attributes:
         name: Its name in the app.
-        weights: Its transformer on the Hugging Face Hub; "" where it comes with MagCache.
-        sampling: How its sections follow each other, diffusers' `sampling_type`.
+        weights: Its transformer on the Hugging Face Hub; "" if it comes with MagCache.
+        sampling: The order of its sections, diffusers' `sampling_type`.
         preset: Its published curve, "" without one.
-        fps: Frames a second of its videos.
-        zoom: How many times larger its pixels are shown.
+        fps: Frames per second of its videos.
+        zoom: Factor by which its pixels are enlarged.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Kind:
 
     @property
     def small(self) -> bool:
-        """Whether it draws a short clip of a few words, on any computer."""
+        """Whether it draws a short clip from a few words, on any computer."""
         return not self.weights
 
 
@@ -60,26 +60,26 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one generation; ranges are those of FramePack's own demo.
+    """The settings of one generation; their ranges are those of FramePack's own demo.
 
     Attributes:
-        model: Name of the kind. The emoji model takes of the others `prompt`, `seed`, `steps`,
-            `crf`, `speedup` and `compare`.
-        image: The uploaded file, None before there is one.
-        prompt, negative_prompt: The negative one counts with `cfg` above 1 only.
+        model: Name of the model. The emoji model uses only `prompt`, `seed`, `steps`, `crf`,
+            `speedup` and `compare`.
+        image: The uploaded file, None without one.
+        prompt, negative_prompt: The negative prompt is used only if `cfg` is above 1.
         seconds: Length of the video.
-        seed, steps, guidance, cfg: `guidance` is the distilled one, `cfg` classifier-free
+        seed, steps, guidance, cfg: `guidance` is distilled guidance; `cfg` is classifier-free
             guidance, which calls the model twice.
-        folder: With the weights, or "" to download them.
-        preserved: GB of GPU memory to leave to everything but weights.
-        crf: Compression of the video, from 1, the least, to 51.
-        speedup: How many times faster; 1 computes every evaluation.
-        rule: In place of that, the published rule with its `threshold`, `max_skip` and
+        folder: Folder with the weights, or "" to download them.
+        preserved: GB of GPU memory to leave free for everything but weights.
+        crf: Compression of the video, from 1 (least) to 51.
+        speedup: Target speed-up; 1 computes every evaluation.
+        rule: Use the published rule instead of `speedup`, with `threshold`, `max_skip` and
             `retention`, see `magcache.apply`.
-        compare: Sample a second time without MagCache and compare the two.
+        compare: Sample again without MagCache and compare the two.
 
     Raises:
-        Problem: A setting is out of its range.
+        Problem: A setting is out of range.
     """
 
     image: Path | None = None
@@ -119,12 +119,12 @@ class Settings:
 
     @property
     def sections(self) -> int:
-        """How many sections the video is sampled in."""
+        """Number of sections of the video."""
         return 1 if self.kind.small else max(1, round(self.seconds * FPS / FRAMES))
 
     @property
     def frames(self) -> int:
-        """How many frames the video will have."""
+        """Number of frames of the video."""
         return CLIP if self.kind.small else self.sections * FRAMES + 1
 
     @property
@@ -135,8 +135,8 @@ class Settings:
     def schedule(self) -> str:
         """What a section is expected to compute (#) and skip (.).
 
-        At FramePack's noise levels of a video of full size; by a speed-up before anything was
-        learned of the model.
+        It assumes FramePack's noise levels for a video of full size and, for a speed-up, that
+        nothing has been learned about the model yet.
         """
         shift, cfg = (CLIP_SHIFT, CLIP_CFG) if self.kind.small else (SHIFT, self.cfg)
         if not self.by_rule:
@@ -172,6 +172,6 @@ def seconds_of(settings: Settings) -> float:
 
 
 def clock(seconds: float) -> str:
-    """A duration as people write it: "48 s", "4:05 min"."""
+    """A readable duration, such as "48 s" or "4:05 min"."""
     whole = math.ceil(seconds) if seconds > 10 else round(seconds, 1)
     return f"{whole:g} s" if whole < 100 else f"{whole // 60:.0f}:{whole % 60:02.0f} min"

@@ -1,13 +1,13 @@
-"""A FramePack pipeline with random weights that samples on a CPU in seconds: for tests and looks.
+"""A tiny FramePack pipeline with random weights, for tests: it samples on a CPU in seconds.
 
-Every component is there and is the real one's class, so it is saved and loaded like a real one.
-What it draws is noise.
+Every component has the class of the real one, so it can be saved and loaded like a real pipeline.
+It draws noise.
 """
 
 from typing import Any
 
 SIZE = 64  # pixels on a side, about
-_CHANNELS = 4  # of a latent; the real one has 16
+_CHANNELS = 4  # of the latent; the real model has 16
 _TEXT = 16  # channels of the text and image encoders
 _ENCODER: dict[str, Any] = {
     "hidden_size": _TEXT,
@@ -38,7 +38,7 @@ _VAE: dict[str, Any] = {
 
 
 def build() -> Any:
-    """A new `HunyuanVideoFramepackPipeline`, equal each time."""
+    """A new `HunyuanVideoFramepackPipeline`, the same each time."""
     import diffusers as dfs
     import torch
     import transformers as tfs
@@ -67,7 +67,7 @@ def build() -> Any:
 
 
 def _tokenizer() -> Any:
-    """One token a byte, but a word of the pipeline's own prompt template is one token."""
+    """One token per byte, but one per word of the pipeline's own prompt template."""
     import tokenizers
     from diffusers.pipelines.hunyuan_video import pipeline_hunyuan_video_framepack as pipeline
     from transformers import PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""The page: what happens when the user does something."""
+"""The page, and its reactions to the user."""
 
 import logging
 import tempfile
@@ -23,24 +23,24 @@ from .settings import Problem, Settings, clock
 log = logging.getLogger("magcache")
 _STYLE = Path(__file__).with_name("style.css")
 _FONT = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "sans-serif"]
-USER = "magcache"  # whom visitors sign in as
-_PATIENCE = 5.0  # seconds that a run under way has to end
-_NEWEST = 6  # sections whose frames are shown
+USER = "magcache"  # the user name of visitors
+_PATIENCE = 5.0  # seconds to wait for a run to end
+_NEWEST = 6  # newest sections whose frames are shown
 
 _TITLE = """# Videos with MagCache
-What can be predicted is not computed, so a video is there sooner."""
+It predicts some sampling steps instead of computing them, so videos are ready sooner."""
 
 Update = dict[Any, Any]
 
 
 @dataclass
 class _Job:
-    """A run under way.
+    """The current run of a session.
 
     Attributes:
-        told: How far it is.
-        shown: How many of its pictures are on the page.
-        cancelled: Whether it is to end, which it does after the evaluation under way.
+        told: Its progress.
+        shown: Number of its pictures on the page.
+        cancelled: Whether to end it, after the current evaluation.
     """
 
     told: Progress = field(default_factory=lambda: Progress(""))
@@ -48,7 +48,7 @@ class _Job:
     cancelled: bool = False
 
     def tell(self, now: Progress) -> None:
-        """Has Gradio draw the progress of the run that calls this."""
+        """Lets Gradio draw the progress of the calling run."""
         if self.cancelled:
             raise Cancelled
         self.told = now
@@ -60,16 +60,16 @@ class Page:
     """The app in the browser.
 
     Args:
-        engine: Makes the videos.
-        folder: Where they are kept.
-        start: What is set at the start.
+        engine: Generates the videos.
+        folder: Folder for the videos.
+        start: Initial settings.
     """
 
     def __init__(self, engine: Engine, folder: Path, start: Settings | None = None) -> None:
         self._engine = engine
         self._folder = folder
-        self._jobs: dict[str, _Job] = {}  # of each session, the one under way
-        # What Gradio keeps is deleted after a day; the folder itself goes when the app ends.
+        self._jobs: dict[str, _Job] = {}  # the current run of each session
+        # Gradio deletes its files after a day; the folder itself is deleted when the app ends.
         self.blocks = gr.Blocks(
             title="MagCache", analytics_enabled=False, delete_cache=(3600, 86400)
         )
@@ -81,12 +81,12 @@ class Page:
     def launch(
         self, address: str, port: int, *, password: str | None = None, open_browser: bool = False
     ) -> None:
-        """Serves the page, until `close()` or the end of the process.
+        """Serves the page until `close()` or the end of the process.
 
         Args:
-            address, port: Where; `check_address` has found nothing against it.
-            password: With which visitors sign in as `USER`; None asks for none.
-            open_browser: Show it in a browser here.
+            address, port: The address, checked by `check_address`.
+            password: Password for visitors, who sign in as `USER`; None needs no sign-in.
+            open_browser: Open the page in a browser on this computer.
 
         Raises:
             OSError: The port is in use.
@@ -110,7 +110,7 @@ class Page:
         )
 
     def close(self) -> None:
-        """Ends what is under way, after the evaluation it is in, and serves no more."""
+        """Ends all runs after their current evaluation, and stops serving."""
         for job in list(self._jobs.values()):
             job.cancelled = True
         latest = time.monotonic() + _PATIENCE
@@ -120,7 +120,7 @@ class Page:
 
     def _connect(self, form: Form) -> None:
         inputs = list(form.inputs.values())
-        # Values come as they are: a bad image gets our message, not one of Gradio's.
+        # No preprocessing, so that a bad image gets our own message and not Gradio's.
         plain: dict[str, Any] = {
             "preprocess": False, "show_progress": "hidden", "api_visibility": "private"
         }  # fmt: skip
@@ -152,7 +152,7 @@ class Page:
     def _settings(self, values: tuple[Any, ...]) -> Settings:
         given = dict(zip(self.form.inputs, values, strict=True))
         given["image"] = Path(given["image"]["path"]) if given["image"] else None
-        for name in ("prompt", "negative_prompt", "folder"):  # empty, they come as None
+        for name in ("prompt", "negative_prompt", "folder"):  # None if empty
             given[name] = (given[name] or "").strip()
         return Settings(**given)
 
@@ -171,7 +171,7 @@ class Page:
         return self._complaint("")
 
     def _generate(self, request: gr.Request, *values: Any) -> Iterator[Update]:
-        """What is shown from the click on, and at the end of a run."""
+        """Generates a video; yields the page's updates at the start and at the end."""
         form, session = self.form, str(request.session_hash)
         job = self._jobs[session] = _Job()
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
@@ -182,7 +182,7 @@ class Page:
                     self._engine.generate(self._settings(values), Path(folder), job.tell)
                 )
             except Cancelled:
-                text = "Nothing was kept. The settings are as they were."
+                text = "No video was saved. Your settings are unchanged."
                 end = {form.status: render.note("Cancelled", text)}
             except Problem as problem:
                 end |= self._complaint(str(problem))
@@ -195,7 +195,7 @@ class Page:
             yield {**end, **self._running(False)}
 
     def _watched(self, request: gr.Request) -> Any:
-        """The schedule and the pictures of a run under way."""
+        """The schedule and the pictures of the current run."""
         job = self._jobs.get(str(request.session_hash))
         if not job or not job.told.schedules:
             return gr.skip()
@@ -239,7 +239,7 @@ class Page:
         return gr.update(interactive=False, value="Cancelling…")
 
     def _left(self, request: gr.Request) -> None:
-        """Ends the run of a page: nobody will see its result."""
+        """Ends the run of a page that was closed or cancelled."""
         if job := self._jobs.get(str(request.session_hash)):
             job.cancelled = True
 

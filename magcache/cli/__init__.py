@@ -1,4 +1,4 @@
-"""The command `magcache`: a file a subcommand."""
+"""The command `magcache`: one file per subcommand."""
 
 from .main import main
 

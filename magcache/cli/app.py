@@ -1,4 +1,4 @@
-"""The command `magcache app`: videos in the browser."""
+"""The command `magcache app`: makes videos in the browser."""
 
 import argparse
 import importlib
@@ -17,8 +17,8 @@ def add_to(commands: Any) -> None:
     """Adds `app` to the commands of the command line's parser."""
     parser = commands.add_parser("app", help="make videos in the browser")
     text = (
-        "serve on this address, 0.0.0.0 if none is named, and ask visitors for a password that is "
-        "told at the start; default 127.0.0.1, this computer only, without password"
+        "address to serve on, 0.0.0.0 if you give none; visitors need the password that is printed "
+        "at the start. Default: 127.0.0.1, for this computer only, without a password"
     )
     parser.add_argument(
         "--listen",
@@ -31,11 +31,11 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("--port", type=whole(1, 65_535), default=PORT, help=f"default {PORT}")
     text = (
-        "start with the small model that comes with MagCache, which draws emoji on any computer, "
-        "as the app does where there is no GPU"
+        "start with the small model that comes with MagCache, which draws emoji on any computer; "
+        "this is the default without a GPU"
     )
     parser.add_argument("--tiny", action="store_true", help=text)
-    text = "a video of FramePack has about the square of this in pixels; default 640"
+    text = "size of FramePack's videos: each frame has about this many pixels squared; default 640"
     parser.add_argument("--resolution", type=whole(32, 2048), metavar="PIXELS", help=text)
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.set_defaults(run=_app, extra="app")
@@ -53,7 +53,7 @@ def _app(arguments: argparse.Namespace) -> None:
 
 
 def _serve(arguments: argparse.Namespace, folder: Any) -> None:
-    for needed in ("diffusers", "gradio", "imageio_ffmpeg"):  # what is missing is told at once
+    for needed in ("diffusers", "gradio", "imageio_ffmpeg"):  # fail early if one is missing
         importlib.import_module(needed)
     import torch
 
@@ -65,7 +65,7 @@ def _serve(arguments: argparse.Namespace, folder: Any) -> None:
 
     start = Settings()
     if arguments.tiny or not torch.cuda.is_available():
-        torch.set_num_threads(1)  # so small a model is slower on more
+        torch.set_num_threads(1)  # such a small model is slower with more
         start = Settings(model=EMOJI, prompt=WORDS[0], compare=True)
     page = Page(Engine(Models(resolution=arguments.resolution)), folder, start)
     address, port = arguments.listen, arguments.port
@@ -76,6 +76,6 @@ def _serve(arguments: argparse.Namespace, folder: Any) -> None:
         if password:
             print(f"MagCache: visitors sign in as {USER}, password {password}", flush=True)
         while True:
-            time.sleep(1)  # unlike a wait without end, Ctrl+C ends it on Windows too
+            time.sleep(1)  # Ctrl+C interrupts this on Windows too, unlike an endless wait
     finally:
         page.close()

@@ -20,20 +20,20 @@ def add_to(commands: Any) -> None:
     shared.add_argument("--json", action="store_true")
     shared.set_defaults(extra="plot")
 
-    listed = actions.add_parser("list", parents=[shared], help="what there is, the newest first")
+    listed = actions.add_parser("list", parents=[shared], help="list all, newest first")
     listed.set_defaults(run=_list)
 
-    shown = actions.add_parser("show", parents=[shared], help="what one holds")
+    shown = actions.add_parser("show", parents=[shared], help="show the contents of one")
     shown.add_argument("name", type=given, help="a stored calibration, or a file")
     shown.add_argument(
-        "--picture", type=a_path, metavar="FILE", help="draw its curves to this file"
+        "--picture", type=a_path, metavar="FILE", help="draw its curves into this file"
     )
     shown.set_defaults(run=_show)
 
     merged = actions.add_parser(
-        "merge", parents=[shared], help="average several of one model, made on several prompts"
+        "merge", parents=[shared], help="average several of one model, from different prompts"
     )
-    text = "stored ones, or files"
+    text = "stored calibrations, or files"
     merged.add_argument("names", nargs="+", type=given, metavar="NAME", help=text)
     merged.add_argument("-o", "--output", required=True, metavar="NAME", help="name of the new one")
     merged.set_defaults(run=_merge)
@@ -42,7 +42,7 @@ def add_to(commands: Any) -> None:
     removed.add_argument("name", type=given)
     removed.set_defaults(run=_remove)
 
-    imported = actions.add_parser("import", parents=[shared], help="check a file and copy it in")
+    imported = actions.add_parser("import", parents=[shared], help="check a file and store a copy")
     imported.add_argument("file", type=a_path)
     imported.set_defaults(run=_import)
 
@@ -54,7 +54,7 @@ def add_home(parser: argparse.ArgumentParser) -> None:
 
 
 def stored_or_file(name: str, home: Path | None = None) -> Calibration:
-    """A calibration by its path or, where there is no such file, by its name in the store.
+    """Loads a calibration by its path or, if there is no such file, by its name in the store.
 
     Raises:
         CalibrationError: There is neither, or it cannot be used.
@@ -141,7 +141,7 @@ def _figures(calibration: Calibration) -> dict[str, Any]:
     branches = {}
     for branch, curve in calibration.curves.items():
         measured = calibration.branches[branch]
-        ratios = measured.ratios[1:] or [1.0]  # the first is of a residual to itself
+        ratios = measured.ratios[1:] or [1.0]  # the first compares a residual with itself
         branches[branch] = {
             "noise_levels": len(curve.positions),
             "sigmas": [curve.positions[0], curve.positions[-1]],
@@ -162,7 +162,7 @@ def _text(calibration: Calibration) -> str:
         model += f", {known.parameters:,} parameters, shapes {known.shapes}, {weights}"
         model += f", {known.patches}" if known.patches else ""
     else:
-        model += ", of unknown weights: it is used only where it is named"
+        model += ", weights unknown, so it is used only if you name it"
     settings = {k: v for k, v in calibration.settings.items() if k != "sigmas" and v is not None}
     lines = [
         f"{calibration.name}: {described(calibration)}",

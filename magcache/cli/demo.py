@@ -1,4 +1,4 @@
-"""The command `magcache demo`: the bundled emoji model with and without MagCache."""
+"""The command `magcache demo`: runs the bundled emoji model with and without MagCache."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "moderate": [{"speedup": 2.0}, {"threshold": 0.12, "max_skip": 2}],
     "fast": [{"speedup": 2.8}, {"threshold": 0.24, "max_skip": 3}],
 }
-"""At each cost: a planned run, and one by the published rule."""
+"""For each cost, a planned run and one by the published rule."""
 
 
 def add_to(commands: Any) -> None:
@@ -47,7 +47,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     check_folder(arguments.output)
-    torch.set_num_threads(1)  # so small a model is slower on more
+    torch.set_num_threads(1)  # such a small model is slower with more
     with progress.shown() as on_step:
         demo = run(on_step, arguments.steps)
     written = demo.write(arguments.output)
@@ -64,14 +64,14 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 @dataclass
 class Row:
-    """One way of sampling, and what came out.
+    """One way of sampling, and its result.
 
     Attributes:
-        name: As shown in table and picture.
-        steps, computed, skipped: Of the sampler, and of the model's evaluations.
+        name: Name in the table and the picture.
+        steps, computed, skipped: Sampler steps, computed and skipped evaluations.
         seconds: Wall time of the sampling.
-        speedup: Seconds of the uncached run over these.
-        difference: From the uncached run; None for that run itself.
+        speedup: Seconds of the uncached run divided by these.
+        difference: Difference from the uncached run; None for that run itself.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Row:
     difference: "Difference | None" = None
 
     def figures(self) -> dict[str, Any]:
-        """As plain data; the infinite PSNR of equal images, which JSON has not, is None."""
+        """As plain data; the infinite PSNR of equal images becomes None, for JSON."""
         data = asdict(self)
         if self.difference and math.isinf(self.difference.psnr):
             data["difference"]["psnr"] = None
@@ -92,7 +92,7 @@ class Row:
 
 @dataclass
 class Demo:
-    """What the demonstration has made: table, images (N, 32, 32, 3) a row, and reports."""
+    """The results of the demo: table, images (N, 32, 32, 3) of each row, and reports."""
 
     prompts: list[str]
     rows: list[Row]
@@ -100,7 +100,7 @@ class Demo:
     reports: dict[str, "Report"]
 
     def add(self, row: Row) -> None:
-        """Adds a row whose images are there, compared with the first, the uncached one."""
+        """Adds a row whose images are there, and compares it with the first, uncached row."""
         from ..images import difference
 
         if self.rows:
@@ -154,7 +154,7 @@ class Demo:
 def run(on_step: progress.OnStep, steps: int = STEPS) -> Demo:
     """Samples the demo prompts uncached, with each setting, and with as few steps as each costs.
 
-    The planned runs are made with a calibration of one prompt that is none of them.
+    The planned runs use a calibration made with another prompt.
 
     Raises:
         ValueError: `steps` is below 1.
@@ -189,7 +189,7 @@ def run(on_step: progress.OnStep, steps: int = STEPS) -> Demo:
         return seconds
 
     with torch.no_grad():
-        model.generate(prompts[:1], [0], steps=2)  # the first call of a process is a slow one
+        model.generate(prompts[:1], [0], steps=2)  # warm-up: the first call of a process is slow
         demo.add(Row("uncached", steps, steps, 0, sample("uncached", steps)))
         with apply(pipe, calibrate=True) as applied:
             generate("calibration", steps, model.prompts("calibration")[:1], [1000])

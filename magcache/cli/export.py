@@ -1,4 +1,4 @@
-"""The command `magcache export`: a curve in the format of another program that has MagCache."""
+"""The command `magcache export`: writes a curve for another program that has MagCache."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ from .values import a_path, check_new_file
 def add_to(commands: Any) -> None:
     """Adds `export` to the commands of the command line's parser."""
     parser = commands.add_parser("export", help="write a curve for another program's MagCache")
-    text = "which program; docs/engines.md says what each is for"
+    text = "the program, see docs/engines.md"
     parser.add_argument("--to", required=True, choices=ENGINES, help=text)
     add_curve_and_rule(parser)
     parser.add_argument("--output", type=a_path, metavar="FILE", help="default: print it")

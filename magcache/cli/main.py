@@ -13,25 +13,25 @@ from .signals import Ended, raised_as_ended
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells mistakes as the commands do."""
+    """Reports mistakes in the same way as the commands."""
 
     def error(self, message: str) -> NoReturn:
         raise _Mistake(f"{message.removeprefix('argument ')} (`{self.prog} --help` says more)")
 
 
 class _Mistake(ValueError):
-    """The arguments cannot be understood."""
+    """The arguments are wrong."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status.
 
-    It is 2 after a mistake in the arguments or what they name, 128 and the signal's number where
-    one has ended the command. Each is told in one line on standard error.
+    The status is 2 after an error, and 128 plus the signal's number if a signal ended the command.
+    Either is reported in one line on standard error.
     """
     parser = _Parser(prog="magcache", description=description)
     parser.add_argument("--version", action="version", version=__version__)
-    parser.set_defaults(extra="demo")  # what installs a package that is missing
+    parser.set_defaults(extra="demo")  # the extra that installs a missing package
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (demo, plan, export, presets, calibrate, calibrations, measure, app, doctor):
         command.add_to(commands)
@@ -47,14 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> tuple[str, int]:
-    """What went wrong, "" if nothing, and the exit status."""
+    """The error message, "" without one, and the exit status."""
     parsed = argparse.Namespace(extra="demo")
     try:
         parsed = parser.parse_args(arguments)
         status = parsed.run(parsed) or 0
         sys.stdout.flush()
         return "", status
-    except BrokenPipeError:  # the reader, `head` for instance, has enough
+    except BrokenPipeError:  # a reader such as `head` has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return "", 141
     except ModuleNotFoundError as error:
@@ -69,7 +69,7 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> tu
         if sys.flags.dev_mode:
             raise
         said = (
-            f"it failed unexpectedly, {type(error).__name__}: {error}; run it as "
-            "`python -X dev -m magcache.cli ...` to see where"
+            f"it failed unexpectedly, {type(error).__name__}: {error}; to see where, run "
+            "`python -X dev -m magcache.cli ...`"
         )
     return " ".join(said.split()), 2

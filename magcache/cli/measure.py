@@ -1,4 +1,4 @@
-"""The command `magcache measure`: what MagCache is worth on a pipeline of diffusers."""
+"""The command `magcache measure`: measures what MagCache gains on a diffusers pipeline."""
 
 import argparse
 import os
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from ..measure import Measurement, Sampled, Way
 
 _WARM_UP = 2  # steps
-_NOT_ASKED = ("run", "extra", "output")  # of no meaning for what comes out
+_NOT_ASKED = ("run", "extra", "output")  # options that do not affect the result
 
 
 def add_to(commands: Any) -> None:
     """Adds `measure` to the commands of the command line's parser."""
-    text = "measure what MagCache gains and changes on a model"
+    text = "measure how much faster MagCache makes a model, and how close the results are"
     parser = commands.add_parser("measure", help=text)
-    text = f"a diffusers pipeline: its folder, its name on the Hub; or {', '.join(BUNDLED)}"
+    text = f"a diffusers pipeline, as a folder or a name on the Hub; or {', '.join(BUNDLED)}"
     parser.add_argument("model", type=given, help=text)
-    text = f"may be given several times; default {len(PROMPTS)} of MagCache's own"
+    text = f"may be repeated; default {len(PROMPTS)} of MagCache's own"
     parser.add_argument("--prompt", action="append", help=text)
     parser.add_argument("--steps", type=whole(1, MOST_STEPS), default=28, help="default 28")
-    text = "how many times faster, default 1.5,2,3"
+    text = "speeds to measure, default 1.5,2,3"
     parser.add_argument("--speeds", type=_speeds, default="1.5,2,3", help=text)
     add_pipeline(parser)
-    text = "folder to write picture and text to"
+    text = "folder for the picture and the text"
     parser.add_argument("--output", type=a_path, default=Path("measure-output"), help=text)
     parser.set_defaults(run=_measure)
 
@@ -64,7 +64,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     from ..measure import begun, measure
 
     if arguments.model in BUNDLED:
-        torch.set_num_threads(1)  # models so small are slower on more
+        torch.set_num_threads(1)  # such small models are slower with more
     prompts = arguments.prompt or prompts_of(arguments.model, "demo", len(PROMPTS))
     subject = _Generations(prepared(arguments), prompts, arguments)
     asked = {name: str(v) for name, v in vars(arguments).items() if name not in _NOT_ASKED}
@@ -75,7 +75,7 @@ def _generate(arguments: argparse.Namespace) -> None:
         with progress.shown() as on_step:
             found = measure(subject, arguments.speeds, results, on_step)
     except Ended as ended:
-        ended.kept = f"{len(results.sampled)} runs are kept, the same command goes on"
+        ended.kept = f"{len(results.sampled)} runs are kept, run the same command again to go on"
         raise
     _write(found, arguments.output)
 
@@ -92,7 +92,7 @@ def _write(found: "Measurement", folder: Path) -> None:
 
 
 class _Generations:
-    """See `magcache.measure.Subject`: a sample is a prompt, each with a seed of its own."""
+    """See `magcache.measure.Subject`: each sample is a prompt with its own seed."""
 
     def __init__(
         self, pipeline: Pipeline, prompts: list[str], arguments: argparse.Namespace
@@ -106,7 +106,7 @@ class _Generations:
         self.device: torch.device = getattr(pipe, "_execution_device", None) or pipe.device
 
     def about(self) -> dict[str, str]:
-        """What is measured with what, for others to read."""
+        """What is measured, on what and how, for people to read."""
         import diffusers
 
         from ..measure import environment, size_of
@@ -127,11 +127,11 @@ class _Generations:
         }
 
     def identity(self) -> dict[str, Any]:
-        """What the model is known by."""
+        """The model's identity, as plain data."""
         return asdict(self._notebook.identity)
 
     def known(self) -> str:
-        """What MagCache knows of the model now."""
+        """What MagCache has learned about the model so far."""
         from ..measure import known
 
         return known(self._notebook.read().runs)
@@ -143,7 +143,7 @@ class _Generations:
     def sample(
         self, way: "Way", number: int, on_step: Callable[[int], None]
     ) -> tuple["torch.Tensor", "Sampled"]:
-        """See `magcache.measure.Subject`; the time is that of the pipeline's whole call."""
+        """See `magcache.measure.Subject`; times the whole call of the pipeline."""
         import magcache
 
         from ..measure import Sampled, clocked
@@ -158,8 +158,8 @@ class _Generations:
             found, seconds, peak = clocked(self.device, work)
             report = applied.report()
         if not report.evaluations:
-            why = "; ".join(report.warnings) or "no call of its model was seen"
-            raise ValueError(f"there is nothing to measure, MagCache does not fit: {why}")
+            why = "; ".join(report.warnings) or "the pipeline never called its model"
+            raise ValueError(f"there is nothing to measure, MagCache skips nothing here: {why}")
         return self._output(found), Sampled(seconds, peak, report.computed, report.evaluations)
 
     def images(self, output: "torch.Tensor") -> "torch.Tensor":
@@ -186,7 +186,7 @@ class _Generations:
             return self.pipeline.generate(self.prompts[number], seed, steps, on_step)
 
     def _output(self, found: Any) -> "torch.Tensor":
-        """Eight bits a colour: what a file would hold."""
+        """The images with 8 bits per channel, as in a file."""
         import torch
 
         return (self.pipeline.images(found).float() * 255).round().to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Pipelines of diffusers for the commands that sample: their options, loading and calling."""
+"""Diffusers pipelines for the commands that sample: options, loading and calling."""
 
 import argparse
 import inspect
@@ -27,10 +27,10 @@ class Pipeline:
     """A loaded pipeline.
 
     Attributes:
-        pipe: It.
-        call: Its call with a prompt, a seed, a number of steps, and further arguments.
-        images: What that returns as images or frames (N, H, W, 3) in [0, 1], a tensor.
-        cfg: Classifier-free guidance, None where it is not known.
+        pipe: The pipeline.
+        call: Calls it with a prompt, a seed, a number of steps, and further arguments.
+        images: Turns the result into a tensor of images or frames (N, H, W, 3) in [0, 1].
+        cfg: Scale of classifier-free guidance, None if it is not known.
     """
 
     pipe: Any
@@ -39,7 +39,7 @@ class Pipeline:
     cfg: float | None
 
     def generate(self, prompt: str, seed: int, steps: int, on_step: OnStep | None = None) -> Any:
-        """Samples; `on_step` is told how many steps are done, if the pipeline tells."""
+        """Samples; calls `on_step` with the number of finished steps, if the pipeline allows."""
         more: dict[str, Any] = {}
         if on_step and "callback_on_step_end" in inspect.signature(self.pipe.__call__).parameters:
 
@@ -52,25 +52,25 @@ class Pipeline:
 
 
 def add_pipeline(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say what is generated, and where."""
-    text = "classifier-free guidance; default the pipeline's"
+    """Adds the options for what to generate, and where."""
+    text = "classifier-free guidance; default: the pipeline's"
     parser.add_argument("--cfg", type=number(0, 100), help=text)
-    add_shift(parser, "default the model's")
+    add_shift(parser, "default: the model's")
     parser.add_argument("--seed", type=whole(0, 2**63 - 1), default=0)
-    parser.add_argument("--image", type=a_path, help="for pipelines that start from one")
+    parser.add_argument("--image", type=a_path, help="for pipelines that start from an image")
     for side in ("height", "width", "frames"):
         parser.add_argument(f"--{side}", type=whole(1, 16_384))
     parser.add_argument("--dtype", choices=_DTYPES, help="of the weights; default bfloat16")
     parser.add_argument("--device", type=given, help="default: a GPU where there is one")
-    parser.add_argument("--offload", action="store_true", help="offload parts that are not in use")
+    parser.add_argument("--offload", action="store_true", help="offload unused parts")
 
 
 def check(arguments: argparse.Namespace, far: bool = False) -> None:
-    """Makes sure, before a model is loaded, that each option is used and names what there is.
+    """Checks the options before a model is loaded: each must be used, and name what exists.
 
     Args:
-        arguments: Those of `add_pipeline`, and `model`.
-        far: Whether the device is another machine's.
+        arguments: The options of `add_pipeline`, and `model`.
+        far: Whether the device is on another machine.
     """
     import torch
 
@@ -81,7 +81,7 @@ def check(arguments: argparse.Namespace, far: bool = False) -> None:
         if unused:
             raise ValueError(f"the bundled emoji model takes no --{', --'.join(unused)}")
     elif model.exists() and not (model / "model_index.json").is_file():
-        raise ValueError(f"{model} is no saved pipeline: it has no model_index.json")
+        raise ValueError(f"{model} is not a saved pipeline: it has no model_index.json")
     if arguments.image is not None:
         check_file(arguments.image)
     try:
@@ -93,7 +93,7 @@ def check(arguments: argparse.Namespace, far: bool = False) -> None:
 
 
 def prompts_of(model: str, split: str, count: int) -> list[str]:
-    """A command's prompts where none are given."""
+    """The default prompts of a command."""
     if model not in BUNDLED:
         return list(PROMPTS[:count])
     return _bundled(model).prompts(split)[:count]
@@ -111,7 +111,7 @@ def _bundled(model: str, **settings: Any) -> Any:
 
 
 def _emoji(arguments: argparse.Namespace) -> Pipeline:
-    """A bundled model, whose prompts are keywords that it has learned."""
+    """Loads a bundled model, whose prompts are keywords."""
     settings = {"device": arguments.device or "cpu"}
     if arguments.shift is not None:
         settings["shift"] = arguments.shift
@@ -158,7 +158,7 @@ def _loaded(arguments: argparse.Namespace) -> Pipeline:
 
 
 def _images(found: Any) -> Any:
-    """The images or frames of a pipeline's result, whichever form it has."""
+    """The images or frames in a pipeline's result, whatever its form."""
     import numpy as np
     import torch
 
@@ -166,21 +166,21 @@ def _images(found: Any) -> Any:
     if array.dtype == object:
         array = np.stack([np.asarray(each.convert("RGB")) / 255 for each in array.flatten()])
     if array.ndim < 3 or array.shape[-1] not in (1, 3, 4):
-        raise ValueError("there is nothing to compare: this pipeline gives no pictures")
+        raise ValueError("there is nothing to compare, because this pipeline returns no pictures")
     images = torch.as_tensor(array.astype(np.float32))
     images = images.reshape(-1, *images.shape[-3:])[..., :3].clamp(0, 1)
     return images.expand(*images.shape[:3], 3)
 
 
 def _pictures(found: Any) -> bool:
-    """Whether these are Pillow's, in lists of lists perhaps."""
+    """Whether a value holds Pillow images, possibly in nested lists."""
     while isinstance(found, list) and found:
         found = found[0]
     return hasattr(found, "convert")
 
 
 def _pretrained(model: str, dtype: Any) -> Any:
-    """A pipeline as diffusers loads it; whatever may be wrong with the files is told in words."""
+    """Loads a pipeline with diffusers; any problem with the files becomes a readable error."""
     from diffusers import DiffusionPipeline
 
     try:
@@ -194,7 +194,7 @@ def _pretrained(model: str, dtype: Any) -> Any:
 
 
 def _given(arguments: argparse.Namespace, guidance: str) -> dict[str, Any]:
-    """The pipeline's arguments that were given."""
+    """The pipeline arguments that the user gave."""
     image = None
     if arguments.image is not None:
         from PIL import Image

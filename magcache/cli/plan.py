@@ -1,4 +1,4 @@
-"""The command `magcache plan`: a schedule, without running anything."""
+"""The command `magcache plan`: prints a schedule without running anything."""
 
 import argparse
 import json
@@ -17,25 +17,25 @@ def add_to(commands: Any) -> None:
     """Adds `plan` to the commands of the command line's parser."""
     parser = commands.add_parser("plan", help="print a schedule without running anything")
     add_curve_and_rule(parser)
-    text = "plan for this factor instead, 2 for instance; needs a calibration"
+    text = "plan for this speed-up instead, for instance 2; needs a calibration"
     parser.add_argument("--speedup", type=number(1, 10), help=text)
-    text = "skip while the expected error stays within this, 0.05 for instance"
+    text = "skip while the expected error stays within this, for instance 0.05"
     parser.add_argument("--error", type=number(0, 1), help=text)
-    text = "guidance scale to plan for; default the calibration's"
+    text = "guidance scale to plan for; default: the calibration's"
     parser.add_argument("--cfg", type=number(0, 100), help=text)
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(run=_plan)
 
 
 def add_curve_and_rule(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that name a curve, a run's noise levels and the rule's settings."""
+    """Adds the options for the curve, the run's noise levels and the rule's settings."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--preset", type=given, help="see `magcache presets`")
     source.add_argument("--calibration", type=given, help="a stored calibration, or a file")
     steps, step = whole(1, MOST_STEPS), whole(-MOST_STEPS, MOST_STEPS)
-    parser.add_argument("--steps", type=steps, help="steps of the run; default the curve's own")
-    add_shift(parser, "default the curve's own")
-    own = "default: the recommended one"
+    parser.add_argument("--steps", type=steps, help="steps of the run; default: the curve's own")
+    add_shift(parser, "default: the curve's own")
+    own = "default: the recommended value"
     parser.add_argument("--threshold", type=number(0, 100), help=own)
     parser.add_argument("--max-skip", type=whole(0, MOST_STEPS), metavar="K", help=own)
     parser.add_argument("--retention", type=number(0, 1), help=own)
@@ -44,7 +44,7 @@ def add_curve_and_rule(parser: argparse.ArgumentParser) -> None:
 
 
 def add_shift(parser: argparse.ArgumentParser, default: str) -> None:
-    """Adds the option for the noise levels' shift."""
+    """Adds the option for the shift of the noise levels."""
     text = f"flow-matching shift; {default}"
     parser.add_argument("--shift", type=number(0.01, 100), help=text)
 
@@ -57,7 +57,7 @@ def curve_of(arguments: argparse.Namespace) -> Calibration:
 
 
 def chosen_rule(arguments: argparse.Namespace, source: Calibration) -> Rule:
-    """The rule's settings, the recommended ones where none are given."""
+    """The rule's settings; those not given are the recommended ones."""
     return rule_of(
         source,
         threshold=arguments.threshold,
@@ -130,7 +130,7 @@ def _target(
     grams = source.grams
     if any(gram.norms.parts > 1 for gram in grams.values()):
         raise CalibrationError(
-            f"{source.name} has two experts, each of which is planned as it runs"
+            f"{source.name} has two experts, which can only be planned while they run"
         )
     cfg = source.settings.get("cfg") or 1.0 if arguments.cfg is None else arguments.cfg
     window = Window(arguments.start_step, arguments.end_step)

@@ -1,4 +1,4 @@
-"""The command `magcache presets`: the published curves and their settings."""
+"""The command `magcache presets`: lists the published curves and their settings."""
 
 import argparse
 import json

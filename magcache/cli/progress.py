@@ -1,4 +1,4 @@
-"""How far a command is, on standard error."""
+"""Shows the progress of a command on standard error."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 
 OnStep = Callable[[str, int, int], None]
-"""Is told what is under way, how many steps of it are done, and of how many (0: not known)."""
+"""Called with the current task, its finished steps, and all its steps (0 if unknown)."""
 
 
 @contextmanager
 def shown() -> Iterator[OnStep]:
-    """Shows it as a bar where standard error is a terminal and rich is there, else in lines."""
+    """Shows a bar if standard error is a terminal and rich is installed, otherwise lines."""
     if not (sys.stderr.isatty() and find_spec("rich")):
         yield _in_lines()
         return
@@ -28,7 +28,7 @@ def shown() -> Iterator[OnStep]:
 
 
 def _in_lines() -> OnStep:
-    """Writes a line for each new text."""
+    """Writes a line for each new task."""
     last = ""
 
     def on_step(text: str, number: int, total: int) -> None:

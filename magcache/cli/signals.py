@@ -1,4 +1,4 @@
-"""Ctrl+C and other requests to end, as an exception that lets a command clear up."""
+"""Turns Ctrl+C and other requests to end into an exception, so that a command can clean up."""
 
 import signal
 import threading
@@ -13,15 +13,15 @@ _NAMES = {
     "SIGHUP": "SIGHUP, its terminal was closed",
     "SIGBREAK": "Ctrl+Break",  # Windows, which has no SIGHUP
 }
-_PATIENCE = 10.0  # seconds in which a command clears up undisturbed
+_PATIENCE = 10.0  # seconds in which a command can clean up undisturbed
 
 
 class Ended(KeyboardInterrupt):
-    """The command was told to end.
+    """A signal told the command to end.
 
     Attributes:
-        number: The signal's.
-        kept: What was finished by then and is kept, for the user; "" if nothing is.
+        number: Number of the signal.
+        kept: Tells the user which finished work is kept; "" if none is.
     """
 
     def __init__(self, number: int) -> None:
@@ -40,10 +40,10 @@ class Ended(KeyboardInterrupt):
 
 @contextmanager
 def raised_as_ended() -> Iterator[None]:
-    """Within this, signals that ask the process to end raise `Ended` in the main thread.
+    """Within this context, signals that end the process raise `Ended` in the main thread.
 
-    A closed terminal or an impatient user sends several: others that follow within seconds do
-    not disturb the clearing up. Signals that the parent has set to be ignored (nohup) stay so.
+    A closed terminal or an impatient user sends several signals. Those that follow within seconds
+    do not disturb the clean-up. Signals that the parent process ignores (nohup) stay ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers

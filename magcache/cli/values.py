@@ -1,4 +1,4 @@
-"""What the options take: numbers in their ranges, texts and paths, checked before any work."""
+"""Types of options: numbers in a range, texts and paths, checked before any work starts."""
 
 import argparse
 import math
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-MOST_STEPS = 1_000  # of a plan: the search for one takes seconds at so many
+MOST_STEPS = 1_000  # with this many, the search for a plan takes seconds
 
 
 def number(low: float, high: float, *, above: bool = False) -> Callable[[str], float]:
@@ -15,7 +15,7 @@ def number(low: float, high: float, *, above: bool = False) -> Callable[[str], f
 
     Args:
         low, high: The range, both included.
-        above: Leave out `low` itself.
+        above: Exclude `low` itself.
     """
     span = f"above {low:,g} and up to {high:,g}" if above else f"from {low:,g} to {high:,g}"
 
@@ -56,15 +56,15 @@ def a_path(text: str) -> Path:
 
 
 def shortened(text: str) -> str:
-    """A text as messages quote it."""
+    """A text as quoted in messages."""
     return repr(text if len(text) <= 80 else f"{text[:60]}…")
 
 
 def check_file(file: Path) -> None:
-    """Makes sure that a file can be read to an end: a pipe or device may have none.
+    """Checks that a file is an ordinary one: reading a pipe or device may never end.
 
     Raises:
-        ValueError: It is missing, or is no ordinary file.
+        ValueError: It is missing, or not an ordinary file.
     """
     if not file.exists():
         raise ValueError(f"there is no file {file}")
@@ -73,10 +73,10 @@ def check_file(file: Path) -> None:
 
 
 def check_new_file(file: Path) -> None:
-    """Makes sure that a file can be written, in a folder that need not be there yet.
+    """Checks that a file can be written, in a folder that need not exist yet.
 
     Raises:
-        ValueError: It cannot.
+        ValueError: It cannot be written.
     """
     if file.is_dir():
         raise ValueError(f"{file} is a folder: give the name of a file")
@@ -86,10 +86,10 @@ def check_new_file(file: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Makes sure that files can be written to a folder, which need not be there yet.
+    """Checks that files can be written to a folder, which need not exist yet.
 
     Raises:
-        ValueError: They cannot.
+        ValueError: They cannot be written.
     """
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:

@@ -1,6 +1,6 @@
-"""Measuring MagCache on a model: samplings without it, with it, and with fewer steps, compared.
+"""Measures MagCache on a model: compares runs without it, with it, and with fewer steps.
 
-A host gives a `Subject`, which samples; what comes out is a table, a picture and a text to send.
+A host provides a `Subject`, which samples. The result is a table, a picture and a text to send.
 """
 
 from .clock import clocked

@@ -1,4 +1,4 @@
-"""Wall time and memory of some work on a device."""
+"""Measures wall time and memory of work on a device."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ _T = TypeVar("_T")
 
 
 def clocked(device: torch.device, work: Callable[[], _T]) -> tuple[_T, float, int]:
-    """What `work` returns, its wall seconds, and the most bytes on a CUDA device (else 0).
+    """Returns the result of `work`, its wall seconds, and the peak bytes on a CUDA device (else 0).
 
     Waits for the device before and after.
     """

@@ -1,4 +1,4 @@
-"""The figures of a measurement: a row a way, as a table and as text."""
+"""The figures of a measurement: one row per way of sampling, as a table and as text."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,16 +19,16 @@ READ = (
 
 @dataclass(frozen=True)
 class Row:
-    """One way, over all samples that it has a result of.
+    """The figures of one way of sampling, over its finished samples.
 
     Attributes:
         name: See `Way.name`.
-        samples: How many.
-        computed: Evaluations of all, "14 of 28", or steps.
-        seconds: Median of the wall times, which one hiccup leaves alone; nan without a sample.
-        speedup: That of the same samples uncached over this.
-        psnrs, ssims, flips: Of each sample, from the uncached one; empty for that one itself.
-        peak: Most bytes on the device, 0 where that is not known.
+        samples: Number of samples.
+        computed: Computed evaluations, such as "14 of 28", or steps.
+        seconds: Median of the wall times, which ignores a single outlier; nan without a sample.
+        speedup: Median time of the same samples uncached, divided by `seconds`.
+        psnrs, ssims, flips: Each sample compared with the uncached one; empty for the uncached way.
+        peak: Peak bytes on the device, 0 if unknown.
         failed: Why samples are missing, "" if none is.
     """
 
@@ -45,7 +45,7 @@ class Row:
 
     @property
     def cells(self) -> list[str]:
-        """As the table shows it, the name first."""
+        """The cells of its row in the table."""
         if not self.samples:
             return [self.name, self.failed or _NONE, *[_NONE] * 6]
         return [
@@ -61,7 +61,7 @@ class Row:
 
     @property
     def short(self) -> str:
-        """For the picture and the node: "1.97x, 45.1 dB"."""
+        """A short text for the picture and the node, such as "1.97x, PSNR 45.1 dB"."""
         if not self.samples:
             return self.failed or "not yet"
         if not self.psnrs:
@@ -71,12 +71,12 @@ class Row:
 
 
 def rows_of(results: Results, ways: Sequence[Way], samples: int) -> list[Row]:
-    """The figures of ways, the first of them the uncached one."""
+    """The figures of all ways; the first must be the uncached one."""
     return [_row(results, way, ways[0], samples) for way in ways]
 
 
 def table(rows: Sequence[Row]) -> str:
-    """As Markdown, lined up so that it can be read as it is."""
+    """A Markdown table with aligned columns, readable as plain text."""
     lines = [list(_HEADINGS), *(row.cells for row in rows)]
     widths = [max(len(line[at]) for line in lines) for at in range(len(_HEADINGS))]
     told = [_line([each.ljust(width) for each, width in zip(lines[0], widths, strict=True)])]
@@ -116,7 +116,7 @@ def _row(results: Results, way: Way, uncached: Way, samples: int) -> Row:
 
 
 def _computed(found: Sequence[Sampled], way: Way) -> str:
-    """What was computed; of samples that differ in it the range."""
+    """The computed evaluations, or their range if samples differ."""
     if way.speedup is None:
         return f"{way.steps} steps"
     counts = sorted({each.computed for each in found})
@@ -133,7 +133,7 @@ def _pair(values: Sequence[float], worst: Callable[[Sequence[float]], float], fo
 
 
 def _of_mean(values: Sequence[float], form: str = "{:.1f}") -> str:
-    finite = [value for value in values if math.isfinite(value)]  # equal ones have no PSNR
+    finite = [value for value in values if math.isfinite(value)]  # equal ones have infinite PSNR
     return _told(fmean(finite or values), form) if values else _NONE
 
 

@@ -1,4 +1,4 @@
-"""The measurement itself: samplings one after another, then the comparisons."""
+"""Runs a measurement: first all samplings, then the comparisons."""
 
 import math
 import platform
@@ -19,20 +19,20 @@ from .rows import READ, Row, rows_of, table
 from .store import Far, Results, Sampled
 from .ways import Way, check_steps
 
-_SIDE = 256  # pixels at most of a picture in the picture
+_SIDE = 256  # pixels, the largest side of a preview
 OUT_OF_MEMORY = "out of memory"
 
 Step = Callable[[str, int, int], None]
-"""Is told what is under way, how much of the whole is done, and of how much."""
+"""Called with the current task, the finished steps, and all steps of the measurement."""
 
 
 class Subject(Protocol):
-    """A model, and how it is sampled.
+    """A model with its way of sampling.
 
     Attributes:
-        steps: Of a whole sampling.
-        samples: How many samples differ in seed or prompt.
-        device: Where it runs.
+        steps: Steps of a full run.
+        samples: Number of samples, which differ in seed or prompt.
+        device: The device it runs on.
     """
 
     steps: int
@@ -40,30 +40,30 @@ class Subject(Protocol):
     device: torch.device
 
     def warm_up(self) -> None:
-        """Samples a little: loading and compiling are no part of what is measured."""
+        """Samples briefly, so that loading and compiling are not measured."""
 
     def sample(
         self, way: Way, number: int, on_step: Callable[[int], None]
     ) -> tuple[torch.Tensor, Sampled]:
-        """One sampling, timed; what it gave, on any device."""
+        """Runs and times one sampling; its output may be on any device."""
         ...
 
     def images(self, output: torch.Tensor) -> torch.Tensor:
-        """That as images or frames (N, H, W, 3) in [0, 1]."""
+        """The output as images or frames (N, H, W, 3) in [0, 1]."""
         ...
 
     def freed(self) -> None:
-        """Frees what it can after it has run out of memory."""
+        """Frees memory after it has run out."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What came out.
+    """A finished measurement.
 
     Attributes:
-        results: All of it.
-        ways: In order, the uncached one first.
-        samples: How many of each way.
+        results: All results.
+        ways: The ways of sampling, the uncached one first.
+        samples: Number of samples for each way.
     """
 
     results: Results
@@ -79,16 +79,16 @@ class Measurement:
         return not self.results.failed
 
     def summary(self) -> str:
-        """A line a way, for a small place."""
+        """One short line per way."""
         return "\n".join(f"{row.name}: {row.short}" for row in self.rows)
 
     def text(self) -> str:
-        """What can be sent to others: versions, device, settings and the table."""
+        """A text to send to others: versions, device, settings and the table."""
         about = "\n".join(f"- {name}: {value}" for name, value in self.results.about.items())
         return f"MagCache, measured\n\n{about}\n\n{table(self.rows)}\n\n{READ}\n"
 
     def picture(self) -> Image.Image:
-        """Each way's pictures in a row, beside its figures."""
+        """One row per way, with its figures and pictures."""
         shown = {}
         for way, row in zip(self.ways, self.rows, strict=True):
             keys = [(way.name, number) for number in range(self.samples)]
@@ -98,7 +98,7 @@ class Measurement:
 
 
 def environment(host: str, device: torch.device) -> dict[str, str]:
-    """Versions and device, and nothing that tells whose they are."""
+    """Versions and device, without personal data."""
     cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if cuda else device.type
     count = torch.get_num_threads()
@@ -112,7 +112,7 @@ def environment(host: str, device: torch.device) -> dict[str, str]:
 
 
 def size_of(*models: nn.Module) -> str:
-    """How many weights models have: "12 billion weights"."""
+    """The number of weights of models, such as "12 billion weights"."""
     count = sum(parameter.numel() for model in models for parameter in model.parameters())
     unit, name = (1e9, "billion") if count >= 1e9 else (1e6, "million")
     return f"{count / unit:.3g} {name} weights"
@@ -123,12 +123,12 @@ def measure(
 ) -> Measurement:
     """Samples without MagCache, at each speed, and with as few steps as each speed costs.
 
-    What `results` holds already is not done again. Where memory does not suffice for one way, the
-    others are measured all the same, and the next measurement tries it again.
+    Samples that are already in `results` are not repeated. If one way runs out of memory, the
+    others are still measured, and the next measurement tries it again.
 
     Raises:
-        ValueError: A sampling has fewer than two steps.
-        MemoryError: Memory does not even suffice without MagCache.
+        ValueError: A run has fewer than two steps.
+        MemoryError: There is not enough memory even without MagCache.
     """
     check_steps(subject.steps)
     _sample_all(subject, speeds, results, on_step)
@@ -158,10 +158,10 @@ def _sample_all(subject: Subject, speeds: Sequence[float], results: Results, on_
             if found is not None:
                 results.keep((way.name, number), *found)
                 continue
-            subject.freed()  # only now has the error let go of what it held
+            subject.freed()  # the error, now gone, held references
             if place == 0:
                 raise MemoryError(
-                    "there is not enough memory to sample even without MagCache: measure at a "
+                    "there is not enough memory to sample, even without MagCache: measure at a "
                     "smaller size"
                 )
             results.fail((way.name, number), OUT_OF_MEMORY)
@@ -170,7 +170,7 @@ def _sample_all(subject: Subject, speeds: Sequence[float], results: Results, on_
 def _sampled(
     subject: Subject, way: Way, number: int, step: Callable[[int], None], warm: bool
 ) -> tuple[torch.Tensor, Sampled] | None:
-    """One sampling; None where memory does not suffice."""
+    """Runs one sampling; None if memory ran out."""
     try:
         if not warm:
             subject.warm_up()
@@ -182,7 +182,7 @@ def _sampled(
 
 
 def _is_of_memory(error: BaseException) -> bool:
-    """Whether memory did not suffice; each device says so in its own way."""
+    """Whether memory ran out; each device reports it differently."""
     said = str(error).lower()
     kinds = torch.cuda.OutOfMemoryError, MemoryError
     return isinstance(error, kinds) or OUT_OF_MEMORY in said or "allocate memory" in said
@@ -193,7 +193,7 @@ def _tell(on_step: Step, told: str, before: int, total: int, done: int) -> None:
 
 
 def _ways(steps: int, speeds: Sequence[float], results: Results) -> list[Way]:
-    """All ways, the uncached one first; what a speed costs is known once it has been sampled."""
+    """All ways, the uncached one first. A speed's cost is estimated until it has been sampled."""
     ways = [Way(steps)]
     for speed in speeds:
         fast = Way(steps, speed)
@@ -205,7 +205,7 @@ def _ways(steps: int, speeds: Sequence[float], results: Results) -> list[Way]:
 
 
 def _fewer(steps: int, speed: float, sampled: Sampled | None) -> int:
-    """Plain steps that cost no more than a sampling with MagCache; 0 where it skips nothing."""
+    """Number of plain steps that cost no more than a run with MagCache; 0 if it skips nothing."""
     share = sampled.computed / sampled.evaluations if sampled else 1 / speed
     fewer = max(1, math.floor(steps * share + 1e-9))
     return fewer if fewer < steps else 0
@@ -232,7 +232,7 @@ def _compare_all(subject: Subject, measurement: Measurement, on_step: Step) -> N
 
 
 def _compared(subject: Subject, reference: torch.Tensor, images: torch.Tensor) -> Compared:
-    """Compares on the device, or where the images are if it has no room left."""
+    """Compares on the device or, if that is out of memory, where the images are."""
     try:
         return compare(reference, images, subject.device)
     except (RuntimeError, MemoryError) as error:
@@ -255,7 +255,7 @@ def _preview(images: torch.Tensor) -> Image.Image:
 
 
 def known(runs: int) -> str:
-    """What MagCache had learned of a model when its measurement began."""
+    """What MagCache had learned about a model before the measurement."""
     if not runs:
         return "no run of this model: sample 1 was the first"
     return f"{runs} run{'s' if runs > 1 else ''} of this model"

@@ -1,4 +1,4 @@
-"""The results of one measurement on disk, kept as they come, so that it can go on later."""
+"""Stores the results of a measurement on disk as they come, so that it can continue later."""
 
 import hashlib
 import json
@@ -15,19 +15,19 @@ from ..curves.files import read_json, write_json
 
 _FORMAT = 1
 _FILE = "measurement.json"
-_KEPT = 4  # measurements in one folder
+_KEPT = 4  # most recent measurements
 Key = tuple[str, int]
-"""A way's name, and the number of a sample."""
+"""Name of a way, and number of a sample."""
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """How one sampling went.
+    """Figures of one sampling.
 
     Attributes:
         seconds: Wall time.
-        peak: Most bytes on the device; 0 where that is not known.
-        computed, evaluations: Of the model, as MagCache reports them; 0 without it.
+        peak: Peak bytes on the device; 0 if unknown.
+        computed, evaluations: Evaluations as MagCache reports them; 0 without it.
     """
 
     seconds: float
@@ -38,7 +38,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Far:
-    """How far one result is from the uncached one: of all its frames together.
+    """The difference of one result from the uncached one, over all its frames.
 
     Attributes:
         squared_error, ssim, flip: See `magcache.images`.
@@ -50,11 +50,11 @@ class Far:
 
 
 class Results:
-    """What is known so far; every addition is on disk when its method returns.
+    """The results so far; each addition is on disk when its method returns.
 
     Args:
-        folder: Of this measurement alone; made with the first result.
-        about: What was measured with what, for people. An older file's is kept.
+        folder: The folder of this measurement; created with the first result.
+        about: What was measured, for people to read. Replaced by that of an earlier part.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, str]) -> None:
@@ -67,7 +67,7 @@ class Results:
         self._read()
 
     def keep(self, key: Key, output: torch.Tensor, sampled: Sampled) -> None:
-        """Files a sampling with its output."""
+        """Stores a sampling with its output."""
         from safetensors.torch import save_file
 
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -79,17 +79,17 @@ class Results:
         self._write()
 
     def output(self, key: Key) -> torch.Tensor:
-        """What a sampling gave."""
+        """The output of a sampling."""
         from safetensors.torch import load_file
 
         return load_file(self._file(key, "safetensors"))["output"]
 
     def fail(self, key: Key, reason: str) -> None:
-        """Notes why a sampling has no result, until the next try."""
+        """Notes why a sampling failed, until the next try."""
         self.failed[key] = reason
 
     def keep_far(self, key: Key, far: Far | None, preview: Image.Image) -> None:
-        """Files how far a result is from the uncached one, None for that one, and a picture."""
+        """Stores a preview and the difference from the uncached result, None for that itself."""
         preview.save(self._file(key, "png"))
         if far:
             self.far[key] = far
@@ -103,7 +103,7 @@ class Results:
             return picture.convert("RGB")
 
     def finish(self) -> None:
-        """Marks it as complete, so that the next one begins anew; figures and pictures stay."""
+        """Marks the measurement as complete, so the next one starts over. Deletes the outputs."""
         self.done = True
         self._write()
         for path in self.folder.glob("*.safetensors"):
@@ -125,7 +125,7 @@ class Results:
         write_json(self.folder / _FILE, held)
 
     def _read(self) -> None:
-        """Takes in an earlier part; one that cannot be used is begun anew."""
+        """Reads an earlier part, unless it is complete or unusable."""
         try:
             held = read_json(self.folder / _FILE)
             if held["format"] != _FORMAT or held["done"]:
@@ -143,12 +143,12 @@ class Results:
 
 
 def begun(folder: Path, about: Mapping[str, str], key: Any) -> Results:
-    """The results of a measurement, with those of an earlier part that was broken off.
+    """The results of a measurement, including those of an interrupted earlier part.
 
     Args:
-        folder: Where measurements are; the oldest beyond a few are deleted.
+        folder: The folder of all measurements; only the most recent ones are kept.
         about: See `Results`.
-        key: All that makes another measurement, as JSON takes it.
+        key: Everything that distinguishes this measurement from others, as JSON data.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     own = folder / digest

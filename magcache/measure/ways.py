@@ -1,20 +1,20 @@
-"""The ways of sampling that are compared."""
+"""The ways of sampling to compare."""
 
 import re
 from dataclasses import dataclass
 
 FASTEST = 4.0
-_MOST = 6  # speeds: each takes two samplings a sample
+_MOST = 6  # speeds; each takes two runs per sample
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way of sampling; two alike are the same.
+    """One way of sampling.
 
     Attributes:
-        steps: Of the sampler.
-        speedup: The speed that MagCache is asked for, None without it.
-        whole: Whether these are all of the steps.
+        steps: Steps of the sampler.
+        speedup: MagCache's target speed-up, None without MagCache.
+        whole: Whether the run has the full number of steps.
     """
 
     steps: int
@@ -23,17 +23,17 @@ class Way:
 
     @property
     def name(self) -> str:
-        """As table and picture show it, and as results are filed under."""
+        """Name in the table, the picture and the stored results."""
         if self.speedup is not None:
             return f"MagCache {self.speedup:g}x"
         return f"{'uncached' if self.whole else 'plain'}, {self.steps} steps"
 
 
 def speeds_of(text: str) -> list[float]:
-    """Speeds from a text like "1.5, 2, 3", each once, the slowest first.
+    """Reads speeds from a text such as "1.5, 2, 3": sorted, without duplicates.
 
     Raises:
-        ValueError: It holds something else, or too many.
+        ValueError: The text has something else in it, or too many speeds.
     """
     words = [word for word in re.split(r"[\s,;]+", text) if word]
     found = sorted({_speed(word) for word in words})
@@ -43,13 +43,13 @@ def speeds_of(text: str) -> list[float]:
 
 
 def check_steps(steps: int) -> None:
-    """Makes sure that there is something to skip.
+    """Checks that there is something to skip.
 
     Raises:
-        ValueError: There is one step, or none.
+        ValueError: There are fewer than two steps.
     """
     if steps < 2:
-        raise ValueError(f"a sampling of {steps} step leaves nothing to skip: measure 8 or more")
+        raise ValueError(f"a run of {steps} step leaves nothing to skip: measure 8 or more")
 
 
 def _speed(word: str) -> float:
@@ -59,7 +59,7 @@ def _speed(word: str) -> float:
         speed = 0.0
     if not 1 < speed <= FASTEST:
         raise ValueError(
-            f"{word[:20]!r} is no speed: give numbers above 1 and up to {FASTEST:g}, such as "
+            f"{word[:20]!r} is not a speed: give numbers above 1 and up to {FASTEST:g}, such as "
             '"1.5, 2, 3"'
         )
     return speed

@@ -220,7 +220,7 @@ def test_what_the_user_can_put_right_is_said(engine: Engine, image: Path, tmp_pa
     text.write_text("no image")
     cases: dict[str, dict[str, Any]] = {
         "Choose an image to start from": {"image": None},
-        "This file is no image": {"image": text},
+        "This file is not an image": {"image": text},
         "holds no FramePack model": {"folder": "/nowhere"},
     }
     for message, given in cases.items():
@@ -238,7 +238,7 @@ def test_full_gpu_memory_is_a_problem_and_the_model_is_let_go(
 
     model = engine._models.get(settings(image), lambda _: None)
     handle = model.pipe.transformer.norm_out.register_forward_pre_hook(full)
-    with pytest.raises(Problem, match="Raise the GPU memory to leave free"):
+    with pytest.raises(Problem, match='Raise "GPU memory to leave free"'):
         engine.generate(settings(image), tmp_path, ignored)
     handle.remove()
     assert engine._models._model is None

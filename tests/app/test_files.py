@@ -38,13 +38,13 @@ def test_what_is_wrong_with_an_image_is_said(tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     large.write_bytes(b"\x89PNG" + bytes(21 * 2**20))
     cases = {
-        text: "This file is no image: use PNG, JPEG, WEBP, BMP.",
+        text: "This file is not an image: use PNG, JPEG, WEBP, BMP.",
         cut: "The image is damaged",
         large: "The image file is larger than 20 MB.",
         saved(tmp_path / "huge.png", Image.new("1", (9000, 6000))): "9000 × 6000 pixels: scale it",
         saved(tmp_path / "tiny.png", Image.new("L", (20, 20))): "each side needs 32 or more",
         saved(tmp_path / "long.png", Image.new("L", (400, 50))): "crop it",
-        saved(tmp_path / "moving.gif", Image.new("L", (64, 64))): "This file is no image",
+        saved(tmp_path / "moving.gif", Image.new("L", (64, 64))): "This file is not an image",
         tmp_path / "gone.png": "choose it again",
     }
     for path, message in cases.items():

@@ -89,7 +89,7 @@ def test_of_every_folder_without_the_model_the_page_says_the_same_and_the_consol
     assert str(raised.value) == (
         f"{folder} holds no FramePack model that can be loaded: give a folder with a "
         "model_index.json (a pipeline saved by diffusers) or a config.json (its transformer). "
-        "The console of the app says more."
+        "The app's console says more."
     )
 
 

@@ -252,7 +252,7 @@ def test_cancelling_keeps_what_is_done_and_the_next_run_goes_on(
     made = stop(monkeypatch, at)
     with pytest.raises(Interrupted):
         draw(emoji, measuring(emoji[0], emoji[2]))
-    assert shown[-1] == f"stopped, {at} runs are kept: run it again to go on"
+    assert shown[-1] == f"stopped, {at} runs are kept: run the workflow again to go on"
     again = measuring(*MagCacheEmojiModel().load(PICTURES)[::2])  # as after a restart
     output = draw(emoji, again)
     assert len(made) == len({*made}) == 6
@@ -342,13 +342,14 @@ def test_one_step_leaves_nothing_to_measure(emoji: Any) -> None:
 def test_a_model_that_is_left_alone_is_named(monkeypatch: pytest.MonkeyPatch, emoji: Any) -> None:
     from magcache.hosts.comfyui.nodes import benchmark as node
 
-    monkeypatch.setattr(node, "remembers", lambda _: "Flux does not fit: it stores something")
-    with pytest.raises(ValueError, match="nothing to measure, since MagCache leaves it"):
+    monkeypatch.setattr(node, "remembers", lambda _: "it stores something")
+    with pytest.raises(ValueError, match="nothing to measure, MagCache leaves this model"):
         measuring(emoji[0], emoji[2])
 
 
 @pytest.mark.parametrize(
-    ("speeds", "said"), [("2, fast", "'fast' is no speed"), ("", "1 to 6 speeds"), ("9", "up to 4")]
+    ("speeds", "said"),
+    [("2, fast", "'fast' is not a speed"), ("", "1 to 6 speeds"), ("9", "up to 4")],
 )
 def test_mistaken_speeds_are_told_before_the_run(speeds: str, said: str) -> None:
     assert said in str(MagCacheBenchmark.VALIDATE_INPUTS(speeds))
@@ -449,4 +450,4 @@ def test_in_a_server_it_is_cancelled_and_goes_on(server: Server) -> None:
 def test_in_a_server_a_mistaken_speed_is_refused_at_once(server: Server) -> None:
     answer = server.post(graph(12, speeds="2, fast"))
     (error,) = answer["node_errors"]["measure"]["errors"]
-    assert "'fast' is no speed: give numbers above 1 and up to 4" in error["details"]
+    assert "'fast' is not a speed: give numbers above 1 and up to 4" in error["details"]

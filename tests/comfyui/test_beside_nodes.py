@@ -141,7 +141,7 @@ def test_what_changes_in_mid_run_is_not_stored_as_measured(
         sample(measured, WAN, 12, latent=latent)
         assert len([*tmp_path.rglob("*.json")]) == files
         warnings = settings_of(measured).watch.last.warnings
-        assert any("changed in mid-run" in note for note in warnings) is (files == 0)
+        assert any("calls changed during the run" in note for note in warnings) is (files == 0)
 
 
 @pytest.mark.parametrize("first", ["MagCache", "other"])

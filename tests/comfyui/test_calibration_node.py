@@ -303,7 +303,7 @@ def test_a_missing_file_is_named_with_those_that_are_there(folder: Path) -> None
         calibrations.find("none.json")
     folder.mkdir()
     (folder / "mine.json").touch()
-    with pytest.raises(CalibrationError, match=r"there is mine\.json"):
+    with pytest.raises(CalibrationError, match=r"which has mine\.json"):
         calibrations.find("none.json")
 
 

@@ -105,7 +105,7 @@ def test_any_shape_of_image_fits_the_card(height: int, width: int) -> None:
 
 def test_other_sizes_are_refused_with_both_and_what_to_do() -> None:
     with pytest.raises(ValueError, match=r"image_a holds 1 of 60x40 and image_b holds 1 of 64x40.*"
-                       "sample both at one size.*Upscale Image"):  # fmt: skip
+                       "sample both at the same size.*Upscale Image"):  # fmt: skip
         compare(frames(), frames(1, 40, 64))
 
 

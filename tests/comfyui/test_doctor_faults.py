@@ -117,7 +117,7 @@ def test_a_model_that_is_known_not_to_fit_runs_uncached(monkeypatch: pytest.Monk
     monkeypatch.setitem(models.UNFIT, "Flux", "it is the example")
     found = checked()
     assert (found.result, found.known) == (UNCACHED, True)
-    assert found.reason == "Flux does not fit: it is the example"
+    assert found.reason == "Flux's blocks cannot be skipped: it is the example"
     assert (found.skipped, found.evaluations, found.error) == (0, 8, None)
 
 

@@ -203,7 +203,7 @@ def test_without_teacache_the_steps_are_unknown_and_it_says_so(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         result = sample(node(model), use_teacache=False)
-    assert "runs uncached: turn use_teacache on" in caplog.text
+    assert "runs uncached: use_teacache is off" in caplog.text
     assert torch.equal(result, sample(model, use_teacache=False))
 
 

@@ -82,7 +82,7 @@ def test_a_measurement_that_holds_no_number_is_not_stored(
 
 def test_a_sound_measurement_says_that_it_is_used(folder: Path, shown: list[str]) -> None:
     sample(alone(NEW.build()), NEW, STEPS)
-    assert "the model is faster from the next sampling on" in shown[-1]
+    assert "the next run of this model will be faster" in shown[-1]
     assert len(stored(folder)) == 1
 
 

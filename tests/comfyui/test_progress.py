@@ -178,7 +178,7 @@ def test_a_model_that_does_not_fit_says_so_at_once(applied: Any, shown: Shown) -
     model, (name, why) = WAN.build(), next(iter(UNFIT.items()))
     model.model.diffusion_model.__class__ = type(name, (type(model.model.diffusion_model),), {})
     assert applied(model) == (model,)
-    assert shown == [(f"runs uncached: {name} does not fit: {why}", "5")]
+    assert shown == [(f"runs uncached: {name}'s blocks cannot be skipped: {why}", "5")]
 
 
 def test_an_interrupted_sampling_says_where(shown: Shown, clock: list[float]) -> None:

@@ -108,7 +108,7 @@ def test_of_several_samplings_it_shows_the_last_and_how_many() -> None:
     sample(model, WAN, 20)
     text = report(model)[1]
     assert " of 20 evaluations skipped" in text
-    assert "runs       2 with the MagCache node as it is, this is the last" in text
+    assert "runs       2 since the MagCache node last ran; this is the last one" in text
 
 
 def test_two_models_have_their_own_reports() -> None:

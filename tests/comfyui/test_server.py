@@ -292,7 +292,7 @@ def test_what_a_page_is_shown_of_a_sampling_and_its_report(server: Server) -> No
 
     graph["sampler"]["inputs"]["seed"] = 2
     again = server.succeed(graph)
-    assert "runs       2 with the MagCache node" in again["report"]["text"][0]
+    assert "runs       2 since the MagCache node" in again["report"]["text"][0]
 
 
 def test_a_report_behind_the_sampler_of_another_model_says_what_to_do(server: Server) -> None:
@@ -353,8 +353,8 @@ def test_the_workflow_of_another_magcache_node_is_recognised(server: Server) -> 
     (refusal,) = _refusals(server, model_type="flux", **swapped)
     assert refusal == (
         "retention_ratio - 5 is outside 0.1 to 0.3: this workflow was made for another MagCache "
-        "node, whose magcache_K comes before retention_ratio. Set magcache_K to 5, and "
-        "retention_ratio to what magcache_K was, 0.1 for instance"
+        "node, which has magcache_K before retention_ratio. Set magcache_K to 5, and "
+        "retention_ratio to what magcache_K was, for instance 0.1"
     )
 
 

@@ -223,7 +223,7 @@ def test_a_model_that_writes_for_frames_to_come_runs_uncached(
     }
     assert torch.equal(run(nodes[node](model, model_type)), plain)
     (warning,) = warnings(caplog)
-    assert "runs uncached: CausalWanModel does not fit: its blocks store what" in warning
+    assert "runs uncached: CausalWanModel's blocks cannot be skipped: its blocks" in warning
 
 
 @pytest.mark.skipif("WAN21_FlowRVS" not in FURTHER, reason="this ComfyUI has no FlowRVS")
@@ -233,7 +233,7 @@ def test_a_model_that_starts_from_a_video_follows_a_curve_only_if_told_to(
     tiny = FURTHER["WAN21_FlowRVS"]
     model = tiny.build()
     assert magcache(model, calibration="published") is model
-    assert "runs uncached: WAN21_FlowRVS is none of the model types" in warnings(caplog)[0]
+    assert "runs uncached: WAN21_FlowRVS has no published list" in warnings(caplog)[0]
     with caplog.at_level(logging.INFO, "magcache"):
         sample(magcache(model, "wan2.1_t2v_1.3B"), tiny, STEPS)
     assert curve_in_use(caplog) == "wan2.1_t2v_1.3B"

@@ -85,7 +85,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(
     monkeypatch.setattr(measure._Generations, "sample", counted)
     options = ["--steps=9", "--speeds=2", "--prompt=fox face", "--prompt=red apple"]
     assert measured("emoji", *options, output=tmp_path) == (130, "")
-    assert "Ctrl+C; 4 runs are kept, the same command goes on" in capsys.readouterr().err
+    assert "Ctrl+C; 4 runs are kept, run the same command again to go on" in capsys.readouterr().err
     status, text = measured("emoji", *options, output=tmp_path)
     assert status == 0 and len(table(text)) == 3
     made.remove(("", 0))
@@ -95,11 +95,11 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["emoji", "--steps=1"], "a sampling of 1 step leaves nothing to skip"),
-        (["emoji", "--speeds=2,fast"], "'fast' is no speed: give numbers above 1 and up to 4"),
-        (["emoji", "--speeds=1"], "'1' is no speed"),
+        (["emoji", "--steps=1"], "a run of 1 step leaves nothing to skip"),
+        (["emoji", "--speeds=2,fast"], "'fast' is not a speed: give numbers above 1 and up to 4"),
+        (["emoji", "--speeds=1"], "'1' is not a speed"),
         (["no/such/folder"], "the model no/such/folder cannot be loaded"),
-        (["."], "is no saved pipeline: it has no model_index.json"),
+        (["."], "is not a saved pipeline: it has no model_index.json"),
         (["emoji", "--prompt=zzz"], "does not know the word 'zzz'"),
         (["emoji-unet", "--shift=3"], "takes no --shift"),
         (["emoji", "--device=cuda:99"], "cannot be used here"),

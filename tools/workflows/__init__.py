@@ -1,8 +1,8 @@
-"""Makes `example_workflows/` from the node definitions of running ComfyUI servers.
+"""Writes `example_workflows/` from the node definitions of running ComfyUI servers.
 
     python -m tools.workflows http://127.0.0.1:8188 [another server ...]
 
-Give a server of each version that the examples have to open in. `tools.workflows.previews`
+Give one server for each version that must be able to open the examples. `tools.workflows.previews`
 draws their previews in a headless browser.
 """
 

@@ -19,7 +19,7 @@ class Example:
     Attributes:
         build: Adds its nodes.
         since: The oldest of the tested versions of ComfyUI that has the model.
-        model: The model's name, where not every version has it.
+        model: The model's name, if not every version has it.
     """
 
     build: Callable[[Workflow], None]
@@ -27,7 +27,7 @@ class Example:
     model: str = ""
 
     def workflow(self, name: str, definitions: Definitions) -> Workflow:
-        """The built one."""
+        """Builds the workflow."""
         needs = ""
         if self.model:
             older = TESTED[TESTED.index(self.since) + 1]

@@ -1,4 +1,4 @@
-"""ComfyUI's page in a headless browser: opens workflows and says what it makes of them."""
+"""Opens workflows in ComfyUI's page in a headless browser, runs them and takes pictures."""
 
 import io
 import json
@@ -31,7 +31,7 @@ Json = dict[str, Any]
 
 
 def program() -> str | None:
-    """A browser on this machine."""
+    """The path of a browser on this machine, if there is one."""
     return next((found for name in PROGRAMS if (found := shutil.which(name))), None)
 
 
@@ -39,7 +39,7 @@ class Editor:
     """ComfyUI's page.
 
     Attributes:
-        errors: What the page has logged as errors since a workflow was opened.
+        errors: Errors that the page has logged since a workflow was opened.
     """
 
     def __init__(self, page: Page) -> None:
@@ -49,7 +49,7 @@ class Editor:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     def open(self, workflow: Json) -> None:
-        """Opens a workflow as its menu does."""
+        """Opens a workflow in the same way as the page's menu."""
         self.errors.clear()
         self.page.evaluate(
             "async (it) => { await app.loadGraphData(it, true, true, null) }", workflow
@@ -57,17 +57,17 @@ class Editor:
         self.page.wait_for_timeout(300)
 
     def prompt(self) -> Json:
-        """What it would queue: the graph in the form of ComfyUI's API."""
+        """The prompt it would queue: the graph in ComfyUI's API format."""
         return self.page.evaluate("async () => (await app.graphToPrompt()).output")
 
     def run(self, within: int) -> None:
-        """Runs the workflow as the page's button does, and waits until its pictures are there.
+        """Runs the workflow in the same way as the page's button, and waits for its pictures.
 
         Args:
             within: Time limit in milliseconds.
 
         Raises:
-            RuntimeError: It has failed.
+            RuntimeError: The workflow failed.
         """
         ended = """(within) => new Promise((resolve) => {
             for (const type of ["execution_success", "execution_error"])
@@ -78,11 +78,11 @@ class Editor:
         with self.page.expect_response(lambda it: it.url.endswith("/prompt")) as answer:
             how = self.page.evaluate(ended, within)
         if how != "execution_success":
-            raise RuntimeError(f"the workflow has not run: {how}, {answer.value.text()}")
+            raise RuntimeError(f"the workflow failed: {how}, {answer.value.text()}")
         self.page.wait_for_timeout(1500)
 
     def nodes(self) -> list[Json]:
-        """Every node as the page has it: id, type, box, whether it is known, widgets in error."""
+        """All nodes on the page: id, type, box, whether the type is known, invalid widgets."""
         return self.page.evaluate(
             """() => app.graph.nodes.map(node => ({
                 id: node.id, type: node.type, box: [...node.getBounding()],
@@ -94,7 +94,7 @@ class Editor:
         )
 
     def shown(self, kind: str) -> list[Image.Image]:
-        """The pictures that the nodes of a type show after a run, one after another."""
+        """The pictures that the nodes of a type show after a run, in order."""
         files = self.page.evaluate(
             """async (kind) => {
                 const found = [];
@@ -111,10 +111,10 @@ class Editor:
         return [Image.open(io.BytesIO(bytes(data))) for data in files]
 
     def picture(self, path: Path, scale: float = 1.0) -> None:
-        """A picture of the whole graph, as PNG."""
+        """Saves a picture of the whole graph as PNG."""
         left, top, right, bottom = _around([node["box"] for node in self.nodes()])
         width, height = int((right - left) * scale), int((bottom - top) * scale)
-        side, head = 80, 130  # what the page itself takes
+        side, head = 80, 130  # space for the page's own bars
         self.page.set_viewport_size({"width": width + side + 20, "height": height + head + 60})
         self.page.evaluate(
             """([x, y, side, head, scale]) => {
@@ -139,9 +139,9 @@ class Editor:
 
 @contextmanager
 def editor(server: str, settings: Json | None = None) -> Iterator[Editor]:
-    """The page of a server, without the greetings that a new user gets, and without a network.
+    """Opens a server's page without a network and without the dialogs for new users.
 
-    The server's own settings are not touched.
+    The server's own settings are not changed.
     """
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program())
@@ -154,7 +154,7 @@ def editor(server: str, settings: Json | None = None) -> Iterator[Editor]:
         )
         page.goto(server)
         page.wait_for_function(READY, timeout=60_000)
-        page.wait_for_timeout(1500)  # until it has opened its own first workflow
+        page.wait_for_timeout(1500)  # until the page has opened its default workflow
         yield Editor(page)
         browser.close()
 

@@ -1,4 +1,4 @@
-"""The node definitions of running ComfyUI servers, and what of a node is the same on all."""
+"""Reads the node definitions of running ComfyUI servers, and finds what all servers share."""
 
 import json
 import urllib.request
@@ -12,7 +12,7 @@ Version = tuple[int, ...]
 
 
 def version(text: str) -> Version:
-    """A version as it compares: 0.8.0 is below 0.33.0."""
+    """A version for comparison: 0.8.0 is below 0.33.0."""
     return tuple(int(part) for part in text.split(".")[:3])
 
 
@@ -23,12 +23,12 @@ class Input:
     Attributes:
         name: Its name.
         type: "INT", "COMBO", "MODEL" and so on.
-        default: What its widget starts with, None for a socket.
-        choices: What a COMBO offers on every server.
-        has_control: A widget for what becomes of a seed after each run follows it.
-        uploads: A button for uploading a file follows it.
-        lines: It is a text of several lines.
-        required: A socket that must be connected.
+        default: Default of its widget, None for a socket.
+        choices: The choices of a COMBO that every server has.
+        has_control: Whether a "control after generate" widget follows it.
+        uploads: Whether an upload button follows it.
+        lines: Whether it is a multiline text.
+        required: Whether it is a socket that must be connected.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Input:
 
 
 class Definitions:
-    """Node definitions, in the form of ComfyUI's /object_info, of one or several versions."""
+    """Node definitions of one or several versions, as from ComfyUI's /object_info."""
 
     def __init__(self, versions: Sequence[dict[str, Definition]]) -> None:
         self._versions = versions
@@ -56,7 +56,7 @@ class Definitions:
         """Asks running servers, e.g. "http://127.0.0.1:8188".
 
         Returns:
-            For each version of ComfyUI the definitions of it and of the newer ones.
+            For each version of ComfyUI, the definitions of that version and all newer ones.
 
         Raises:
             OSError: A server does not answer.
@@ -71,9 +71,9 @@ class Definitions:
         }
 
     def inputs(self, kind: str) -> list[Input]:
-        """Inputs that every version of a node has, in order.
+        """The inputs that every version of a node has, in order.
 
-        A version may have more at the end, as long as they may be left out.
+        A version may have more inputs at the end, as long as they are optional.
 
         Raises:
             ValueError: A version lacks the node, or has its inputs in another order.
@@ -94,7 +94,7 @@ class Definitions:
         ]
 
     def outputs(self, kind: str) -> list[tuple[str, str]]:
-        """Name and type of the outputs that every version of a node has."""
+        """Names and types of the outputs that every version of a node has."""
         found = []
         for version in self._versions:
             definition = _of(version, kind)
@@ -118,7 +118,7 @@ def _of(version: dict[str, Definition], kind: str) -> Definition:
 
 def _input(name: str, description: Sequence[Any], required: bool) -> Input:
     options = description[1] if len(description) > 1 else {}
-    kind = options.get("widgetType", description[0])  # where a socket takes several types
+    kind = options.get("widgetType", description[0])  # if a socket accepts several types
     choices = kind if isinstance(kind, list) else options.get("options", [])
     choices = tuple(each["key"] if isinstance(each, dict) else each for each in choices)
     return Input(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from . import parts
 from .graph import BLUE, GREEN, GREY, YELLOW, Group, Node, Output, Workflow
 
-SIDE, SHOWN = 128, 256  # a latent for 32x32 pixels, and how large they are shown
+SIDE, SHOWN = 128, 256  # latent size for 32x32 pixels, and their size on the page
 STEPS = 28
 PICTURES, CLIPS = "pictures (FLUX)", "clips (Wan 2.1)"
 Show = Callable[[Output, str], Node]
@@ -19,18 +19,18 @@ _STORY = """{anywhere} The same seed is sampled twice:
 That takes half the time, in the first run too. {shown}
 
 ## Then try
-- `speedup` 2.8, and 4 to see where it ends
-- other words: {words}. One that the model does not know is left out"""
+- `speedup` 2.8, and 4 to see how far it goes
+- other words: {words}. The model ignores words it does not know"""
 
 _MEASURED = f"""{_ANYWHERE.format("this small trained model")} **MagCache Benchmark** repeats the \
 sampling without MagCache, at each of its `speeds`, and with fewer steps that take as long.
 
-That takes about ten times as long as one picture. Cancel it at any time: what is done is kept, \
-and the same workflow goes on from there.
+That takes about ten times as long as one picture. You can cancel it at any time: finished runs \
+are kept, and the same workflow continues from there.
 
 ## Then measure your own model
-Put the node where **MagCache** was and connect the VAE. **Text to send** names versions, device \
-and settings, and holds nothing private."""
+Put the node in place of **MagCache** and connect the VAE. **Text to send** contains versions, \
+device and settings, and nothing private."""
 
 
 def emoji(w: Workflow) -> None:
@@ -46,7 +46,7 @@ def emoji(w: Workflow) -> None:
             "MagCacheCompare", image_a=plain[1][0], image_b=fast[1][0], wide=390, high=440
         )
 
-    story = "**Compare** shows how near the two are.", "`butterfly`, `dog`, `ghost`"
+    story = "**Compare** shows how close the two are.", "`butterfly`, `dog`, `ghost`"
     _with_and_without(w, [model], latent, "fox face", story, show, ("Difference", last))
 
 
@@ -83,11 +83,11 @@ def calibration(w: Workflow) -> None:
     )
     story = (
         f"{_ANYWHERE.format('this small trained model')}\n\nMagCache needs no calibration. Make "
-        "one where it should be nearer to the original, or for the published rule with a model "
-        "that has no published curve.\n\n**MagCache Calibration** measures the model during one "
-        "ordinary sampling; nothing is skipped. The node says which file it has written.\n\n"
-        "## Then use it\nReplace the node by **MagCache**: with `calibration` on `automatic` it "
-        "finds the file of this very model. One file serves other prompts, steps and shifts."
+        "one for results closer to the original, or to use the published rule with a model that "
+        "has no published list.\n\n**MagCache Calibration** measures the model during one "
+        "ordinary run and skips nothing. The node shows the name of the file it has saved.\n\n"
+        "## Then use it\nReplace the node with **MagCache**. With `calibration` on `automatic`, it "
+        "finds the file of this model. One file serves other prompts, steps and shifts."
     )
     w.lay_out(
         [Group("Start here", GREY, [[w.note("How to use this", story)]])],
@@ -117,7 +117,7 @@ def _with_and_without(
     w: Workflow, models: list[Node], latent: Node, prompt: str, story: tuple[str, str],
     show: Show, last: tuple[str, Callable[[list[Node], Node, list[Node]], Node]],
 ) -> None:  # fmt: skip
-    """Samples twice with the same seed: as it is, and with MagCache."""
+    """Samples twice with the same seed: without MagCache, and with it."""
     clip, vae, model = models[0][1], models[0][2], models[-1][0]
     text, none = _prompts(w, clip, prompt)
     seed = w.node("PrimitiveInt", "Seed of both", control="increment", value=1)

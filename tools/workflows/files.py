@@ -27,9 +27,9 @@ class File:
     """A file to download.
 
     Attributes:
-        folder: Where it goes under ComfyUI/models.
-        address: Where it comes from.
-        title: Its name in documents; that of a model is its row's.
+        folder: Its folder under ComfyUI/models.
+        address: Its download address.
+        title: Its name in the docs; a model has the name of its row.
     """
 
     folder: str
@@ -42,7 +42,7 @@ class File:
 
 
 def stand_in(workflows: Iterable[dict[str, Any]], models: Path) -> None:
-    """Puts empty files where a server looks for what workflows need, so that it misses none."""
+    """Creates empty files for everything that workflows need, so that a server misses none."""
     nodes = [node for workflow in workflows for node in workflow["nodes"]]
     for file in [file for node in nodes for file in node["properties"].get("models", [])]:
         path = models / file["directory"] / file["name"]
@@ -149,7 +149,7 @@ OF = {
     "wan2.2_i2v_14B": (WAN22_I2V_HIGH, WAN22_I2V_LOW, UMT5, WAN_VAE),
     "wan2.2_ti2v_5B": (WAN22_TI2V, UMT5, WAN22_VAE),
 }
-"""The files of a model type, where known: the model in one or two, text encoders, VAE."""
+"""The files of a model type, if known: the model in one or two files, text encoders, VAE."""
 
 UNLISTED = {
     "FLUX.2 dev": (FLUX2, MISTRAL, FLUX2_VAE),
@@ -159,4 +159,4 @@ UNLISTED = {
     "Qwen-Image-Edit 2511": (QWEN_EDIT, QWEN_TEXT, QWEN_VAE),
     "Z-Image Turbo": (Z_IMAGE, Z_IMAGE_TEXT, Z_IMAGE_VAE),
 }
-"""The same for the other models of the examples, which have no published list."""
+"""The files of the examples' other models, which have no published list."""

@@ -9,13 +9,13 @@ from typing import Any
 from .definitions import Definitions, Input
 from .files import File
 
-# Pixels; a node's title lies above its place. The page fits a template into three quarters of the
-# window, so what is wide or high is too small to be read.
+# Pixels; a node's title is above its place. The page fits a template into three quarters of the
+# window, so large graphs become too small to read.
 GAP, PADDING, TITLE, GROUP_TITLE = 20, 15, 30, 40
 COLUMN = 260
-_OPENS_AT = 0.8, (90, 110)  # a scale at which texts can be read, right below the page's own bars
+_OPENS_AT = 0.8, (90, 110)  # a readable scale, and an offset below the page's own bars
 _TELLING = ("MagCache", "MagCacheCalibration", "MagCacheTargetSpeed")
-_TELLS = 80  # what these nodes say on themselves while a model is sampled
+_TELLS = 80  # height of the text that these nodes show during a run
 Json = dict[str, Any]
 
 BLUE, GREEN, YELLOW, GREY = "#3f789e", "#8a8", "#b58b2a", "#999"
@@ -29,8 +29,8 @@ class Node:
 
     Attributes:
         size: Width and height in pixels.
-        place: Its top left corner, once it is laid out.
-        collapsed: Only its title is shown.
+        place: Its top left corner, set by the layout.
+        collapsed: Whether only its title is shown.
     """
 
     number: int
@@ -46,7 +46,7 @@ class Node:
 
     @property
     def height(self) -> int:
-        """With its title."""
+        """Height including the title."""
         return TITLE if self.collapsed else TITLE + self.size[1]
 
     def __getitem__(self, slot: int) -> "Output":
@@ -80,14 +80,14 @@ class Group:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height that its nodes need."""
+        """The width and height needed by its nodes."""
         width = sum(_width(column) for column in self.columns)
         width += GAP * (len(self.columns) - 1) + 2 * PADDING
         height = max(sum(n.height + GAP for n in c) for c in self.columns) - GAP
         return width, GROUP_TITLE + height + PADDING
 
     def put(self, left: int, top: int, width: int) -> None:
-        """Gives every node its place, and the last column what a wider frame leaves."""
+        """Places all nodes; the last column gets the extra width of a wider frame."""
         x = left + PADDING
         for column in self.columns:
             y = top + GROUP_TITLE
@@ -107,8 +107,8 @@ class Workflow:
 
     Attributes:
         name: Name of its file.
-        needs: What a reader has to know of the ComfyUI that it needs, "" if any will do.
-        files: What its nodes need, in their order.
+        needs: A note on the ComfyUI version that it needs, "" if any will do.
+        files: The files that its nodes need, in order.
     """
 
     def __init__(self, name: str, definitions: Definitions, needs: str = "") -> None:
@@ -128,16 +128,16 @@ class Workflow:
 
         Args:
             kind: Its class.
-            title: If not its own.
-            control: What becomes of its seed after each run.
-            collapsed: Only its title is shown.
+            title: Its title, if not the default one.
+            control: Value of its seed's "control after generate".
+            collapsed: Whether to show only its title.
             wide: Width in pixels.
-            high: At least this high; for pictures and texts.
-            values: Values of widgets, and `Output`s for sockets; widgets that are not named hold
-                their defaults.
+            high: Minimum height, for pictures and texts.
+            values: Values of widgets, and `Output`s for sockets. Other widgets keep their
+                defaults.
 
         Raises:
-            ValueError: The node has no such input, or does not take the value, or lacks one.
+            ValueError: The node has no such input, does not accept a value, or lacks one.
         """
         inputs = self.definitions.inputs(kind)
         if unknown := set(values) - {each.name for each in inputs}:
@@ -167,8 +167,8 @@ class Workflow:
         return node
 
     def note(self, title: str, text: str, wide: int = 300) -> Node:
-        """Adds a note in Markdown."""
-        shown = re.sub(r"\]\(\S+\)", "]", text)  # a link shows its name only
+        """Adds a Markdown note."""
+        shown = re.sub(r"\]\(\S+\)", "]", text)  # a link shows only its name
         high = sum(_line_height(line, wide - 30) for line in shown.splitlines())
         node = Node(len(self._nodes) + 1, "MarkdownNote", [], [], [text], (wide, 40 + high))
         node.looks = {"title": title, **NOTE}
@@ -176,7 +176,7 @@ class Workflow:
         return node
 
     def lay_out(self, *columns: Sequence[Group]) -> None:
-        """Puts groups in columns from left to right, those of a column below each other."""
+        """Lays out columns of groups from left to right."""
         left = 0
         for column in columns:
             top, width = 0, max(group.size[0] for group in column)
@@ -190,7 +190,7 @@ class Workflow:
             left += width + GAP
 
     def as_json(self) -> Json:
-        """The workflow as it is saved."""
+        """The workflow in the format of a saved file."""
         scale, (x, y) = _OPENS_AT
         return {
             "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"magcache/{self.name}")),
@@ -206,7 +206,7 @@ class Workflow:
         }
 
     def _connect(self, node: Node, each: Input, value: Any) -> None:
-        """Adds the socket of an input where it has one."""
+        """Adds the socket of an input, if it has one."""
         if each.is_widget and not isinstance(value, Output):
             return
         if value is None and each.required:

@@ -1,4 +1,4 @@
-"""The examples for image models, in the graphs of ComfyUI's own templates."""
+"""The examples for image models, based on ComfyUI's own templates."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ LANDSCAPE = (
 )
 NIGHT = "Make it night, with a clear sky full of stars. Keep everything else as it is."
 POOR = "low quality, blurry, out of focus, deformed, unfinished, flat colors"
-FEW = 6, 8, " With so few steps, fewer still would show; `draft` does it all the same."
+FEW = 6, 8, " Skipping more of so few steps would be visible; `draft` does it anyway."
 Loaders = tuple[Node, Node, Node]
 
 
@@ -32,11 +32,11 @@ def published_rule(w: Workflow) -> None:
     }
     rule = w.node("MagCache", model=loaders[0][0], model_type="auto", recommended=True, **settings)
     text = (
-        "The method of the MagCache paper, with its own settings, to compare with or to keep old "
-        "workflows running. For a speed that you choose, use `flux1_dev`.\n\n"
-        "`recommended` is on: the settings published for FLUX are in force. An evaluation is "
-        "skipped while the expected error stays within `magcache_thresh`, at most `magcache_K` in "
-        "a row, never in the first part (`retention_ratio`)."
+        "The method of the MagCache paper, with its own settings, for comparison or for old "
+        "workflows. To choose a speed instead, use `flux1_dev`.\n\n"
+        "`recommended` is on, so the settings published for FLUX apply. The rule skips evaluations "
+        "while the estimated error stays within `magcache_thresh`, at most `magcache_K` in a row, "
+        "and none in the first part (`retention_ratio`)."
     )
     _flux_from_text(w, loaders, rule, text)
 
@@ -105,7 +105,7 @@ def qwen_image(w: Workflow) -> None:
     shifted = w.node("ModelSamplingAuraFlow", "Shift", model=cached[0], shift=3.1)
     prompts = parts.prompts(w, loaders[1][0], LANDSCAPE, " ")
     latent = w.node("EmptySD3LatentImage", "Size", width=1328, height=1328)
-    told = 10, 20, " The makers advise 50 steps: then 25 are computed."
+    told = 10, 20, " Its makers recommend 50 steps; of those it computes 25."
     _from_text(w, loaders, [cached, shifted], [*prompts, latent], told, cfg=4.0)
 
 
@@ -192,12 +192,12 @@ def _from_text(
     told: tuple[int, int, str], cfg: float, steps: int = 20, sampler: str = "euler",
     about: str = "",
 ) -> None:  # fmt: skip
-    """A text made an image by KSampler.
+    """Makes an image from text, with KSampler.
 
     Args:
-        ours: Ends with the node that the sampler takes its model from.
+        ours: The nodes of MagCache's group; the last one gives the sampler its model.
         prompt: The last three are the positive and the negative condition and the empty latent.
-        told: What the first run computes, of how many steps, and what else is to be said.
+        told: How many steps the first run computes, of how many, and a further remark.
     """
     positive, negative, latent = (node[0] for node in prompt[-3:])
     sampling = parts.sampled(w, ours[-1][0], (positive, negative), latent, steps, cfg, sampler)

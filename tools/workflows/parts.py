@@ -1,4 +1,4 @@
-"""What the examples have in common: loaders, MagCache behind them, the note, results."""
+"""Parts that the examples share: loaders, MagCache behind them, notes, results."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,16 +7,16 @@ from .files import File
 from .graph import BLUE, GREEN, GREY, YELLOW, Group, Node, Output, Workflow
 
 SPEEDUP = 2.0
-_DOWNLOAD = "Put each file into the folder above it, then press **R**."
+_DOWNLOAD = "Put each file into the folder named above it, then press **R**."
 
 
 def faster(w: Workflow, model: Output, title: str = "") -> Node:
-    """MagCache at twice the speed."""
+    """Adds MagCache at twice the speed."""
     return w.node("MagCacheTargetSpeed", title, model=model, speedup=SPEEDUP)
 
 
 def prompts(w: Workflow, clip: Output, positive: str, negative: str | None) -> tuple[Node, Node]:
-    """Positive and negative conditioning; without a negative prompt, zeros, as FLUX is used."""
+    """Positive and negative conditioning; without a negative prompt, zeros, as FLUX needs it."""
     first = w.node("CLIPTextEncode", "Prompt", clip=clip, text=positive, high=150)
     if negative is None:
         return first, zeros(w, first[0])
@@ -24,13 +24,13 @@ def prompts(w: Workflow, clip: Output, positive: str, negative: str | None) -> t
 
 
 def zeros(w: Workflow, condition: Output) -> Node:
-    """In the place of a negative prompt."""
+    """Zeros in place of a negative prompt."""
     title = "No negative prompt"
     return w.node("ConditioningZeroOut", title, conditioning=condition, collapsed=True)
 
 
 def given(w: Workflow, title: str) -> Node:
-    """An image to begin with."""
+    """Loads an image to start from."""
     return w.node("LoadImage", title, image="example.png", high=310)
 
 
@@ -78,12 +78,12 @@ def video(w: Workflow, images: Output, fps: float, audio: Output | None = None) 
 
 
 def start(w: Workflow, computed: int, steps: int, more: str = "", two: bool = False) -> Group:
-    """What to download for the nodes so far, and what the first run does.
+    """A note: what to download for the nodes so far, and what the first run does.
 
     Args:
-        computed: How many steps the first run computes.
-        steps: Of how many.
-        more: What else is to be said of it.
+        computed: Number of steps that the first run computes.
+        steps: Number of all steps.
+        more: A further remark.
         two: Whether there are two MagCache nodes.
     """
     nodes = "Both **MagCache** nodes are" if two else "**MagCache** is"
@@ -98,7 +98,7 @@ def start(w: Workflow, computed: int, steps: int, more: str = "", two: bool = Fa
 
 
 def about(w: Workflow, text: str) -> Group:
-    """What to download, for an example that shows something else than MagCache's one node."""
+    """A note on what to download, for an example of another node than MagCache."""
     text = f"## 1. Download\n{_DOWNLOAD}\n\n{_files(w)}\n\n## 2. Press Run\n{text}"
     return Group("Start here", GREY, [[w.note("How to use this", text)]])
 
@@ -109,7 +109,7 @@ def loader(w: Workflow, kind: str, title: str = "", **values: Any) -> Node:
 
 
 def models(*nodes: Node) -> Group:
-    """Loaders; MagCache is right below the last one."""
+    """Loaders; MagCache goes right below the last one."""
     return Group("Models", BLUE, [nodes])
 
 

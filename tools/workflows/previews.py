@@ -1,10 +1,10 @@
-"""Draws the examples' previews: what ComfyUI's page shows of each.
+"""Draws the examples' previews in ComfyUI's page.
 
     python -m tools.workflows.previews http://127.0.0.1:8188 path/to/that/server/models [name ...]
 
-Those that run without a download are run, and show what they have made; the others are drawings
-of the graph. Needs playwright and Chromium. Use a server of one's own: empty files are put into
-its models folder, so that its page does not draw every loader as an error.
+Examples that need no download are run, and show their results; the others show the graph. Needs
+playwright and Chromium. Use a separate server: the tool puts empty files into its models folder, so
+that the page does not mark every loader as an error.
 """
 
 import argparse
@@ -20,13 +20,13 @@ from .files import stand_in
 
 WIDTH, QUALITY = 800, 80
 TITLE, MARGIN, COLUMNS = 50, 20, 4
-COMPARED = {"emoji": "SaveImage", "emoji_video": "SaveAnimatedWEBP"}  # what shows their pictures
+COMPARED = {"emoji": "SaveImage", "emoji_video": "SaveAnimatedWEBP"}  # nodes with the pictures
 RUN = ("emoji_benchmark", "emoji_calibration", *COMPARED)
 WITHIN = 300_000  # milliseconds
 
 
 def draw(page: Editor, path: Path) -> None:
-    """Writes the preview of a workflow, named as it is."""
+    """Writes the preview of a workflow, under the same name."""
     page.open(json.loads(path.read_text(encoding="utf-8")))
     if path.stem in RUN:
         page.run(WITHIN)
@@ -46,7 +46,7 @@ def graph(page: Editor, path: Path) -> Image.Image:
 
 
 def compared(page: Editor, kind: str) -> Image.Image:
-    """What a workflow has made without MagCache, and below it what it has made with it."""
+    """The pictures made without MagCache, and below them those made with it."""
     frames = [
         frame.convert("RGB") for it in page.shown(kind) for frame in ImageSequence.Iterator(it)
     ]
@@ -79,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.workflows.previews")
     parser.add_argument("server", help="such as http://127.0.0.1:8188")
     parser.add_argument("models", type=Path, help="its models folder")
-    parser.add_argument("names", nargs="*", help="examples; all of them if left out")
+    parser.add_argument("names", nargs="*", help="examples; default: all")
     arguments = parser.parse_args()
     names = arguments.names or sorted(path.stem for path in FOLDER.glob("*.json"))
     paths = [FOLDER / f"{name}.json" for name in names]

@@ -1,4 +1,4 @@
-"""The examples for video models, in the graphs of ComfyUI's own templates."""
+"""The examples for video models, based on ComfyUI's own templates."""
 
 from typing import Any
 
@@ -99,7 +99,7 @@ def ltx(w: Workflow) -> None:
     )  # fmt: skip
     sound = w.node("LTXVAudioVAEDecode", samples=second[-1][1], audio_vae=audio[0], collapsed=True)
     video = parts.video(w, frames[0], 25.0, sound[0])
-    more = " MagCache stands behind the LoRA, once, and serves both stages."
+    more = " One MagCache node, behind the LoRA, serves both stages."
     w.lay_out(
         [parts.start(w, 8, 11, more)],
         [parts.models(clip, audio, upscaler, model, lora), parts.ours(cached)],
@@ -221,13 +221,13 @@ def _wan22_loaders(w: Workflow, high: files.File, low: files.File) -> tuple[Node
 
 
 def _shifted(w: Workflow, model: Node, shift: float, title: str = "") -> tuple[Node, Node]:
-    """MagCache right behind a loader, and the shift's node."""
+    """MagCache right behind a loader, and the node for the shift."""
     cached = parts.faster(w, model[0], title)
     return cached, w.node("ModelSamplingSD3", "Shift", model=cached[0], shift=shift)
 
 
 def _experts(w: Workflow, high: Node, low: Node) -> list[Node]:
-    """MagCache and shift of each of the two models."""
+    """MagCache and shift for each of the two models."""
     return [
         *_shifted(w, high, 5.0, "MagCache, high noise"),
         *_shifted(w, low, 5.0, "MagCache, low noise"),

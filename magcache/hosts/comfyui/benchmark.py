@@ -1,7 +1,7 @@
-"""MagCache measured on the user's own sampling: in its place, it is made several times over.
+"""Measures MagCache on the user's own sampling, by repeating it several times in its place.
 
-So conditions, guider, sampler, noise levels and latent are those of the workflow, whichever node
-samples. Fewer steps follow the same noise levels.
+Conditions, guider, sampler, noise levels and latent are thus those of the workflow, whichever node
+samples. Runs with fewer steps follow the same noise levels.
 """
 
 import hashlib
@@ -42,17 +42,17 @@ _OTHER_CACHE = "easycache"
 _EVERY = 0.3  # seconds between two texts on a node
 
 Sample = Callable[..., torch.Tensor]
-"""Samples with settings, None without MagCache, and with some of the given things changed."""
+"""Samples with these settings (None: without MagCache) and with some arguments changed."""
 
 
 @dataclass
 class Given:
-    """The sampling that the workflow makes.
+    """The workflow's own sampling.
 
     Attributes:
         guider: ComfyUI's guider.
-        sample: Makes it.
-        things: What it is made of, by the names of `CFGGuider.outer_sample`.
+        sample: Runs it.
+        things: Its arguments, by their names in `CFGGuider.outer_sample`.
     """
 
     guider: Any
@@ -74,13 +74,13 @@ class Given:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What the node asks for.
+    """The node's settings, called in place of a sampling.
 
     Attributes:
-        vae: Makes pictures of latents.
-        speeds, samples: How fast, and how many seeds.
-        planned: The settings that the node MagCache has at a speed.
-        watch: Shows how far it is, and keeps what came out.
+        vae: Decodes latents.
+        speeds, samples: The speeds to measure, and the number of seeds.
+        planned: Gives the settings of the node MagCache for a speed.
+        watch: Shows the progress, and keeps the result.
     """
 
     vae: Any
@@ -90,11 +90,11 @@ class Benchmark:
     watch: Watch
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> "Benchmark":
-        """Itself: older ComfyUI copy a model's options with each clone, and this holds a VAE."""
+        """Returns itself: older ComfyUI copy the options with each clone, and this holds a VAE."""
         return self
 
     def __call__(self, given: Given) -> torch.Tensor:
-        """Measures in the place of a sampling; returns what that would have, without MagCache."""
+        """Measures in place of a sampling; returns the result without MagCache."""
         options = given.guider.model_options["transformer_options"]
         if options.get(_OTHER_CACHE) is not None:
             raise ValueError(
@@ -113,7 +113,8 @@ class Benchmark:
             output = results.output((found.ways[0].name, 0))
         except BaseException:
             kept = len(results.sampled)
-            host.show(f"stopped, {kept} runs are kept: run it again to go on", self.node_id)
+            told = f"stopped, {kept} runs are kept: run the workflow again to go on"
+            host.show(told, self.node_id)
             raise
         self._finish(found)
         subject.end(output)
@@ -132,7 +133,7 @@ class Benchmark:
             for path in _written(text, picture):
                 log.info("MagCache: wrote %s", path)
         except OSError as error:
-            log.warning("MagCache: the measurement was not written to a file: %s", error)
+            log.warning("MagCache: the measurement could not be written to a file: %s", error)
         if found.complete:
             found.results.finish()
 
@@ -148,17 +149,17 @@ class _Repeated:
         self.steps = len(given.sigmas) - 1
         self.device = given.patcher.load_device
         noisy = bool(torch.count_nonzero(given.things["noise"]))
-        self.samples = asked.samples if noisy else 1  # without noise all seeds are alike
+        self.samples = asked.samples if noisy else 1  # without noise, all seeds give the same
         self.learned = calibrations.notebook(given.patcher).read().runs
         self._interrupted = model_management.throw_exception_if_processing_interrupted
         self._free = model_management.soft_empty_cache
         self._latest: tuple[Any, Any] | None = None
         self._due = 0.0
-        self._began = (0.0, 0, 0)  # when, and how much was done then of how much
+        self._began = (0.0, 0, 0)  # time, and the done and total steps at that time
 
     @property
     def prior(self) -> bool:
-        """Whether nothing but the prior, and what it has learned, is known of the model."""
+        """Whether the model is sampled from the prior, and not from a calibration."""
         settings = self.asked.planned(Target(self.asked.speeds[0]))
         if settings.choose:
             things = self.given.things
@@ -169,7 +170,7 @@ class _Repeated:
         return settings.at_output
 
     def about(self) -> dict[str, str]:
-        """What is measured with what, for others to read."""
+        """What is measured, on what and how, for people to read."""
         patcher, guider = self.given.patcher, self.given.guider
         network = patcher.model.diffusion_model
         dtype = str(patcher.model_dtype()).removeprefix("torch.")
@@ -184,7 +185,7 @@ class _Repeated:
         }
 
     def contents(self) -> list[str]:
-        """What else makes this another measurement, as hashes."""
+        """Hashes of everything else that distinguishes this measurement from others."""
         things = {name: self.given.things.get(name) for name in _CONTENTS}
         digest = hashlib.sha256()
         for part in _parts([things, self.given.guider.conds]):
@@ -212,20 +213,20 @@ class _Repeated:
         watch, settings = Watch(None, ""), None
         if way.speedup is not None:
             settings = replace(self.asked.planned(Target(way.speedup)), watch=watch)
-        torch.manual_seed(seed)  # some samplers draw their noise from it
+        torch.manual_seed(seed)  # some samplers draw their noise from the global generator
         output, seconds, peak = clocked(self.device, lambda: self.given.sample(settings, **changed))
         report = watch.last
         if report is None:
             return output, Sampled(seconds, peak)
         if report.missing:
-            raise ValueError(f"there is nothing to measure, since this model {report.missing}")
+            raise ValueError(f"there is nothing to measure, because this model {report.missing}")
         return output, Sampled(seconds, peak, report.computed, report.evaluations)
 
     def images(self, output: torch.Tensor) -> torch.Tensor:
         """See `magcache.measure.Subject`."""
         self._interrupted()
         shapes = self.given.things.get("latent_shapes") or ()
-        if len(shapes) > 1:  # a video with its sound, packed into one
+        if len(shapes) > 1:  # a video and its sound in one tensor
             from comfy import utils
 
             output = utils.unpack_latents(output, shapes)[0]
@@ -237,7 +238,7 @@ class _Repeated:
         self._free()
 
     def tell(self, told: str, done: int, total: int) -> None:
-        """Shows on the node how far it is, and in the sampler's own progress bar."""
+        """Shows the progress on the node and in the sampler's own progress bar."""
         now = time.monotonic()
         if self._began[2] != total:
             self._began = now, done, total
@@ -251,7 +252,7 @@ class _Repeated:
             host.show(f"{told}\n{100 * done // max(total, 1)} %{more}", self.asked.node_id)
 
     def end(self, output: torch.Tensor) -> None:
-        """Lets the sampler's node see the sample that it gets, and not the one made last."""
+        """Shows the sampler's node the result that it returns, instead of the last one sampled."""
         callback = self.given.things.get("callback")
         if callback and len(self.given.things.get("latent_shapes") or ()) <= 1:
             shown = self.given.patcher.model.process_latent_in(output)
@@ -273,15 +274,15 @@ _CONTENTS = ("noise", "latent_image", "denoise_mask", "sampler", "sigmas", "seed
 
 
 def fewer_sigmas(sigmas: torch.Tensor, steps: int, least: float) -> torch.Tensor:
-    """Noise levels (steps + 1,) that fall as given ones do, from the same start to the same end.
+    """Noise levels (steps + 1,) along the same curve as `sigmas`, with the same start and end.
 
-    Where the given ones pass the model's least before they end, so do these: schedulers such as
-    karras always have it.
+    If `sigmas` has the model's smallest σ before its end, as schedulers such as karras always do,
+    so has the result.
 
     Args:
-        sigmas: The given ones, more than `steps` + 1.
-        steps: How many steps are wanted.
-        least: The model's least.
+        sigmas: The original noise levels, more than `steps` + 1.
+        steps: Number of steps.
+        least: The model's smallest σ.
     """
     last = len(sigmas) - 1
     if steps > 1 and float(sigmas[-1]) == 0 and abs(float(sigmas[-2]) - least) < _CLOSE * least:
@@ -306,14 +307,14 @@ def _written(text: str, picture: Any) -> Iterator[Path]:
 
 
 def _parts(value: Any) -> Iterator[bytes]:
-    """All that a value holds: tensors, numbers and texts; of other things their class."""
+    """Everything in a value as bytes: tensors, numbers and texts; of other objects their class."""
     if isinstance(value, torch.Tensor):
         yield str((value.dtype, tuple(value.shape))).encode()
         if not value.is_meta:
             yield value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
     elif isinstance(value, Mapping):
         for name in sorted(value, key=str):
-            if name != "uuid":  # made anew each time
+            if name != "uuid":  # differs each time
                 yield str(name).encode()
                 yield from _parts(value[name])
     elif isinstance(value, list | tuple):

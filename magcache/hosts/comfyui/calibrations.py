@@ -30,14 +30,14 @@ _NETWORK = "diffusion_model"  # in the names of a model's weights
 
 
 def folder() -> Path:
-    """Where calibrations are kept: magcache/ in ComfyUI's user folder."""
+    """The folder of the calibrations: magcache/ in ComfyUI's user folder."""
     import folder_paths
 
     return Path(folder_paths.get_user_directory()) / "magcache"
 
 
 def names() -> list[str]:
-    """File names of the calibrations there are, the newest first."""
+    """File names of all stored calibrations, newest first."""
     return [f"{name}.json" for name in Store(folder()).names()]
 
 
@@ -45,17 +45,17 @@ def find(name: str) -> Path:
     """The file of a calibration.
 
     Raises:
-        CalibrationError: It is no name of a calibration, or there is no such file.
+        CalibrationError: The name is invalid, or there is no such file.
     """
     path = Store(folder()).path(name)
     if not os.path.lexists(path):
         there = ", ".join(names()) or "no calibration yet; MagCache Calibration makes one"
-        raise CalibrationError(f"there is no calibration {name} in {folder()}: there is {there}")
+        raise CalibrationError(f"there is no calibration {name} in {folder()}, which has {there}")
     return path
 
 
 def is_there(name: str) -> bool | str:
-    """Whether a workflow may hold a file's name; else why not."""
+    """True if there is a calibration of this name, otherwise why it cannot be used."""
     try:
         return bool(find(name))
     except CalibrationError as error:
@@ -63,7 +63,7 @@ def is_there(name: str) -> bool | str:
 
 
 def changed(name: str | None) -> float:
-    """When a file was written: another file of one name is another input. 0 where it is none."""
+    """When a file was last written, so that ComfyUI notices a replaced file. 0 without a file."""
     try:
         return find(name or "").stat().st_mtime
     except (CalibrationError, OSError):
@@ -71,7 +71,7 @@ def changed(name: str | None) -> float:
 
 
 def nearest(patcher: Any, made_with: Mapping[str, Any]) -> Found | None:
-    """The stored calibration that is best for a model and a sampling's settings, if any is good.
+    """The stored calibration that fits a model and a run's settings best, or None.
 
     Args:
         patcher: The ModelPatcher.
@@ -81,15 +81,15 @@ def nearest(patcher: Any, made_with: Mapping[str, Any]) -> Found | None:
 
 
 def notebook(patcher: Any) -> Notebook:
-    """What samplings have taught of a model."""
+    """What earlier runs have taught about a model."""
     return Notebook(folder() / "learned", identity(patcher))
 
 
 def identity(patcher: Any) -> Identity:
-    """The model without patches, and what the patches are.
+    """Identity of the model without its patches, and of the patches.
 
-    ComfyUI patches weights in place as it loads them, perhaps for another clone of the model, and
-    keeps the originals.
+    ComfyUI patches weights in place when it loads them, possibly for another clone of the model,
+    and keeps the originals.
     """
     network = plain_module(patcher.model.diffusion_model)
     originals = {name: held[0] for name, held in getattr(patcher, "hook_backup", {}).items()}
@@ -102,7 +102,7 @@ def identity(patcher: Any) -> Identity:
 
 
 def _patches(patches: Mapping[str, Sequence[Any]]) -> str:
-    """A LoRA is the same one in the next run, and after a restart; ComfyUI's own id is not."""
+    """Describes patches by their content: ComfyUI's own id of a LoRA changes with each run."""
     if not patches:
         return ""
     contents = [value for key in sorted(patches) for value in (key, *_contents(patches[key]))]
@@ -110,7 +110,7 @@ def _patches(patches: Mapping[str, Sequence[Any]]) -> str:
 
 
 def _contents(value: Any) -> Iterator[torch.Tensor | str]:
-    """The tensors of a patch, and the rest in words: strength, part, kind, function."""
+    """The tensors of a patch, and strength, part, kind and function as text."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, list | tuple):
@@ -124,14 +124,14 @@ def _contents(value: Any) -> Iterator[torch.Tensor | str]:
 
 
 def load(name: str, model: str) -> Calibration:
-    """A calibration of one model.
+    """Loads a calibration for a model.
 
     Args:
         name: The file's name.
-        model: Class name of the model it is to be used on.
+        model: Class name of the model.
 
     Raises:
-        CalibrationError: The file is missing, broken, or was measured on another model.
+        CalibrationError: The file is missing or broken, or was measured on another model.
     """
     calibration = Calibration.load(find(name))
     if not calibration.fits(model):
@@ -142,17 +142,17 @@ def load(name: str, model: str) -> Calibration:
 
 
 def measuring(node_id: str | None, model_type: str = "") -> Settings:
-    """Settings of a sampling that is measured.
+    """Settings for a run that is measured.
 
     Args:
         node_id: The node that shows the summary.
-        model_type: What the file is called after; "" stores it where the next sampling of its
-            model finds it.
+        model_type: What to name the file after; "" names it so that later runs of the model
+            replace it.
     """
 
     def finished(sampling: Ended) -> None:
         told, figures = _saved(sampling, model_type)
-        if not sampling.report().missing:  # of that a warning tells
+        if not sampling.report().missing:  # a warning has said why
             log.info("MagCache Calibration: %s", told)
         for line in figures:
             log.debug("MagCache Calibration: %s", line)
@@ -163,9 +163,9 @@ def measuring(node_id: str | None, model_type: str = "") -> Settings:
 
 
 def _saved(sampling: Ended, model_type: str) -> tuple[str, list[str]]:
-    """Writes what a sampling has measured; what the node shows, and figures for the log.
+    """Stores what a run has measured. Returns the node's text, and figures for the log.
 
-    A file that cannot be written is only told of: the image is ready by then.
+    A file that cannot be written raises no error, because the image is ready by then.
     """
     try:
         branches = sampling.measured()
@@ -185,10 +185,10 @@ def _saved(sampling: Ended, model_type: str) -> tuple[str, list[str]]:
         store, now = Store(folder()), time.strftime("%Y%m%d-%H%M%S")
         if model_type:
             path = store.add(calibration, f"{model_type}-{sampling.steps}steps-{now}")
-        else:  # one made alike is replaced
+        else:  # replaces one made with the same settings
             path = store.save(calibration)
         result = f"stored as {path.stem}"
-        result += "" if model_type else "; the model is faster from the next sampling on"
+        result += "" if model_type else "; the next run of this model will be faster"
         figures = [f"written to {path}"]
     except (CalibrationError, OSError) as error:
         result, figures = f"NOT stored: {error}", []
@@ -199,7 +199,7 @@ def _saved(sampling: Ended, model_type: str) -> tuple[str, list[str]]:
 def _summary(branch: str, measured: Measurement) -> str:
     ratios = measured.ratios[1:]
     if not ratios:
-        return f"{branch}: one evaluation, nothing to compare it with"
+        return f"{branch}: only one evaluation"
     spread, distance = max(measured.spreads), max(measured.cosine_distances)
     return (
         f"{branch}: {len(measured.ratios)} evaluations, ratio {min(ratios):.4f} to "

@@ -1,12 +1,11 @@
-"""Compiling a model block by block, through ComfyUI's own compile support.
+"""Compiles a model block by block, through ComfyUI's own compile support.
 
-Blocks of one kind share a graph, so compiling takes the time of one block a kind; and a list of
-blocks that are compiled each by itself can still be emptied, which one graph of the whole model
-cannot.
+Blocks of one kind share a graph, so each kind is compiled only once. And the list of separately
+compiled blocks can still be emptied, unlike one graph of the whole model.
 
-Blocks share a graph only if their inputs are laid out alike in memory. Wan makes its tokens with a
-transposition, so that its first block sees another layout than those behind it, which get a block's
-output: the first block of a list is given contiguous tokens.
+Blocks share a graph only if their inputs have the same memory layout. Wan transposes its tokens, so
+its first block sees another layout than the others, which get a block's output. Therefore the first
+block of each list gets contiguous tokens.
 """
 
 import inspect
@@ -26,9 +25,9 @@ _LAYOUT = "magcache_layout"
 
 
 def compile_blocks(model: Any, mode: str, backend: str, fullgraph: bool, dynamic: bool) -> Any:
-    """A clone of a ModelPatcher whose blocks are compiled at its first sampling.
+    """A clone of a ModelPatcher whose blocks are compiled when it is first sampled.
 
-    It takes the place of an earlier compile node's work, as any compile node does.
+    It replaces the settings of an earlier compile node, as any compile node does.
 
     Raises:
         ValueError: The model's blocks are not known.
@@ -41,37 +40,36 @@ def compile_blocks(model: Any, mode: str, backend: str, fullgraph: bool, dynamic
             f"Compile Model does not know the blocks of {class_name(model)}; use ComfyUI's own "
             "TorchCompileModel, which compiles the whole model"
         )
-    # Weights stay where they are: newer versions stream them, which graphs cannot.
+    # Newer versions stream weights, which graphs do not support.
     streams = "disable_dynamic" in inspect.signature(model.clone).parameters
     model = model.clone(**({"disable_dynamic": True} if streams else {}))
     set_torch_compile_wrapper(
         model,
         backend=backend,
-        # torch takes a mode with inductor only; other backends fail on the argument.
+        # Only inductor accepts a mode; other backends fail on the argument.
         mode=mode if backend == "inductor" and mode != "default" else None,
         fullgraph=fullgraph,
         dynamic=dynamic,
         keys=[f"{_NETWORK}.{name}" for name in names],
     )
-    # Added behind the compile wrapper, thus called inside it: there the blocks are compiled ones.
+    # Added after the compile wrapper, so it is called inside it, where the blocks are compiled.
     model.remove_wrappers_with_key("apply_model", _LAYOUT)
     model.add_wrapper_with_key("apply_model", _LAYOUT, _apply_model)
     return model
 
 
 def compiled_blocks(whole: Any, settings: dict[str, Any]) -> dict[str, Any]:
-    """The blocks of a model that is compiled as a whole, compiled each by itself.
+    """Compiles each block of a model that was compiled as a whole.
 
-    Nothing is compiled before a block is called, and torch finds the graphs of an earlier
-    sampling by itself.
+    Compilation starts when a block is first called; torch reuses the graphs of earlier runs.
 
     Args:
-        whole: What `torch.compile` has made of the diffusion model.
+        whole: The diffusion model as returned by `torch.compile`.
         settings: The arguments it was compiled with.
 
     Returns:
-        The compiled blocks by their names in the diffusion model; empty where its blocks are
-        not known.
+        The compiled blocks by their names in the diffusion model; empty if its blocks are not
+        known.
     """
     network = whole._orig_mod
     blocks = {name: network.get_submodule(name) for name in block_names(network)}
@@ -80,11 +78,11 @@ def compiled_blocks(whole: Any, settings: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def by_blocks(model: Any, blocks: dict[str, nn.Module]) -> Iterator[None]:
-    """For one call, compiled blocks in the model itself in place of the whole model compiled.
+    """For one call, replaces the compiled model by the plain model with compiled blocks.
 
     Args:
-        model: What holds the compiled `diffusion_model`.
-        blocks: What `compiled_blocks` has made.
+        model: The object whose `diffusion_model` is compiled.
+        blocks: The result of `compiled_blocks`.
     """
     whole = model.diffusion_model
     network = whole._orig_mod
@@ -106,9 +104,9 @@ def _apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
 
 @contextmanager
 def _one_layout(network: nn.Module) -> Iterator[None]:
-    """For one call, contiguous tokens for the first block of each list that is compiled by itself.
+    """For one call, gives the first compiled block of each list contiguous tokens.
 
-    The hook is on what `torch.compile` has made of the block, outside of its graph.
+    The hook is on the object that `torch.compile` returned, outside of the graph.
     """
     with ExitStack() as stack:
         for name in block_names(network):
@@ -122,7 +120,7 @@ def _one_layout(network: nn.Module) -> Iterator[None]:
 def _contiguous(
     _block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A forward pre-hook: lays out the first tensor, which are the tokens; values stay."""
+    """A forward pre-hook that makes the first tensor, the tokens, contiguous."""
     if args:
         return (args[0].contiguous(), *args[1:]), kwargs
     name = next(key for key, value in kwargs.items() if isinstance(value, torch.Tensor))

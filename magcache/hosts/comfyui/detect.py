@@ -1,4 +1,4 @@
-"""Finding a model's type from the model itself, its published curve, and its residuals' place."""
+"""Finds a model's type, its published curve, and the device for its residuals."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ _FIRST_FRAME = "time_dim_replace", "concat_latent_image"  # in conditions
 
 
 def model_type(model: Any, start: Start | None = None) -> str | None:
-    """The model type of a loaded ModelPatcher, or None where no row of `MODELS` says that it is it.
+    """The model type of a loaded ModelPatcher, or None if no row of `MODELS` matches.
 
     Args:
         model: The ModelPatcher.
-        start: The sampling, once it starts: it tells FLUX from Kontext, and 480p from 720p.
+        start: The run, once it starts: it tells FLUX from Kontext, and 480p from 720p.
     """
     start, kind, followed = start or Start(), kind_of(model), followed_by(model)
     candidates = [t for t in MODEL_TYPES.values() if t.kind == kind or t.name in followed]
@@ -25,15 +25,15 @@ def model_type(model: Any, start: Start | None = None) -> str | None:
 def published(
     model: Any, chosen: str, start: Start | None = None
 ) -> tuple[Calibration, str] | tuple[None, str]:
-    """The published curve for a model, and a note where the model is or may be another.
+    """The published curve for a model, and a note if the model is, or may be, another one.
 
     Args:
         model: The ModelPatcher.
-        chosen: A model type, an older value for one, or "auto".
-        start: The sampling, once it starts.
+        chosen: A model type, its older name, or "auto".
+        start: The run, once it starts.
 
     Returns:
-        Preset and note; None and the reason where auto finds no type.
+        Preset and note, or None and the reason if auto finds no type.
 
     Raises:
         ValueError: There is no such type, or it is for another class.
@@ -43,7 +43,7 @@ def published(
         check_type(model, name)
     found, kind = model_type(model, start) if name == AUTO else name, kind_of(model)
     if found is None:
-        return None, f"{kind} is none of the model types that auto knows"
+        return None, f"{kind} has no published list: use the node MagCache, which needs none"
     row = MODEL_TYPES[found]
     by_image = row.from_image and start is not None and _first_frame_is_given(start)
     preset = presets.load(row.from_image if by_image else row.preset)
@@ -51,7 +51,7 @@ def published(
     if kind != row.kind:
         note = (
             f"the curve was published for {preset.name}, and this model is its relative {kind}: "
-            "MagCache Calibration measures its own"
+            "MagCache Calibration can measure its own"
         )
     elif name == AUTO and start is not None:
         note = row.doubt(model, start)
@@ -59,10 +59,10 @@ def published(
 
 
 def check_type(model: Any, model_type: str) -> None:
-    """Makes sure that a model type fits a model.
+    """Checks that a model type fits a model.
 
     Raises:
-        ValueError: It does not; names both.
+        ValueError: It does not; the message names both.
     """
     if model_type not in MODEL_TYPES:
         known = ", ".join(MODEL_TYPES)
@@ -76,14 +76,14 @@ def check_type(model: Any, model_type: str) -> None:
 
 
 def _first_frame_is_given(start: Start) -> bool:
-    """Whether a sampling makes a video from an image: its first frame is kept, others are not."""
+    """Whether a run makes a video from an image, so only its first frame is not denoised."""
     if (mask := start.mask) is None or mask.ndim != 5:
         return any(map(start.holds, _FIRST_FRAME))
     return not mask[:, :, 0].any() and bool(mask.any())
 
 
 def store() -> Store:
-    """Where residuals go if the user does not care: off the device in low-memory modes."""
+    """Where residuals are kept by default: off the device in low-memory modes."""
     from comfy import model_management
 
     low = ("LOW_VRAM", "NO_VRAM")

@@ -1,4 +1,4 @@
-"""The ComfyUI around us: its version, its server, its user folder."""
+"""The ComfyUI that MagCache runs in: its version, its models, its page."""
 
 import logging
 import os
@@ -7,11 +7,11 @@ from typing import Any
 
 log = logging.getLogger("magcache")
 NEEDED = "0.3.52"
-"""The first version with a wrapper that is called exactly once an evaluation."""
+"""The first version with a wrapper that is called exactly once per evaluation."""
 
 
 def version() -> str:
-    """Version of ComfyUI."""
+    """ComfyUI's version."""
     try:
         import comfyui_version
 
@@ -21,10 +21,10 @@ def version() -> str:
 
 
 def check_version() -> None:
-    """Makes sure that the extension points are there, by looking at them and not at a number.
+    """Checks that ComfyUI has the extension points, whatever its version number.
 
     Raises:
-        RuntimeError: They are not; says which version is needed.
+        RuntimeError: One is missing; the message names the version needed.
     """
     try:
         from comfy.patcher_extension import WrappersMP
@@ -40,11 +40,11 @@ def check_version() -> None:
 
 
 def check_model(model: Any) -> None:
-    """Makes sure that a MODEL input is a loaded diffusion model, in a ComfyUI that is new enough.
+    """Checks that a MODEL input is a loaded diffusion model, and that ComfyUI is new enough.
 
     Raises:
         RuntimeError: ComfyUI is too old.
-        TypeError: It is not.
+        TypeError: The input is something else.
     """
     check_version()
     if not hasattr(getattr(model, "model", None), "diffusion_model"):
@@ -55,9 +55,9 @@ def check_model(model: Any) -> None:
 
 
 def described(guider: Any, sampler: Any, sigmas: Any, shape: tuple[int, ...]) -> dict[str, Any]:
-    """What a sampling is made with, as far as it can be known; for reading, in JSON's types.
+    """A run's settings, as far as they are known here, in JSON types.
 
-    The noise levels hold what scheduler and shift made; a scheduler's name does not come this far.
+    The scheduler's name is not known here; the noise levels show its effect.
     """
     from comfy.samplers import CFGGuider
 
@@ -65,8 +65,8 @@ def described(guider: Any, sampler: Any, sigmas: Any, shape: tuple[int, ...]) ->
     name = function.removeprefix("sample_").removesuffix("_function") or type(sampler).__name__
     numbers = {k: v for k, v in vars(guider).items() if isinstance(v, int | float)}
     scales = {name: value for name, value in numbers.items() if name.startswith("cfg")}
-    if type(guider).predict_noise is not CFGGuider.predict_noise:  # it guides in its own way
-        scales.pop("cfg", None)  # a default that it may not use
+    if type(guider).predict_noise is not CFGGuider.predict_noise:
+        scales.pop("cfg", None)  # a default that such a guider may not use
     shift = getattr(guider.model_patcher.get_model_object("model_sampling"), "shift", None)
     return {
         "host": f"ComfyUI {version()}",
@@ -80,14 +80,14 @@ def described(guider: Any, sampler: Any, sigmas: Any, shape: tuple[int, ...]) ->
 
 
 def file_of(patcher: Any) -> str:
-    """Name of the file that a model is from, in lower case; "" where ComfyUI does not keep it."""
+    """Name of the file a model was loaded from, in lower case; "" if ComfyUI does not keep it."""
     made_by = getattr(patcher, "cached_patcher_init", None)
     path = made_by[1][0] if made_by and made_by[1] else ""
     return os.path.basename(path).lower() if isinstance(path, str) else ""
 
 
 def is_plain_euler(sampler: Any) -> bool:
-    """Whether each output moves the sample by Δσ times itself."""
+    """Whether the sampler is Euler's method without added noise."""
     from comfy.k_diffusion.sampling import sample_euler
 
     plain = not getattr(sampler, "extra_options", {}).get("s_churn")
@@ -95,23 +95,23 @@ def is_plain_euler(sampler: Any) -> bool:
 
 
 def show(text: str, node_id: str | None) -> None:
-    """Shows a text on a node, where there is a server, in the page that has queued the graph."""
+    """Shows a text on a node in the page that queued the workflow, if there is a server."""
     server = sys.modules.get("server")
     instance = getattr(getattr(server, "PromptServer", None), "instance", None)
     if instance is not None and node_id is not None:
-        breaks = text.replace("\n", "  \n")  # newer pages read it as Markdown
+        breaks = text.replace("\n", "  \n")  # newer pages show Markdown
         instance.send_progress_text(breaks, node_id, instance.client_id)
 
 
 def uncached(model: Any, reason: str, node_id: str | None) -> Any:
-    """The model as it is, with a warning, also on the node."""
+    """Returns the model unchanged, and warns in the log and on the node."""
     log.warning("MagCache: the model runs uncached: %s", reason)
     show(f"runs uncached: {reason}", node_id)
     return model
 
 
 def preview(pictures: Any) -> dict[str, Any]:
-    """What a node returns as `ui` to show an IMAGE batch on itself."""
+    """The `ui` value with which a node shows an IMAGE batch on itself."""
     from comfy_api.latest import ui
 
     return ui.PreviewImage(pictures).as_dict()

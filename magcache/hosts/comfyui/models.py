@@ -1,6 +1,6 @@
-"""ComfyUI's models: one row each, with all that MagCache knows of a model.
+"""ComfyUI's models: one row each, with all that MagCache knows about a model.
 
-Nodes, `auto`, the doctor and the documents read these rows; CONTRIBUTING.md says how to add one.
+Nodes, `auto`, the doctor and the docs read these rows. CONTRIBUTING.md says how to add one.
 """
 
 import re
@@ -15,18 +15,18 @@ from . import host
 from .start import Start
 
 _WIDE = 4000  # channels: the 14B models of Wan have 5120, the smaller ones 3072 at most
-_LARGE_FRAME = 9000  # latent pixels a frame: 480p has 6240 at most, 720p at least 12,800
+_LARGE_FRAME = 9000  # latent pixels per frame: 480p has at most 6240, 720p at least 12,800
 
 
 Auto = Callable[[Any, Start], bool]
-"""Whether a loaded ModelPatcher, in a sampling, is a row's model and not another of its class.
+"""Whether a loaded ModelPatcher, in a run, is a row's model and not another of its class.
 
-Its docstring says it in documents, of a model.
+The docs quote its docstring.
 """
 
 
 def _always(_model: Any, _start: Start) -> bool:
-    """Every one, unless a row below fits."""
+    """Any, unless a row below matches."""
     return True
 
 
@@ -35,12 +35,12 @@ def _no_doubt(_model: Any, _start: Start) -> str:
 
 
 def _has_references(_model: Any, start: Start) -> bool:
-    """In a sampling with reference latents."""
+    """With reference latents."""
     return start.holds("reference_latents")
 
 
 def _is_version_1_5(model: Any, _start: Start) -> bool:
-    """Of HunyuanVideo 1.5's configuration."""
+    """With HunyuanVideo 1.5's configuration."""
     return type(model.model).__name__.startswith("HunyuanVideo15")
 
 
@@ -55,7 +55,7 @@ def _embeds_an_image(model: Any, _start: Start) -> bool:
 
 
 def _embeds_a_large_image(model: Any, start: Start) -> bool:
-    """With an image embedder, above 9000 latent pixels a frame."""
+    """With an image embedder, and more than 9000 latent pixels per frame."""
     large = bool(start.latent) and start.latent[-1] * start.latent[-2] > _LARGE_FRAME
     return large and _embeds_an_image(model, start)
 
@@ -72,7 +72,7 @@ def _has_48_channels(model: Any, _start: Start) -> bool:
 
 
 def _is_wan22(model: Any, start: Start) -> bool:
-    """Wider than 4000 channels, from text, and of a file named so or one of two samplers."""
+    """From text, wider than 4000 channels, and Wan 2.2 by file name, or with two samplers."""
     network = model.model.diffusion_model
     from_text = network.patch_embedding.in_channels == 16 and not _embeds_an_image(model, start)
     told = _wan_by_name(model)
@@ -80,7 +80,7 @@ def _is_wan22(model: Any, start: Start) -> bool:
 
 
 def _wan_by_name(model: Any) -> str:
-    """2.1 or 2.2 where the name of the model's file says it; older ComfyUI keep no name."""
+    """ "2.1" or "2.2" if the name of the model's file says so; older ComfyUI keep no name."""
     name = host.file_of(model)
     if re.search(r"(high|low)[ ._-]?noise", name):
         return "2.2"
@@ -89,16 +89,16 @@ def _wan_by_name(model: Any) -> str:
 
 
 def _which_wan(model: Any, start: Start) -> str:
-    """The two have the same class and sizes."""
+    """A note that it may be the other one: both have the same class and sizes."""
     if _wan_by_name(model):
         return ""
     if start.split:
         return (
-            "taken for Wan 2.2, since two samplers share the trajectory: if it is Wan 2.1, choose "
+            "taken for Wan 2.2, because two samplers share the run: if it is Wan 2.1, choose "
             "wan2.1_t2v_14B"
         )
     return (
-        "taken for Wan 2.1, whose class and sizes Wan 2.2 shares: if it is Wan 2.2, choose "
+        "taken for Wan 2.1, which looks the same as Wan 2.2: if it is Wan 2.2, choose "
         "wan2.2_t2v_14B"
     )
 
@@ -118,19 +118,19 @@ class Model:
     """A model, or a family of models.
 
     Attributes:
-        name: What the nodes call it in `model_type`; where it has no preset, the family's name.
-        network: Class name of its diffusion model, or of a base of it.
-        family: Block lists and head; None where those of a base are meant, or none fit.
-        title: Its name in documents.
-        preset: Its published curve; "" without.
-        from_image: That of samplings whose first frame is given, where it is another.
-        auto: How `auto` knows it. Where several rows of a class say yes, the last one is taken.
-        doubt: What the report says where it may be another; "" where nothing speaks for that.
-        config: Its class in `comfy.supported_models`, where models with other curves share the
+        name: Its name in the nodes' `model_type`, or the family's name if it has no preset.
+        network: Class name of its diffusion model, or of a base class.
+        family: Block lists and head; None to use those of a base class, or if none fit.
+        title: Its name in the docs.
+        preset: Its published curve; "" without one.
+        from_image: Another published curve for runs with a given first frame.
+        auto: How `auto` recognises it. If several rows of a class match, the last one counts.
+        doubt: The report's note if it may be another model; "" otherwise.
+        config: Its class in `comfy.supported_models`, if models with other curves share the
             network's class.
-        follows: Names of the models one of whose curves `auto` takes for it.
-        unfit: Why its blocks must not be skipped; "" where nothing speaks against it.
-        remembers: Whether a call leaves something behind that later calls need.
+        follows: Names of the models whose curves `auto` may use for it.
+        unfit: Why its blocks must not be skipped; "" if they may be.
+        remembers: Whether a call stores something that later calls need.
     """
 
     name: str
@@ -148,11 +148,11 @@ class Model:
 
     @property
     def kind(self) -> str:
-        """What its own rows have in common: its configuration's name, or its class's."""
+        """The name of its configuration, or else of its class."""
         return self.config or self.network
 
     def is_it(self, model: Any, start: Start) -> bool:
-        """Whether `auto` takes a loaded ModelPatcher for it, in a sampling."""
+        """Whether `auto` takes a loaded ModelPatcher for this model, in a run."""
         return self.auto(model, start)
 
 
@@ -175,7 +175,7 @@ _ANY_WAN = (
 
 
 def _of(name: str, network: str, lists: tuple[str, ...], heads: tuple[str, ...]) -> Model:
-    """A row of a family without a published curve: it is measured in its first sampling."""
+    """A row of a family without a published curve."""
     return Model(name, network, Family(name, lists, heads))
 
 
@@ -286,7 +286,7 @@ MODELS = (
 
     _unfit(
         "wan_causal", "CausalWanModel", "Wan, causal",
-        "its blocks store what the frames to come attend to", remembers=True,
+        "its blocks store what later frames attend to", remembers=True,
     ),
     _unfit(
         "cosmos1", "GeneralDIT", "Cosmos 1", "it looks at its first block before the blocks run"
@@ -300,13 +300,13 @@ MODELS = (
         "each layer of its pixel decoder reads the blocks' output",
     ),
 )  # fmt: skip
-"""The nodes list those with a preset, in this order."""
+"""The nodes list the models with a preset, in this order."""
 
 MODEL_TYPES = {row.name: row for row in MODELS if row.preset}
-"""By the values of the nodes' `model_type`."""
+"""Models by the values of the nodes' `model_type`."""
 FAMILIES = {row.network: row.family for row in reversed(MODELS) if row.family}
 UNFIT = {row.network: row.unfit for row in MODELS if row.unfit}
-"""Both by class name of the diffusion model; `family_of` takes bases too."""
+"""Both by class name of the diffusion model; `family_of` also tries base classes."""
 AUTO = "auto"
 OLD_NAMES = {
     "chroma_calibration": "chroma",
@@ -314,7 +314,7 @@ OLD_NAMES = {
     "flux_kontext_calibration": "flux_kontext",
     "hunyuanvideo1.5": "hunyuan_video1.5",
 }
-"""Values that older workflows hold."""
+"""Values in older workflows."""
 
 
 def class_name(model: Any) -> str:
@@ -323,14 +323,14 @@ def class_name(model: Any) -> str:
 
 
 def block_names(network: nn.Module) -> list[str]:
-    """Names of the blocks of a network, "blocks.0" for instance; none if it is unknown."""
+    """Names of a network's blocks, such as "blocks.0"; empty if the network is unknown."""
     family = family_of(network, FAMILIES)
     lists = family.lists if family else ()
     return [f"{name}.{at}" for name in lists for at in range(len(getattr(network, name, ())))]
 
 
 def kind_of(model: Any) -> str:
-    """What tells a loaded model from others: see `Model.kind`."""
+    """The kind of a loaded model, see `Model.kind`."""
     configuration = type(getattr(model.model, "model_config", None)).__name__
     return (
         configuration if any(row.config == configuration for row in MODELS) else class_name(model)
@@ -338,18 +338,18 @@ def kind_of(model: Any) -> str:
 
 
 def followed_by(model: Any) -> set[str]:
-    """Names of the models whose curves a loaded model may follow, besides its own."""
+    """Names of other models whose curves a loaded model may use."""
     kind = kind_of(model)
     return {name for row in MODELS if row.kind == kind for name in row.follows}
 
 
 def misfit(model: Any) -> str:
-    """Why a loaded model's blocks must not be skipped; "" where nothing speaks against it."""
+    """Why a loaded model's blocks must not be skipped; "" if they may be."""
     name = class_name(model)
-    return f"{name} does not fit: {UNFIT[name]}" if name in UNFIT else ""
+    return f"{name}'s blocks cannot be skipped: {UNFIT[name]}" if name in UNFIT else ""
 
 
 def remembers(model: Any) -> str:
-    """Why no call of a loaded model must be left out; "" where nothing speaks against it."""
+    """Why no call of a loaded model may be skipped; "" if calls may be."""
     name = class_name(model)
     return misfit(model) if any(row.remembers for row in MODELS if row.network == name) else ""

@@ -1,4 +1,4 @@
-"""Other packs whose nodes have ids of ours: ComfyUI keeps the one that it loads last."""
+"""Detects other packs with the same node ids: ComfyUI keeps the node that it loads last."""
 
 import logging
 import re
@@ -11,10 +11,10 @@ _OURS = ".hosts.comfyui."
 
 
 def watch(own: Mapping[str, type]) -> None:
-    """Warns of such packs as ComfyUI starts, whichever is loaded first.
+    """Warns of such packs when ComfyUI starts, whichever is loaded first.
 
-    Those that were loaded before are in ComfyUI's table now; those loaded later are in it once the
-    server starts, which aiohttp tells.
+    Packs loaded earlier are in ComfyUI's table now; packs loaded later are in it once the server
+    starts, when aiohttp calls back.
 
     Args:
         own: This pack's nodes, by id.
@@ -35,7 +35,7 @@ def watch(own: Mapping[str, type]) -> None:
 def _warn(
     own: Mapping[str, type], others: Iterable[tuple[str, type]], in_force: Mapping[str, type]
 ) -> None:
-    """One warning for each pack that other nodes are of."""
+    """Logs one warning for each pack that the other nodes belong to."""
     packs: dict[str, dict[str, type]] = {}
     for name, node in others:
         packs.setdefault(folder_of(node), {})[name] = node
@@ -58,18 +58,18 @@ def _warn(
 
 
 def folder_of(node: type) -> str:
-    """The pack that a registered node belongs to, "custom_nodes/NAME"."""
+    """The pack of a registered node, as "custom_nodes/NAME"."""
     place = getattr(node, "RELATIVE_PYTHON_MODULE", node.__module__)
     return place.replace("custom_nodes.", "custom_nodes/", 1)
 
 
 def version_of(node: type) -> str:
-    """Version of the MagCache that a node belongs to; "" where it is a node of something else."""
+    """Version of the MagCache pack that a node belongs to; "" for other packs."""
     package = sys.modules.get(node.__module__.partition(_OURS)[0])
     ours = _OURS in node.__module__
     return getattr(package, "__version__", "") if ours else ""
 
 
 def in_numbers(version: str) -> list[int]:
-    """A version's numbers, which compare as versions do."""
+    """The numbers of a version, for comparing versions."""
     return [int(number) for number in re.findall(r"\d+", version)]

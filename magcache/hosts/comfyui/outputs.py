@@ -1,8 +1,8 @@
-"""What a model returns in ComfyUI, as what is cached and predicted.
+"""Caches and predicts what a model returns in ComfyUI.
 
-ComfyUI asks the context handler of a sampling before it computes the conditions of an evaluation.
-Ours stands in front of the model's own: what it skips calls neither the model nor a ControlNet,
-and guidance, masks and whatever else is done with the result go on as they are.
+ComfyUI asks the context handler of a run before it computes the conditions of an evaluation. Ours
+stands in front of the model's own. A skipped evaluation calls neither the model nor a ControlNet;
+guidance, masks and everything else that uses the result work as always.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -15,11 +15,11 @@ import torch
 from ...blocks import OutputCall, Path, Residual, signal_names, signals_of, velocities_of
 
 Call = Callable[[Mapping[Hashable, tuple[str, ...]], torch.Tensor, OutputCall], Any]
-"""Runs a call: its parts with the curve of each, the latent, and the call."""
+"""Runs a call, given its parts with the curve of each, the latent, and the call itself."""
 
 
 def level_of(model_sampling: Any) -> Callable[[float], float]:
-    """The flow's level of a σ: σ itself of flow models, σ/(1 + σ) where the latent is x₀ + σ·ε."""
+    """Maps σ to the flow's noise level: σ for flow models, σ/(1 + σ) if the latent is x₀ + σ·ε."""
     return float if is_flow(model_sampling) else lambda sigma: sigma / (1 + sigma)
 
 
@@ -31,12 +31,12 @@ def is_flow(model_sampling: Any) -> bool:
 
 
 class Handler:
-    """A context handler in front of a sampling's own, if it has one.
+    """A context handler in front of the run's own handler, if it has one.
 
     Args:
         call: Runs the calls of an evaluation.
-        inner: The sampling's own handler, or None.
-        path: Where to take velocities from, in place of the sampler's own latent.
+        inner: The run's own handler, or None.
+        path: The path to take velocities from, instead of the sampler's own latent.
     """
 
     def __init__(self, call: Call, inner: Any, path: Path | None = None) -> None:
@@ -48,11 +48,11 @@ class Handler:
         return getattr(self._inner, name)
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> "Handler":
-        """Itself: it lives for one sampling."""
+        """Returns itself: it lives for one run."""
         return self
 
     def should_use_context(self, *_: Any, **__: Any) -> bool:
-        """Always, so that `execute` is asked."""
+        """Always true, so that `execute` is called."""
         return True
 
     def execute(
@@ -90,13 +90,13 @@ class Handler:
 
 @dataclass(frozen=True)
 class _Velocities:
-    """The velocities of an evaluation, and the signals that are predicted of them.
+    """The velocities of an evaluation, and the signals that are predicted.
 
     Attributes:
         x, sigma: Latent and noise level.
-        flow: Whether x is (1 - σ)·x₀ + σ·ε; else x₀ + σ·ε.
-        there: Places of the lists of conditions that are there.
-        count: How many lists there are.
+        flow: Whether x is (1 - σ)·x₀ + σ·ε; otherwise it is x₀ + σ·ε.
+        there: Indices of the condition lists that are present.
+        count: Number of condition lists.
     """
 
     x: torch.Tensor
@@ -124,9 +124,9 @@ class _Velocities:
 
 
 def ranges(conds: Any) -> list[tuple[float, float]]:
-    """Between which σ each thing acts that begins or ends at one, as (highest, lowest).
+    """The σ ranges, as (highest, lowest), of everything that begins or ends during a run.
 
-    Conditions, each ControlNet of a chain, and the keyframes of hooks.
+    These are conditions, each ControlNet of a chain, and the keyframes of hooks.
     """
     found: list[tuple[float, float]] = []
     branches = conds.values() if isinstance(conds, dict) else []

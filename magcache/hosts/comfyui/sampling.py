@@ -1,7 +1,7 @@
-"""One sampling in ComfyUI: which evaluation and call it is in, and a run a network.
+"""The state of one sampling in ComfyUI: its current evaluation and call, and a `Run` per network.
 
-Of two kinds, since there are two places to take from what is cached: the residual of the blocks,
-at every model call, and the model's output, once for all conditions of an evaluation.
+There are two kinds, because two things can be cached: the residual of the blocks, for each model
+call, or the model's output, once for all conditions of an evaluation.
 """
 
 import logging
@@ -36,36 +36,36 @@ from .watch import Progress
 
 log = logging.getLogger("magcache")
 _TOLERANCE = 1e-3
-_OUTPUT = "output"  # the run of all networks together
-_CFG_PP = "cfg_pp"  # in the names of such samplers
+_OUTPUT = "output"  # key of the run for all networks together
+_CFG_PP = "cfg_pp"  # in the names of CFG++ samplers
 _NOT_WHOLE = (
-    "what was to be measured changed in mid-run (context windows that move, a ControlNet that "
-    "ends, prompts split by low memory): measure without that"
+    "the model's calls changed during the run (moving context windows, a ControlNet that ends, "
+    "prompts split for lack of memory), so it was not measured: measure without that"
 )
 _MOVING = (
     "the context windows move from step to step, so little can be skipped: choose the context "
     "schedule standard_static, or use the node MagCache"
 )
 _IN_FRONT = "the MagCache node in front of this one has no effect: remove one of the two"
-_USUAL_CFG = 3.0  # of a guider that has no scale of its own
+_USUAL_CFG = 3.0  # for guiders without a scale
 
 
 class Sampling(ABC):
     """The state of one sampling.
 
-    There is one network, or one a device where ComfyUI samples on several: their runs decide
-    alike, since they see the same σ.
+    There is one network, or one per device if ComfyUI samples on several. Their runs make the same
+    decisions, because they see the same σ.
 
     Args:
-        settings: What the node asks for.
+        settings: The node's settings.
         patcher: The model's ModelPatcher.
-        sigmas: The sampling's, with the one it ends at, (T + 1,).
+        sigmas: Noise levels of the sampling, including the final one, (T + 1,).
         made_with: Sampler, guidance, noise levels and so on, see `host.described`.
-        euler: Whether each output moves the sample by Δσ times itself.
+        euler: Whether the sampler is Euler's method without added noise.
 
     Attributes:
-        missing: Why nothing is cached or measured.
-        progress: Shows on the node how far it is.
+        missing: Why nothing is cached or measured; "" otherwise.
+        progress: Shows the progress on the node.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Sampling(ABC):
         return max(1, len(self._sigmas) - 1)
 
     def measured(self) -> dict[str, Measurement]:
-        """What a calibrating sampling has measured from its start to its end, a branch."""
+        """What a calibrating sampling has measured of each branch from start to end."""
         for run in self._runs.values():
             if run.calibrator:
                 found, count = run.calibrator.finish(), len(run.evaluations)
@@ -111,7 +111,7 @@ class Sampling(ABC):
         return {}
 
     def options(self, kept: dict[str, Any]) -> dict[str, Any]:
-        """What to add to a guider's model options, as they are kept, for this sampling."""
+        """What to add to a guider's model options `kept` for this sampling."""
         return {}
 
     def begin(self, x: torch.Tensor, sigma: float, conds: Any = None) -> None:
@@ -120,7 +120,7 @@ class Sampling(ABC):
         Args:
             x: The sampler's latent.
             sigma: Its noise level.
-            conds: Of each name, such as "positive", the list of conditions.
+            conds: The list of conditions for each name, such as "positive".
         """
         self._watch = Stopwatch(x.device)
         starts = self._sigmas[:-1] or self._sigmas
@@ -131,7 +131,7 @@ class Sampling(ABC):
         self.progress.evaluation(next(iter(self._runs.values()), None), max(step, 0), self.missing)
 
     def end(self, denoised: torch.Tensor) -> None:
-        """Ends an evaluation, which has given the sampler a denoised latent."""
+        """Ends an evaluation, which returns a denoised latent to the sampler."""
         self._watch.stop()
         for run in self._runs.values():
             run.took(self._watch)
@@ -147,26 +147,26 @@ class Sampling(ABC):
             x: Its noisy input.
             options: Its transformer options.
             controlled: Whether a ControlNet gives hints.
-            forward: The call, arguments bound.
+            forward: The call with its arguments bound.
         """
 
     def step_aside(self, reason: str) -> None:
-        """Caches and measures nothing, with one warning."""
+        """Caches and measures nothing in this sampling, and warns once."""
         self.missing = f"runs uncached: {reason}"
         log.warning("MagCache: %s", self.missing)
 
     def notes(self) -> list[str]:
-        """What the report says of the curve and of the decisions, and no warning said."""
+        """The report's notes on the curve and the decisions, without the warnings."""
         runs = list(self._runs.values())[:1]
         found = [self.settings.note, *(note for run in runs for note in run.decider.notes)]
         return [note for note in found if note]
 
     def tell_more(self, text: str) -> None:
-        """Logs what only some want to know: with `verbose`, or with ComfyUI's own."""
+        """Logs details that are shown with `verbose`, or with ComfyUI's own --verbose."""
         log.log(logging.INFO if self.settings.verbose else logging.DEBUG, "MagCache: %s", text)
 
-    def learn(self) -> None:  # noqa: B027 - nothing, unless a place is learned of
-        """Keeps what the sampling has taught of its model."""
+    def learn(self) -> None:  # noqa: B027 - optional
+        """Stores what the sampling has taught about its model."""
 
     def close(self) -> None:
         """Frees every residual."""
@@ -179,12 +179,12 @@ class Sampling(ABC):
         return outputs.is_flow(self._model_sampling)
 
     def _level(self, sigma: float) -> float:
-        """The noise level that curves are over: σ, or the flow's level."""
+        """The noise level that curves use: σ, or the flow's level."""
         return sigma
 
     @abstractmethod
     def _decider(self) -> Decider:
-        """Decides the sampling's evaluations."""
+        """Makes the decider of the sampling."""
 
     def _begin_all(self, conds: Any) -> None:
         for run in self._runs.values():
@@ -200,8 +200,8 @@ class Sampling(ABC):
         asked, steps = self.settings.asked, range(self.steps)
         if asked and not any(asked.window.allows(step, self.steps) for step in steps):
             log.warning(
-                "MagCache: start_step %d to end_step %d leaves none of the %d steps in which "
-                "skipping is allowed: nothing is skipped",
+                "MagCache: start_step %d to end_step %d leaves none of the %d steps to skip: "
+                "choose a wider range",
                 asked.window.start_step, asked.window.end_step, self.steps,
             )  # fmt: skip
         storage = Storage(self.settings.store)
@@ -215,7 +215,7 @@ class Sampling(ABC):
 
 
 class BlockSampling(Sampling):
-    """What the blocks add is cached, of each model call by itself."""
+    """Caches what the blocks add, separately for each model call."""
 
     def __init__(self, *asked: Any) -> None:
         super().__init__(*asked)
@@ -225,9 +225,9 @@ class BlockSampling(Sampling):
     def run_model(
         self, model: Any, x: torch.Tensor, options: dict[str, Any], controlled: bool, forward: Any
     ) -> Any:
-        """See `Sampling`. A call's branch is its place in the evaluation, and its conditions.
+        """See `Sampling`. The branch of a call is its place in the evaluation and its conditions.
 
-        A ControlNet's hints are part of the residual and may end in mid-run.
+        A ControlNet's hints are part of the residual, and may end during the run.
         """
         with self._by_blocks(model):
             network = model.diffusion_model
@@ -239,20 +239,20 @@ class BlockSampling(Sampling):
             window = str(getattr(options.get("context_window"), "index_list", None))
             self._see_window(run, window)
             branch = (ordinal, window, controlled, *options.get("uuids", ()), *x.shape)
-            # 1 stands for the unconditional branch; guiders may number more than two.
+            # 1 is the unconditional branch; guiders may have more than two.
             kinds = options.get("cond_or_uncond") or (0,)
             curves = tuple("uncond" if kind == 1 else "cond" for kind in kinds)
             return run.call(branch, curves, x.device, forward)
 
     def learn(self) -> None:
-        """See `Sampling`: the report is to say what was not measured from start to end."""
+        """See `Sampling`. Warns if something was not measured from start to end."""
         for run in self._runs.values():
             measured = run.calibrator.ratios().values() if run.calibrator else ()
             if any(len(ratios) < len(run.evaluations) for ratios in measured):
                 run.warn(_NOT_WHOLE)
 
     def _see_window(self, run: Run, window: str) -> None:
-        """Says so where context windows move: what is cached of one does not fit another."""
+        """Warns if context windows move: what is cached for one does not fit another."""
         now = len(run.evaluations)
         before = self._windows.get(now - 1, {window})
         if not (window in before or run.calibrator or run.decider.skips_nothing):
@@ -260,10 +260,10 @@ class BlockSampling(Sampling):
         self._windows.setdefault(now, set()).add(window)
 
     def _by_blocks(self, model: Any) -> AbstractContextManager[None]:
-        """Has a model that is compiled as a whole run block by block for one call.
+        """Runs a model that is compiled as a whole block by block, for one call.
 
-        In one graph, every way of tapping and skipping would be another graph of the whole
-        model: tried, 17 graphs and a multiple of the time.
+        Otherwise, every way of tapping and skipping needs another graph of the whole model. In a
+        test these were 17 graphs, and compiling took several times as long.
         """
         whole = model.diffusion_model
         settings = self.patcher.model_options.get("torch_compile_kwargs")
@@ -277,8 +277,8 @@ class BlockSampling(Sampling):
                 self.tell_more("the model is compiled block by block, not as a whole")
             else:
                 log.warning(
-                    "MagCache: the model is compiled as a whole: computing and skipping are "
-                    "graphs of their own, which takes long; use Compile Model instead"
+                    "MagCache: the model is compiled as a whole, so computing and skipping need "
+                    "graphs of their own, which takes long: use Compile Model instead"
                 )
         blocks = self._compiled[whole]
         return compile.by_blocks(model, blocks) if blocks else nullcontext()
@@ -304,7 +304,7 @@ class BlockSampling(Sampling):
 
 
 class OutputSampling(Sampling):
-    """What the model returns is cached, of all conditions of an evaluation together."""
+    """Caches what the model returns, for all conditions of an evaluation together."""
 
     def __init__(self, *asked: Any) -> None:
         super().__init__(*asked)
@@ -375,7 +375,7 @@ class OutputSampling(Sampling):
             self._begin(run, before != self._acting, level)
 
     def _acting_at(self, sigma: float) -> tuple[bool, ...]:
-        """Which of what begins or ends at some σ acts at this one."""
+        """Which of the things with a σ range are active at this σ."""
         return tuple(low <= sigma <= high for high, low in self._ranges or ())
 
     def _decider(self) -> Decider:
@@ -390,6 +390,6 @@ class OutputSampling(Sampling):
 
     @property
     def _guidance(self) -> float:
-        """The CFG scale. CFG++ has a smaller one, and goes by both branches at any."""
+        """The CFG scale. CFG++ has smaller ones, but always depends on both branches."""
         scale = self.made_with.get("cfg", _USUAL_CFG)
         return max(scale, _USUAL_CFG) if _CFG_PP in self.made_with["sampler"] else scale

@@ -1,4 +1,4 @@
-"""What a node asks of the samplings of its model."""
+"""Settings that a node puts on its model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from .start import Start
 from .watch import Watch
 
 SETTINGS = "magcache"
-"""Where they are in a model's transformer options."""
+"""Their key in a model's transformer options."""
 
 
 class Ended(Protocol):
-    """A sampling that has ended."""
+    """A finished run."""
 
     @property
     def patcher(self) -> Any: ...
@@ -30,23 +30,23 @@ class Ended(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """What a node asks for. Kept in `model_options`, which ComfyUI copies: no tensors here.
+    """A node's settings. No tensors here: ComfyUI copies the `model_options` that they are in.
 
     Attributes:
-        source: The curve, None where there is none yet.
-        asked: Settings of the rule, or what to plan for with a calibration's Gram curves; None
-            computes everything, and measures it.
+        source: The curve, None if there is none yet.
+        asked: The rule's settings, or the target of a plan; None computes and measures
+            everything.
         store: Where residuals are kept.
-        verbose: Log every evaluation.
-        label: What the log calls it.
-        finished: Called with the sampling at its end.
-        choose: Called as a sampling starts, with the ModelPatcher and what the sampling starts
-            with; the settings it returns are in force for that sampling, but for `watch`.
-        note: What the report says of the curve.
-        watch: Told how samplings go, and of those that have ended.
-        at_output: Whether the model's output is predicted, from the prior, and not what its
-            blocks add.
-        instead: Called in the place of a sampling, with `benchmark.Given`; returns its result.
+        verbose: Whether to log every evaluation.
+        label: Name in the log.
+        finished: Called with the finished run.
+        choose: Called when a run starts, with the ModelPatcher and the run's start. Returns the
+            settings for that run, except `watch`.
+        note: The report's note on the curve.
+        watch: Shows the progress of runs, and keeps their reports.
+        at_output: Whether to predict the model's output from the prior, instead of the residual
+            of its blocks.
+        instead: Called in place of a sampling, with `benchmark.Given`; returns its result.
     """
 
     source: Calibration | None = None
@@ -63,5 +63,5 @@ class Settings:
 
 
 def settings_on(patcher: Any) -> Settings | None:
-    """The settings on a ModelPatcher, if a node has put any there."""
+    """The settings on a ModelPatcher, if it has any."""
     return patcher.model_options.get("transformer_options", {}).get(SETTINGS)

@@ -1,4 +1,4 @@
-"""What tells a sampling from others of the same model."""
+"""What is known about a run when it starts."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,13 +8,13 @@ import torch
 
 @dataclass(frozen=True)
 class Start:
-    """What is known once a sampling starts.
+    """The start of a run.
 
     Attributes:
         conds: The guider's conditions.
         latent: Shape of the latent.
-        mask: What of the latent is to be denoised, (B, C, frames, H, W) for a video; None is all.
-        split: Whether another sampler has the trajectory's other part, as with Wan 2.2's experts.
+        mask: The part of the latent to denoise, (B, C, frames, H, W) for a video; None is all.
+        split: Whether another sampler runs the other part of the trajectory, as with Wan 2.2.
         made_with: Sampler, guidance, noise levels and so on, see `host.described`.
     """
 
@@ -25,6 +25,6 @@ class Start:
     made_with: dict[str, Any] = field(default_factory=dict)
 
     def holds(self, name: str) -> bool:
-        """Whether some condition holds a thing, reference latents for instance."""
+        """Whether any condition has an entry of this name, for instance "reference_latents"."""
         conds = self.conds if isinstance(self.conds, dict) else {}
         return any(name in cond for branch in conds.values() for cond in branch)

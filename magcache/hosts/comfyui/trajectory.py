@@ -1,4 +1,4 @@
-"""Where on the whole trajectory a sampling lies; ComfyUI shows a part of it only its own σ."""
+"""Finds a run's place on the whole trajectory; ComfyUI gives a partial run only its own σ."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -10,22 +10,22 @@ from ...curves import GramCurve, MagnitudeCurve, Trajectory
 
 Curve = TypeVar("Curve", MagnitudeCurve, GramCurve)
 
-_GRID = 1000  # points at which the model's own σ are looked at
+_GRID = 1000  # points at which the model's own σ are sampled
 _TOLERANCE = 1e-3
-_NOISE_LEFT = 0.05  # of the greatest σ; a whole run that does not end at 0 ends below it
-_LEAP = 1.5  # a last step this many times as long as the one before it stands for several
+_NOISE_LEFT = 0.05  # of the largest σ; a whole run ends below it
+_LEAP = 1.5  # a last step this many times longer than the previous one replaces several
 
 
 def whole(model_sampling: Any, sigmas: Sequence[float]) -> Trajectory:
-    """The whole trajectory of a run: its own σ where it is undivided.
+    """The whole trajectory of a run: its own σ if the run is not divided.
 
-    A part (a split run, img2img) is continued with the model's σ at the run's own spacing, so
-    that a fraction of the trajectory is the same step as in the undivided run. A part may end at
-    0 all the same: without leftover noise ComfyUI puts it in place of the last σ.
+    A partial run (a split run, image-to-image) is continued with the model's σ at the run's own
+    spacing, so that a fraction of the trajectory is the same step as in the undivided run. Even a
+    first part may end at 0: without leftover noise, ComfyUI replaces the last σ by 0.
 
     Args:
         model_sampling: ComfyUI's object that knows the model's σ.
-        sigmas: The run's, the one it ends at included.
+        sigmas: Noise levels of the run, including the final one.
     """
     top = _top(model_sampling)
     steps = list(sigmas[:-1]) or list(sigmas)
@@ -47,13 +47,13 @@ def whole(model_sampling: Any, sigmas: Sequence[float]) -> Trajectory:
 
 
 def is_split(model_sampling: Any, sigmas: Sequence[float], noise: torch.Tensor) -> bool:
-    """Whether another sampler has the other part of a run's trajectory.
+    """Whether another sampler runs the other part of a run's trajectory.
 
-    A run that goes on from another adds no noise of its own; img2img begins as late, and does.
+    A run that continues another adds no noise; image-to-image also starts late, but adds noise.
     """
     top = _top(model_sampling)
     goes_on = sigmas[0] < top * (1 - _TOLERANCE) and not noise.any()
-    falls = sigmas[0] > sigmas[-1]  # else it puts noise on an image
+    falls = sigmas[0] > sigmas[-1]  # otherwise it adds noise to an image
     return falls and (goes_on or sigmas[-1] > top * _NOISE_LEFT)
 
 
@@ -62,7 +62,7 @@ def _top(model_sampling: Any) -> float:
 
 
 def _end(places: Sequence[float]) -> float:
-    """Where a run ends, or would end, were its last step no longer than the one before."""
+    """Where a run ends, or would end if its last step were no longer than the previous one."""
     lengths = [later - earlier for earlier, later in itertools.pairwise(places)]
     if len(lengths) > 1 and lengths[-1] > _LEAP * lengths[-2] > 0:
         return places[-2] + lengths[-2]
@@ -70,10 +70,10 @@ def _end(places: Sequence[float]) -> float:
 
 
 def of_expert(curves: Mapping[str, Curve], sigmas: Sequence[float]) -> dict[str, Curve]:
-    """The part of each curve that a run follows: a sampler of Wan 2.2 runs one expert.
+    """The part of each curve that a run follows: each sampler of Wan 2.2 runs one expert.
 
-    It is the part that most of the run lies in. Its first σ would not do: workflows change
-    experts at a step of theirs, a little before or after the published σ.
+    The middle of the run decides. Its first σ would not do, because workflows switch experts at a
+    step of their choice, a little before or after the published σ.
     """
     steps = sigmas[:-1] or sigmas
     middle = steps[len(steps) // 2]

@@ -1,4 +1,4 @@
-"""What a node tells of the samplings of its model: live on itself, later to MagCache Report."""
+"""What a node shows of its model's runs: live on the node, later in MagCache Report."""
 
 import itertools
 import time
@@ -12,22 +12,21 @@ from ...run import Run
 from . import host
 
 _EVERY = 0.3  # seconds between two texts on a node
-_REPLACED = "another MagCache node behind this one took its place in this sampling"
+_REPLACED = "another MagCache node behind this one took its place in this run"
 
 
 class Watch:
-    """What one node knows of the samplings of its model.
+    """What one node knows about its model's runs.
 
-    The model's options carry it, and ComfyUI keeps those for as long as it likes: it holds
-    figures only.
+    It is in the model's options, which ComfyUI may keep for a long time, so it holds only figures.
 
     Attributes:
-        node_id: The node in the graph, None outside one.
-        asked: What its widgets ask for.
-        ended: How many samplings have come to their end.
-        last: The last one of these.
-        measured: The text and the picture of a measurement, see `benchmark`.
-        replaces: What the MagCache node in front of it knows, whose place this one takes.
+        node_id: The node in the workflow, None outside one.
+        asked: The settings of its widgets.
+        ended: Number of finished runs.
+        last: Report of the last one.
+        measured: Text and picture of a measurement, see `benchmark`.
+        replaces: The watch of the MagCache node in front, which this one replaces.
     """
 
     def __init__(self, node_id: str | None, asked: str) -> None:
@@ -39,11 +38,11 @@ class Watch:
         self.replaces: Watch | None = None
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> "Watch":
-        """Itself: older ComfyUI copy a model's options with each clone, and clones are sampled."""
+        """Returns itself: older ComfyUI copy the options with each clone, and sample clones."""
         return self
 
     def keep(self, report: Report) -> None:
-        """Takes in a sampling that has ended, here and in front."""
+        """Records a finished run, also for the nodes in front."""
         self._take_in(report, report.short())
         front = self.replaces
         while front:
@@ -57,11 +56,11 @@ class Watch:
 
 
 class Progress:
-    """The text on a node during one sampling.
+    """Shows the progress of one run on its node.
 
     Args:
-        watch: Whose node it is, None outside a graph.
-        sigmas: The sampling's noise levels without the one it ends at.
+        watch: The node's watch, None outside a workflow.
+        sigmas: Noise levels of the run, without the final one.
     """
 
     def __init__(self, watch: Watch | None, sigmas: Sequence[float]) -> None:
@@ -72,12 +71,12 @@ class Progress:
         self._now: tuple[Run | None, int, str] | None = None
 
     def evaluation(self, run: Run | None, step: int, missing: str = "") -> None:
-        """Shows how far the sampling is as an evaluation begins, a few times a second at most.
+        """Shows the progress when an evaluation begins, at most a few times per second.
 
-        Reads this machine's clock and never the device's, which would wait for it.
+        It uses the host's clock and does not wait for the device.
 
         Args:
-            run: The run, None as long as there is none.
+            run: The run, None if there is none yet.
             step: Step of the evaluation.
             missing: Why the model runs uncached.
         """
@@ -89,7 +88,7 @@ class Progress:
             host.show(self._text(*self._now), self._node_id)
 
     def stopped(self) -> None:
-        """Shows that the sampling has been interrupted, or has failed."""
+        """Shows that the run was interrupted or failed."""
         at = f"at step {self._now[1] + 1} of {len(self._sigmas)}" if self._now else "at the start"
         host.show(f"stopped {at}", self._node_id)
 
@@ -109,7 +108,7 @@ class Progress:
         return f"{head}\n{told}".rstrip()
 
     def _planned(self, run: Run, step: int, ahead: Schedule) -> str:
-        """What is computed in all; nothing where that is not known beforehand."""
+        """How much of the run is computed; "" if that is not known beforehand."""
         past = run.evaluations
         if len(past) != step + 1:  # several evaluations a step
             return ""
@@ -121,15 +120,15 @@ class Progress:
         return gain(count / computed, computed, count, [run.decider.expected]) if skipped else ""
 
     def _left(self, run: Run, step: int, ahead: Schedule, computed: float, skipped: float) -> float:
-        """Seconds from here on, with what each kind of evaluation has cost up to here."""
-        evaluations = (len(run.evaluations) - 1) / step if step else 1  # a step, of two in Heun
+        """Seconds left, from the time that computed and skipped evaluations took so far."""
+        evaluations = (len(run.evaluations) - 1) / step if step else 1  # per step; 2 with Heun
         costs = [skipped if reason is Reason.SKIPPED else computed for reason in ahead.reasons]
         now = skipped if run.evaluations[-1].skipped else computed
         return now + evaluations * sum(costs)
 
 
 def clock(seconds: float) -> str:
-    """ "1:05" for 65 seconds."""
+    """A time such as "1:05", for 65 seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

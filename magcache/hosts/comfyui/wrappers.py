@@ -1,8 +1,8 @@
-"""ComfyUI's wrappers by which samplings are accelerated.
+"""The ComfyUI wrappers that accelerate a sampling.
 
-OUTER_SAMPLE makes a sampling's state and drops it, PREDICT_NOISE is called once an evaluation, and
-APPLY_MODEL once a model call. The state lives in the options of that one sampling; on the model
-there are the settings and the three functions below, which hold nothing.
+OUTER_SAMPLE creates and frees the state of a sampling, PREDICT_NOISE is called once per evaluation,
+and APPLY_MODEL once per model call. The state lives in the options of that one sampling. The model
+carries only the settings and the three functions below, which hold no state.
 """
 
 import logging
@@ -23,11 +23,11 @@ _ARGUMENTS = (
     "noise", "latent_image", "sampler", "sigmas", "denoise_mask", "callback", "disable_pbar",
     "seed",
 )  # fmt: skip
-_OTHER_CACHE = "easycache"  # where ComfyUI's EasyCache and LazyCache keep their state
+_OTHER_CACHE = "easycache"  # key under which ComfyUI's EasyCache and LazyCache keep their state
 
 
 def install(model: Any, settings: Settings, watch: Watch | None = None) -> Any:
-    """A clone of a ModelPatcher with MagCache on it, in place of an earlier one."""
+    """A clone of a ModelPatcher with MagCache on it, which replaces an earlier MagCache."""
     earlier = settings_on(model)
     if watch and earlier:
         watch.replaces = earlier.watch
@@ -58,7 +58,7 @@ def _outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _given(executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
-    """A sampling that can be made again and again, each time from the conditions as they are."""
+    """A sampling that can be repeated, each time from the original conditions."""
     guider = executor.class_obj
     things = {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
     conds = guider.conds
@@ -110,7 +110,7 @@ def _sample(settings: Settings, executor: Any, *args: Any, **kwargs: Any) -> Any
 
 
 def _innermost(wrappers: dict[str, Any]) -> dict[str, Any]:
-    """The wrappers, MagCache's own last: one outside may exchange blocks, as compiling does."""
+    """The wrappers with MagCache's own last, inside those that exchange blocks to compile them."""
     calls = dict(wrappers.get("apply_model", {}))
     if SETTINGS not in calls:
         return wrappers
@@ -119,7 +119,7 @@ def _innermost(wrappers: dict[str, Any]) -> dict[str, Any]:
 
 
 def _finish(sampling: Sampling) -> None:
-    """Tells of a sampling in one line; what is a warning was logged as that when it came up."""
+    """Logs one line about a finished sampling; warnings were logged when they came up."""
     sampling.learn()
     report, settings = sampling.report(), sampling.settings
     if settings.watch:
@@ -144,7 +144,7 @@ def _predict_noise(executor: Any, x: Any, timestep: Any, *args: Any, **kwargs: A
 
 
 def _apply_model(executor: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-    # Behind x: t, c_concat, c_crossattn, control, transformer_options.
+    # args after x: t, c_concat, c_crossattn, control, transformer_options
     options = args[4] if len(args) > 4 else kwargs.get("transformer_options", {})
     sampling = options.get(STATE)
     forward = partial(executor, x, *args, **kwargs)

@@ -1,6 +1,6 @@
-"""The nodes, a file each. Ids and the order of inputs are those that existing workflows hold.
+"""The nodes, one file each. Saved workflows depend on their ids and on the order of their inputs.
 
-Two are for packs that sample with models of their own; they import nothing of these packs.
+Two are for packs that bring their own samplers; they import nothing from those packs.
 """
 
 from .benchmark import MagCacheBenchmark

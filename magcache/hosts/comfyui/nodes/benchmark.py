@@ -1,4 +1,4 @@
-"""MagCache Benchmark: what MagCache is worth on this model, measured in its own workflow."""
+"""MagCache Benchmark: measures what MagCache gains on a model, in the user's own workflow."""
 
 from typing import Any
 
@@ -16,19 +16,19 @@ _SPEEDS = "1.5, 2, 3"
 
 
 class MagCacheBenchmark:
-    """In the place of MagCache: samples without it, at each speed, and with fewer steps."""
+    """Takes MagCache's place, and samples without it, at each speed, and with fewer steps."""
 
     CATEGORY = "MagCache"
     FUNCTION = "apply"
     RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = (
-        "For the sampler, which then samples several times. It returns the picture made without "
-        "MagCache.",
+        "Connect it to the sampler, which then samples several times and returns the picture "
+        "made without MagCache.",
     )
     DESCRIPTION = (
-        "Measures how much faster MagCache makes your own model, and how close the results are, "
-        "beside plain sampling with fewer steps. Put it in the place of MagCache and run the "
-        "workflow once; MagCache Report behind the sampler shows the result."
+        "Measures how much faster MagCache makes your own model and how close the results are, "
+        "and compares it with plain sampling with fewer steps. Put it in place of MagCache and "
+        "run the workflow once; MagCache Report behind the sampler shows the result."
     )
     SEARCH_ALIASES = ("measure", "speed test", "quality test")
 
@@ -37,14 +37,14 @@ class MagCacheBenchmark:
         return {
             "required": {
                 "model": MODEL,
-                "vae": entry("VAE", "Makes the pictures that are compared."),
+                "vae": entry("VAE", "Decodes the pictures to compare."),
                 "speeds": entry(
                     "STRING",
-                    "Which speeds to measure, above 1 and up to 4. Each adds two runs per picture.",
+                    "The speeds to measure, above 1 and up to 4. Each adds two runs per picture.",
                     default=_SPEEDS,
                 ),
                 "samples": number(
-                    (3, 1, 16, 1), "How many pictures: the sampler's seed, and the ones after it."
+                    (3, 1, 16, 1), "Number of pictures, from the sampler's seed and the next ones."
                 ),
             },
             "hidden": HIDDEN,
@@ -62,7 +62,7 @@ class MagCacheBenchmark:
     ) -> tuple[Any]:
         host.check_model(model)
         if reason := remembers(model):
-            raise ValueError(f"there is nothing to measure, since MagCache leaves it: {reason}")
+            raise ValueError(f"there is nothing to measure, MagCache leaves this model: {reason}")
         watch = Watch(node_id, f"speeds {speeds}, samples {samples}")
         benchmark = Benchmark(vae, speeds_of(speeds), samples, planned, watch)
         return (install(model, Settings(instead=benchmark), watch),)

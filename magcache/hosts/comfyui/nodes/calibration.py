@@ -1,4 +1,4 @@
-"""MagCache Calibration: measures a model's curve and writes it to a file."""
+"""MagCache Calibration: measures a model's curve and saves it to a file."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from .widgets import HIDDEN, MODEL, model_type_input
 
 
 class MagCacheCalibration:
-    """Measures a model's magnitude curve during one ordinary sampling."""
+    """Measures a model's magnitude curve during one ordinary run."""
 
     CATEGORY = "MagCache"
     FUNCTION = "apply"
     RETURN_TYPES = ("MODEL",)
-    OUTPUT_TOOLTIPS = ("The model, which is measured while it is sampled.",)
-    DESCRIPTION = "Measures the magnitude curve of a model during a sampling that skips nothing."
+    OUTPUT_TOOLTIPS = ("The model; it is measured while it is sampled.",)
+    DESCRIPTION = "Measures how a model behaves during one ordinary run, and saves it for MagCache."
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -24,7 +24,7 @@ class MagCacheCalibration:
             "required": {
                 "model": MODEL,
                 "model_type": model_type_input(
-                    "What the model is; the file is named after it. auto takes its class."
+                    "The model's type, which also names the file. auto uses the model's class."
                 ),
             },
             "hidden": HIDDEN,

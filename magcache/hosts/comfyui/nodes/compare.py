@@ -1,4 +1,4 @@
-"""MagCache Compare: how far two images, or two videos, are from each other."""
+"""MagCache Compare: measures how much two images, or two videos, differ."""
 
 import math
 from statistics import fmean
@@ -19,12 +19,12 @@ class MagCacheCompare:
     RETURN_TYPES = ("IMAGE", "STRING")
     RETURN_NAMES = ("picture", "text")
     OUTPUT_TOOLTIPS = (
-        "A, B and where they differ; of several frames the one that differs most, and curves.",
-        "PSNR, SSIM and FLIP, and of several frames which differs most.",
+        "A, B and where they differ. For a video: the frame that differs most, and curves.",
+        "PSNR, SSIM and FLIP. For a video, also the frame that differs most.",
     )
     DESCRIPTION = (
-        "Measures how far two images or videos of one size are from each other, for instance one "
-        "sampled with MagCache and one without, of the same seed."
+        "Measures how much two images or videos differ, for instance one made with MagCache and "
+        "one without, from the same seed. Both must have the same size."
     )
 
     @classmethod
@@ -32,9 +32,9 @@ class MagCacheCompare:
         return {
             "required": {
                 "image_a": entry(
-                    "IMAGE", "A: an image or the frames of a video, the original for instance."
+                    "IMAGE", "A: an image or the frames of a video, for instance the original."
                 ),
-                "image_b": entry("IMAGE", "B: as many of the same size. A and B may be exchanged."),
+                "image_b": entry("IMAGE", "B: as many of the same size. A and B can be swapped."),
             },
             "hidden": HIDDEN,
         }
@@ -65,22 +65,21 @@ def _check(a: Any, b: Any) -> None:
     )
     if a.shape[1:3] != b.shape[1:3]:
         raise ValueError(
-            f"{shapes} pixels: sample both at one size, or bring one to the other's with Upscale "
-            "Image"
+            f"{shapes} pixels: sample both at the same size, or resize one with Upscale Image"
         )
     if len(a) != len(b):
         raise ValueError(
-            f"{shapes} pixels: give both as many frames, cutting the longer with ImageFromBatch"
+            f"{shapes} pixels: give both the same number of frames; ImageFromBatch cuts the longer"
         )
 
 
 def _colours(images: Any) -> Any:
-    """Red, green and blue: without transparency, and of grey the three of it."""
+    """RGB: transparency is dropped, grey becomes three equal channels."""
     return images[..., :3].expand(*images.shape[:-1], 3)
 
 
 def _figures(found: Compared) -> str:
-    """All frames together; the PSNR is that of their mean squared error."""
+    """The figures of all frames together; PSNR is that of their mean squared error."""
     return _line(fmean(found.squared_errors), fmean(found.ssims), fmean(found.flips))
 
 
@@ -94,7 +93,7 @@ def _told(found: Compared, frames: Any) -> str:
         worst = found.worst
         figures = _line(found.squared_errors[worst], found.ssims[worst], found.flips[worst])
         lines.append(f"frame {worst + 1} differs most, by FLIP: {figures}")
-    lines.append("The nearer the two, the higher PSNR, the closer SSIM to 1 and FLIP to 0.")
+    lines.append("The closer the two, the higher is PSNR; SSIM approaches 1, and FLIP 0.")
     return "\n".join(lines)
 
 

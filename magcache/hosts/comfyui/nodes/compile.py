@@ -12,23 +12,23 @@ class CompileModel:
     CATEGORY = "MagCache"
     FUNCTION = "apply"
     RETURN_TYPES = ("MODEL",)
-    OUTPUT_TOOLTIPS = ("The model, compiled while it is sampled first.",)
+    OUTPUT_TOOLTIPS = ("The model; it is compiled when it is first sampled.",)
     DESCRIPTION = "Compiles the model's blocks with torch.compile, once for each kind of block."
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model": entry("MODEL", "The diffusion model; before or after MagCache."),
+                "model": entry("MODEL", "The diffusion model, before or after MagCache."),
                 "mode": entry(
-                    compile.MODES, "What torch.compile optimises for; used by inductor only."
+                    compile.MODES, "What torch.compile optimises for. Only inductor uses it."
                 ),
                 "backend": entry(compile.BACKENDS, "torch.compile's backend."),
                 "fullgraph": entry(
-                    "BOOLEAN", "Fail where a block is not one graph.", default=False
+                    "BOOLEAN", "Fail if a block does not compile to one graph.", default=False
                 ),
                 "dynamic": entry(
-                    "BOOLEAN", "One graph for all sizes, instead of one a size.", default=False
+                    "BOOLEAN", "One graph for all sizes, instead of one per size.", default=False
                 ),
             }
         }

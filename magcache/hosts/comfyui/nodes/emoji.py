@@ -1,4 +1,4 @@
-"""The two small trained models of MagCache as one node: nothing to download, any CPU."""
+"""One node for MagCache's two small trained models: no download, any CPU."""
 
 import logging
 from pathlib import Path
@@ -17,25 +17,25 @@ _FOLDERS = {PICTURES: "emoji", CLIPS: "emoji-video"}
 
 
 class MagCacheEmojiModel:
-    """Loads one of the small models, with what stands in for text encoder and autoencoder."""
+    """Loads one of the small models, with stand-ins for text encoder and autoencoder."""
 
     CATEGORY = "MagCache/demo"
     FUNCTION = "load"
     RETURN_TYPES = ("MODEL", "CLIP", "VAE")
     OUTPUT_TOOLTIPS = (
         "The small model, for any sampler.",
-        "In the place of a text encoder: a table of words.",
-        "In the place of an autoencoder: takes the pixels out of the latent.",
+        "A table of words, in place of a text encoder.",
+        "Reads the pixels from the latent, in place of an autoencoder.",
     )
     DESCRIPTION = (
-        "The small trained models that come with MagCache, to try the nodes without a download. "
-        "They draw emoji of 32x32 pixels from up to eight keywords, in seconds on any CPU."
+        "The small trained models that come with MagCache, for trying the nodes without a "
+        "download. They draw 32x32 emoji from up to eight keywords, in seconds on any CPU."
     )
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         tooltip = (
-            f"{PICTURES}: from an empty latent of 128x128. {CLIPS}: eight frames, from an empty "
+            f"{PICTURES}: needs an empty latent of 128x128. {CLIPS}: eight frames; needs an empty "
             "video latent of 128x128 and length 29."
         )
         return {"required": {"makes": entry([*_FOLDERS], tooltip)}}
@@ -50,13 +50,13 @@ class MagCacheEmojiModel:
 
 
 class Words:
-    """In the place of a text encoder: a table of embeddings, with what CLIPTextEncode asks for."""
+    """A table of embeddings in place of a text encoder, with the methods CLIPTextEncode calls."""
 
     def __init__(self, table: keywords.Keywords, for_wan: bool) -> None:
         self._table, self._for_wan = table, for_wan
 
     def tokenize(self, text: str, **_: Any) -> str:
-        """The words that the model knows; the log has those left out."""
+        """The words that the model knows; the others are left out and logged."""
         prompt, note = self._table.understood(text)
         if note:
             log.warning("MagCache: %s", note)
@@ -71,10 +71,10 @@ class Words:
 
 
 class Pixels:
-    """In the place of an autoencoder: the latent's channels are the pixels of 2x2 blocks."""
+    """Takes an autoencoder's place: the latent's channels are the pixels of 2x2 blocks."""
 
     def __init__(self, latent_format: Any) -> None:
-        self._format = latent_format  # ComfyUI applies it, though these models have none
+        self._format = latent_format  # ComfyUI applies it, though these models do not need it
 
     def decode(self, samples: torch.Tensor) -> torch.Tensor:
         """Latents (B, 16, H, W) or (B, 16, frames, H, W) to RGB (B, [frames,] 2H, 2W, 3)."""
@@ -85,7 +85,7 @@ class Pixels:
 
 
 def _flux(path: Path) -> Any:
-    """A ModelPatcher. Older ComfyUI take every FLUX for one of 3072 channels, so not its loader."""
+    """A ModelPatcher, made without ComfyUI's loader: older ones expect 3072 channels of a FLUX."""
     from comfy import model_detection, model_management, model_patcher, supported_models, utils
 
     weights = model_detection.convert_diffusers_mmdit(utils.load_torch_file(str(path)), "")

@@ -1,7 +1,7 @@
-"""FramePackWrapper: its transformer, accelerated section by section.
+"""FramePackWrapper: accelerates its transformer, section by section.
 
-Its sampler is given a stand-in for the transformer, which passes everything on. The transformer
-itself is not touched, except by `BlockStack` during a call.
+The sampler gets a stand-in for the transformer, which passes everything on. The transformer itself
+is not touched, except by `BlockStack` during a call.
 """
 
 import logging
@@ -28,30 +28,31 @@ _BRANCHES = ("cond", "uncond")
 
 
 class MagCacheFramePackWrapper:
-    """Puts MagCache on a model of FramePackWrapper."""
+    """Puts MagCache on a FramePackWrapper model."""
 
     CATEGORY = "MagCache"
     FUNCTION = "apply"
     RETURN_TYPES = ("FramePackMODEL",)
     RETURN_NAMES = ("model",)
-    OUTPUT_TOOLTIPS = ("For FramePackWrapper's samplers; the model that went in stays as it is.",)
+    OUTPUT_TOOLTIPS = ("Connect it to FramePackWrapper's sampler. The input model is unchanged.",)
     DESCRIPTION = (
-        "MagCache for FramePackWrapper's samplers, in the place of their TeaCache. It starts anew "
-        "with each section of the video. Leave use_teacache on: it tells the number of steps."
+        "MagCache for FramePackWrapper's samplers, in place of their TeaCache. It starts afresh "
+        "with each section of the video. Leave use_teacache on: it tells MagCache the number of "
+        "steps."
     )
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "model": entry("FramePackMODEL", "The model of FramePackWrapper's loader."),
+                "model": entry("FramePackMODEL", "The model from FramePackWrapper's loader."),
                 "model_type": entry(
-                    _PRESETS, "Whose published curve to use: FramePack's, or that of F1."
+                    _PRESETS, "Which published list to use: FramePack's or FramePack-F1's."
                 ),
                 "magcache_thresh": threshold(0.1, 1.0, 0.01),
                 "retention_ratio": number(
                     (0.2, 0.0, 1.0, 0.01),
-                    "Fraction of each section's steps, from its start, that is always computed.",
+                    "Fraction of each section, from its start, in which nothing is skipped.",
                 ),
                 "magcache_K": most_skipped(3, 10),
                 "residuals": entry([*STORES], RESIDUALS),
@@ -70,8 +71,8 @@ class MagCacheFramePackWrapper:
         transformer = model.get("transformer") if isinstance(model, dict) else None
         if not callable(getattr(transformer, "initialize_teacache", None)):
             raise TypeError(
-                "the input `model` must be a FramePackMODEL, from FramePackWrapper's loader, not "
-                f"{type(transformer or model).__name__}"
+                "the input `model` must be a FramePackMODEL, not "
+                f"{type(transformer or model).__name__}: connect FramePackWrapper's loader"
             )
         rule = Rule(magcache_thresh, magcache_K, retention_ratio)
         settings = _Settings(load(model_type), rule, STORES[residuals])
@@ -91,14 +92,14 @@ class Accelerated:
     """Stands in for the transformer in a sampler: passes everything on, and skips evaluations."""
 
     def __init__(self, transformer: Any, settings: _Settings) -> None:
-        own = vars(self)  # what is set on this object goes to the transformer
+        own = vars(self)  # __setattr__ sets on the transformer
         own["_transformer"] = transformer
         own["_settings"] = settings
         own["_stack"] = BlockStack(transformer, _LISTS, _HEADS)
         own["_section"] = None
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what Python itself looks for, before anything is set
+        if name.startswith("__"):  # Python looks these up before anything is set
             raise AttributeError(name)
         return getattr(vars(self)["_transformer"], name)
 
@@ -115,8 +116,8 @@ class Accelerated:
             vars(self)["_section"] = Section(self._stack, self._settings, num_steps)
         else:
             log.warning(
-                "MagCache: FramePack runs uncached: turn use_teacache on, it tells the number of "
-                "steps, and MagCache takes its place"
+                "MagCache: FramePack runs uncached: use_teacache is off, so MagCache does not "
+                "know the number of steps. Turn it on; MagCache then takes TeaCache's place"
             )
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
@@ -146,8 +147,8 @@ class Accelerated:
 class Section:
     """The sampling of one section of a video.
 
-    Its noise levels become known as it goes; they are those of an evenly spaced flow-matching
-    schedule with a shift, by which an evaluation's place in the section is its number.
+    Its noise levels become known only as it runs. They are those of an evenly spaced flow-matching
+    schedule with a shift, so the number of an evaluation gives its place in the section.
 
     Args:
         stack: The transformer's blocks.
@@ -168,7 +169,7 @@ class Section:
         self._first: Any = None
 
     def report(self) -> Report:
-        """What it has done so far."""
+        """What the section has done so far."""
         return report_of([self._run])
 
     def call(self, kwargs: dict[str, Any], forward: Any) -> Any:
@@ -209,7 +210,7 @@ class Section:
         }
 
     def _free_with(self, kwargs: dict[str, Any]) -> None:
-        """Frees the residuals with the sampler's own tensors, also where it was interrupted."""
+        """Frees the residuals together with the sampler's tensors, even after an interruption."""
         made_for_section = kwargs.get("guidance")
         if isinstance(made_for_section, torch.Tensor):
             weakref.finalize(made_for_section, self._run.close).atexit = False

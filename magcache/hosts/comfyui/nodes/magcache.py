@@ -19,7 +19,7 @@ _RETENTION = 0.1, 0.3  # least and most, as published
 
 @dataclass(frozen=True)
 class Widgets:
-    """What the node is set to, by the names of its inputs."""
+    """The node's settings, by the names of its inputs."""
 
     magcache_thresh: float
     retention_ratio: float
@@ -32,17 +32,17 @@ class Widgets:
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        Window(self.start_step, self.end_step)  # says what is wrong
+        Window(self.start_step, self.end_step)  # raises an error if they are wrong
 
     def said(self, model_type: str) -> str:
-        """What the report says that was asked for."""
+        """The settings as the report quotes them."""
         said = f"model_type {model_type}, calibration {self.calibration}"
         return f"{said}, recommended settings" if self.recommended else said
 
     def settings(
         self, curve: Calibration, note: str, values_of: Calibration | None = None
     ) -> Settings:
-        """Those of a curve; recommended values are those of another where one is given."""
+        """Settings for a curve; recommended values come from `values_of` if it is given."""
         own = {
             "threshold": self.magcache_thresh,
             "retention": self.retention_ratio,
@@ -60,10 +60,10 @@ class MagCache(Calibrated):
     CATEGORY = "MagCache"
     FUNCTION = "apply"
     RETURN_TYPES = ("MODEL",)
-    OUTPUT_TOOLTIPS = ("The model with MagCache; the one that went in stays as it is.",)
+    OUTPUT_TOOLTIPS = ("The model with MagCache. The input model is unchanged.",)
     DESCRIPTION = (
-        "The method of the MagCache paper, with its own settings. The node MagCache is simpler and "
-        "usually nearer to the original picture at the same speed."
+        "The method of the MagCache paper, with its own settings. The node MagCache is simpler, "
+        "and usually closer to the original picture at the same speed."
     )
     WORDS = (widgets.AUTOMATIC, widgets.PUBLISHED)
 
@@ -73,41 +73,41 @@ class MagCache(Calibrated):
             "required": {
                 "model": widgets.MODEL,
                 "model_type": widgets.model_type_input(
-                    "Whose published curve to use; auto finds it from the model."
+                    "Which model's published list to use. auto recognises the model."
                 ),
                 "magcache_thresh": widgets.threshold(0.24, 0.3, 0.001),
                 "retention_ratio": widgets.number(
                     (0.1, *_RETENTION, 0.01),
-                    "Fraction of the trajectory, from its noisy end, in which nothing is skipped.",
+                    "First part of the run, as a fraction, in which nothing is skipped.",
                 ),
                 "magcache_K": widgets.most_skipped(5, 6),
                 "start_step": widgets.number(
                     (0, -10000, 10000, 1),
-                    "First step in which skipping is allowed; negative counts from the end.",
+                    "First step that may be skipped. Negative values count from the end.",
                 ),
                 "end_step": widgets.last_step(-10000, 10000),
             },
             "optional": {
                 "residuals": widgets.entry(
                     [widgets.AUTOMATIC, *widgets.STORES],
-                    f"{widgets.RESIDUALS} automatic: on the compute device, in a low-memory mode "
-                    "on the offload device.",
+                    f"{widgets.RESIDUALS} automatic: on the compute device, or on the offload "
+                    "device in low-memory modes.",
                 ),
                 "recommended": widgets.entry(
                     "BOOLEAN",
-                    "Off: the widgets magcache_thresh, retention_ratio and magcache_K are in "
-                    "force. On: the recommended values of the model type are in force instead, "
-                    "and the three widgets are not looked at.",
+                    "On: uses the recommended values of the model type and ignores the widgets "
+                    "magcache_thresh, retention_ratio and magcache_K. Off: uses these three "
+                    "widgets.",
                     default=True,
                 ),
                 "calibration": cls.calibration_input(
-                    "automatic: with model_type auto, the stored calibration of this very model "
-                    "that is nearest to the settings, else the published curve; a model that has "
-                    "neither is measured during its first sampling. published: the published curve "
-                    "only. Or a file of MagCache Calibration.",
+                    "automatic: if model_type is auto, uses the calibration of this model that is "
+                    "closest to the settings, or else the published list; a model that has neither "
+                    "is measured in its first run. published: uses the published list only. Or "
+                    "choose a file from MagCache Calibration.",
                 ),
                 "verbose": widgets.entry(
-                    "BOOLEAN", "Log each evaluation, and the notes of the report.", default=False
+                    "BOOLEAN", "Log each evaluation and the report's notes.", default=False
                 ),
             },
             "hidden": widgets.HIDDEN,
@@ -115,7 +115,7 @@ class MagCache(Calibrated):
 
     @classmethod
     def VALIDATE_INPUTS(cls, retention_ratio: float = _RETENTION[0]) -> bool | str:
-        """Knows the workflows of a node of the same id by its whole numbers; see `Choices`."""
+        """Recognises workflows of another node with this id by a whole number; see `Choices`."""
         low, high = _RETENTION
         if low <= retention_ratio <= high:
             return True
@@ -123,9 +123,9 @@ class MagCache(Calibrated):
             return f"{retention_ratio:g} is outside {low:g} to {high:g}: choose a value in between"
         return (
             f"{retention_ratio:g} is outside {low:g} to {high:g}: this workflow was made for "
-            "another MagCache node, whose magcache_K comes before retention_ratio. Set magcache_K "
-            f"to {retention_ratio:g}, and retention_ratio to what magcache_K was, {low:g} for "
-            "instance"
+            "another MagCache node, which has magcache_K before retention_ratio. Set magcache_K "
+            f"to {retention_ratio:g}, and retention_ratio to what magcache_K was, for instance "
+            f"{low:g}"
         )
 
     def apply(

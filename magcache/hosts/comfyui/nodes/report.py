@@ -1,4 +1,4 @@
-"""MagCache Report: what the last sampling of a model did, as a picture and as text."""
+"""MagCache Report: shows what MagCache did in a model's last run, as a picture and as text."""
 
 import re
 from typing import Any
@@ -11,7 +11,7 @@ from .widgets import HIDDEN, entry
 
 
 class Anything(str):
-    """The type of an input or output that takes any connection: no other type differs from it."""
+    """The type of an input or output that accepts any connection, since it equals every type."""
 
     def __ne__(self, other: object) -> bool:
         return False
@@ -24,10 +24,10 @@ ANY = Anything("*")
 
 
 class MagCacheReport:
-    """Runs behind the sampler, and asks the model what its MagCache node has seen.
+    """Runs after the sampler, and shows what the model's MagCache node has recorded.
 
-    Nothing but a new sampling changes what it shows, and that changes `after`: so ComfyUI's
-    cache is right about it, and there is no IS_CHANGED that would run what comes after it again.
+    Only a new run changes what it shows, and that also changes `after`. So ComfyUI's cache is
+    right about it; an IS_CHANGED would needlessly rerun the nodes behind it.
     """
 
     CATEGORY = "MagCache"
@@ -36,13 +36,13 @@ class MagCacheReport:
     RETURN_TYPES = ("IMAGE", "STRING", ANY)
     RETURN_NAMES = ("picture", "text", "after")
     OUTPUT_TOOLTIPS = (
-        "Curve and schedule, with time and expected error of each evaluation.",
-        "Settings in force, what was computed and skipped and why, speed-up, memory, warnings.",
-        "What came in as `after`: further nodes connected here run after the report.",
+        "The curve and the schedule, with the time and expected error of each evaluation.",
+        "The settings, what was computed or skipped and why, speed-up, memory, warnings.",
+        "Passes `after` on unchanged. Nodes connected here run after the report.",
     )
     DESCRIPTION = (
-        "Shows what MagCache did in the last sampling of a model: what was computed, what was "
-        "skipped and why, and what that gained."
+        "Shows what MagCache did in the last run of a model: what was computed, what was skipped "
+        "and why, and how much faster it was."
     )
 
     @classmethod
@@ -50,12 +50,12 @@ class MagCacheReport:
         return {
             "required": {
                 "model": entry(
-                    "MODEL", "The MODEL that is sampled: the output of the MagCache node."
+                    "MODEL", "The MODEL output of the MagCache node, which goes to the sampler."
                 ),
                 "after": entry(
                     ANY,
-                    "The sampler's result, or what was made of it, so that the report comes "
-                    "after the sampling.",
+                    "The sampler's result, or anything made from it, so that the report runs "
+                    "after the sampler.",
                 ),
             },
             "hidden": HIDDEN,
@@ -71,10 +71,10 @@ class MagCacheReport:
 
 
 def _narrow(text: str) -> str:
-    """A text as the node itself shows it, which has no room for columns and tables."""
+    """A text for the node itself, which has no room for columns and tables."""
     head, table, _ = text.partition("\n\n|")
     if table:
-        return f"Table and all to send: output text, or the file that the log names.\n\n{head}"
+        return f"The full text is in the output `text`, and in the file the log names.\n\n{head}"
     return re.sub(r"(?m)^  (\w+) +", r"\1: ", text)
 
 
@@ -88,24 +88,24 @@ def _shown(found: Any) -> tuple[str, Any]:
 
 
 def _last(model: Any) -> Report | str | tuple[str, Any]:
-    """The report of a model's last sampling, a measurement, or why there is none and what to do."""
+    """The report of a model's last run, a measurement, or why there is none and what to do."""
     settings = settings_on(model)
     watch = settings.watch if settings else None
     if watch is None:
         return (
-            "MagCache is not on this model\nConnect the MODEL output of a MagCache node. A model "
-            "that MagCache does not fit, or a speed-up of 1, leaves the model as it is: then that "
-            "node says so."
+            "MagCache is not on this model\nConnect the MODEL output of a MagCache node. If it is "
+            "connected: a speed-up of 1 changes nothing, and a node that cannot skip anything of "
+            "this model says why."
         )
     if watch.measured:
         return watch.measured
     if watch.last is None:
         return (
             "MagCache: no run yet\nThis model has not been sampled since its MagCache node last "
-            "ran. Connect `after` to the result of the sampler that uses it; where ComfyUI took "
-            "that result from its cache, change the seed."
+            "ran. Connect `after` to the result of the sampler that uses it. If ComfyUI took that "
+            "result from its cache, change the seed."
         )
     if watch.ended == 1:
         return watch.last
-    runs = f"{watch.ended} with the MagCache node as it is, this is the last"
+    runs = f"{watch.ended} since the MagCache node last ran; this is the last one"
     return watch.last.telling("runs", runs)

@@ -1,4 +1,4 @@
-"""MagCache, the node that most people need: a speed-up is all that it asks for."""
+"""MagCache, the node that most people need: it asks only for a speed-up."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ from .widgets import AUTOMATIC, HIDDEN, MODEL, Calibrated, entry, number
 class MagCacheTargetSpeed(Calibrated):
     """Plans the best schedule for a speed-up, from the prior or a calibration.
 
-    Its id is older than its name: it was "MagCache (Target Speed)".
+    The id is older than the name: the node used to be "MagCache (Target Speed)".
     """
 
     CATEGORY = "MagCache"
     FUNCTION = "apply"
     RETURN_TYPES = ("MODEL",)
-    OUTPUT_TOOLTIPS = ("The model with MagCache; the one that went in stays as it is.",)
+    OUTPUT_TOOLTIPS = ("The model with MagCache. The input model is unchanged.",)
     DESCRIPTION = (
         "Makes sampling faster, with any model and from the first run. Put it right behind the "
         "model loader and choose a speed."
@@ -44,16 +44,16 @@ class MagCacheTargetSpeed(Calibrated):
                     "picture; 1 changes nothing.",
                 ),
                 "calibration": cls.calibration_input(
-                    "Leave it on automatic: MagCache then uses a calibration of this model if you "
-                    "have made one, and needs none.",
+                    "Leave it on automatic. MagCache needs no calibration, but uses one of this "
+                    "model if you have made it.",
                     advanced=True,
                 ),
             },
             "optional": {
                 "draft": entry(
                     "BOOLEAN",
-                    "Faster still where few steps leave little to gain. The picture then differs "
-                    "visibly, about as much as with fewer steps. For trying prompts and seeds.",
+                    "Skips more where few steps leave little to gain. The picture then visibly "
+                    "differs, about as much as with fewer steps. For trying prompts and seeds.",
                     default=False,
                     advanced=True,
                 ),
@@ -63,7 +63,7 @@ class MagCacheTargetSpeed(Calibrated):
 
     @classmethod
     def VALIDATE_INPUTS(cls, calibration: str | None = None) -> bool | str:
-        """Says what there is; ComfyUI leaves out an input that another node gives."""
+        """Checks that the file exists; ComfyUI leaves out an input that is connected to a node."""
         return calibration in (None, *cls.WORDS) or calibrations.is_there(calibration)
 
     def apply(
@@ -93,12 +93,12 @@ class MagCacheTargetSpeed(Calibrated):
 
 
 def planned(target: Target) -> Settings:
-    """What is in force on a model without a calibration that was chosen: the nearest, or none."""
+    """Settings when no calibration was chosen: the nearest stored one, or the prior."""
     store = detect.store()
 
     def choose(patcher: Any, start: Start) -> Settings:
-        # A calibration is of what blocks add, which was not tried at few steps, and of which
-        # nothing can be kept where context windows move.
+        # With a calibration, residuals are predicted. That was not tried in few steps, and
+        # residuals cannot be kept while context windows move.
         few = len(start.made_with["sigmas"]) - 1 < FEW_STEPS
         unfit = misfit(patcher) or few or patcher.model_options.get("context_handler")
         found = None if unfit else calibrations.nearest(patcher, start.made_with)

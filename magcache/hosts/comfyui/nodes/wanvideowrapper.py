@@ -1,11 +1,10 @@
-"""WanVideoWrapper: its own MagCache, with ratios that are right at each step's noise level.
+"""WanVideoWrapper: its own MagCache, with ratios that fit each step's noise level.
 
-The wrapper multiplies ratios up in the state of each prediction. It looks them up by the step's
-number in a list that is as long as its calibration was, whatever the run's steps are. Here a
-hook on the transformer's forward gives each product its right value before the wrapper uses it.
-Nothing of the model is changed, so there is nothing to restore: the products live in the state
-of the run, which the wrapper itself clears. The hook acts in samplings with this node's settings
-only, and goes with these.
+For each prediction, the wrapper keeps a product of ratios in its state. It looks the ratios up by
+step number in a list made for a fixed number of steps, however many the run has. A hook on the
+transformer's forward corrects each product before the wrapper uses it. Nothing in the model
+changes, so nothing has to be restored: the products live in the run's state, which the wrapper
+clears itself. The hook acts only in runs with this node's settings, and disappears with them.
 """
 
 import weakref
@@ -33,7 +32,7 @@ _NEEDED = ("magcache_state", "enable_magcache", "cache_device")
 
 
 class CacheArgs(dict[str, Any]):
-    """WanVideoWrapper's `CACHEARGS`: a dictionary that can be referred to weakly."""
+    """WanVideoWrapper's `CACHEARGS`: a dictionary that allows weak references."""
 
 
 class MagCacheWanVideoWrapper(Calibrated):
@@ -43,10 +42,10 @@ class MagCacheWanVideoWrapper(Calibrated):
     FUNCTION = "apply"
     RETURN_TYPES = ("CACHEARGS",)
     RETURN_NAMES = ("cache_args",)
-    OUTPUT_TOOLTIPS = ("For the input cache_args of WanVideoWrapper's sampler.",)
+    OUTPUT_TOOLTIPS = ("Connect it to the input cache_args of WanVideoWrapper's sampler.",)
     DESCRIPTION = (
-        "WanVideoWrapper's MagCache. With the model connected, its ratios are those of the "
-        "run's own steps, scheduler and shift."
+        "WanVideoWrapper's own MagCache. If you connect the model, its ratios fit the run's "
+        "steps, scheduler and shift."
     )
     WORDS = (widgets.PUBLISHED,)
 
@@ -56,15 +55,15 @@ class MagCacheWanVideoWrapper(Calibrated):
             "required": {
                 "model_type": widgets.entry(
                     _TYPES,
-                    "Whose published curve to use, with the model connected.",
+                    "Which model's published list to use. Only used if model is connected.",
                     default="wan2.1_t2v_14B",
                 ),
                 "magcache_thresh": widgets.threshold(0.12, 0.3, 0.001),
                 "magcache_K": widgets.most_skipped(4, 6),
                 "start_step": widgets.number(
                     (6, 0, 9999, 1),
-                    "First step in which skipping is allowed, a fifth of the steps for instance; "
-                    "the sampler computes it in any case.",
+                    "First step in which skipping is allowed, for instance a fifth of the steps. "
+                    "The sampler always computes this step itself.",
                 ),
                 "end_step": widgets.last_step(-1, 9999),
                 "cache_device": widgets.entry(
@@ -74,11 +73,11 @@ class MagCacheWanVideoWrapper(Calibrated):
             "optional": {
                 "model": widgets.entry(
                     "WANVIDEOMODEL",
-                    "The model that is sampled. Without it WanVideoWrapper takes the ratios that "
-                    "it knows itself, of 50 steps.",
+                    "The model that is sampled. Without it, WanVideoWrapper uses its own ratios, "
+                    "which are for 50 steps.",
                 ),
                 "calibration": cls.calibration_input(
-                    "A file of MagCache Calibration, or the published curve."
+                    "The published list, or a file from MagCache Calibration."
                 ),
             },
         }
@@ -116,7 +115,7 @@ class MagCacheWanVideoWrapper(Calibrated):
 
 
 class _Product(float):
-    """A product of ratios that is complete: what it is multiplied by is left out."""
+    """A complete product of ratios: multiplying it by another ratio changes nothing."""
 
     def __mul__(self, _ratio: float) -> float:
         return float(self)
@@ -124,13 +123,13 @@ class _Product(float):
 
 @dataclass
 class _Ratios:
-    """Follows the noise levels of a sampling, and completes the products of its ratios.
+    """Follows the noise levels of a run, and completes the products of its ratios.
 
     Attributes:
-        device: The sampling that sets this object as the transformer's cache device is the one.
-        curve: The magnitude curve of the conditional branch, which decides for all.
-        before, now: Noise levels of the last evaluation and of the one under way.
-        step: Number of the step under way.
+        device: Identifies the run: only there is this object the transformer's cache device.
+        curve: The magnitude curve of the conditional branch, which decides for all branches.
+        before, now: Noise levels of the last and the current evaluation.
+        step: Number of the current step.
     """
 
     device: torch.device
@@ -167,7 +166,7 @@ def _source(model_type: str, calibration: str) -> Calibration:
     measured = Calibration.load(calibrations.find(calibration))
     if not _ENGINE.fits(measured, families_of(measured.model)):
         raise CalibrationError(
-            f"{calibration} {measured.origin}, which WanVideoWrapper does not sample: take one "
+            f"{calibration} {measured.origin}, which WanVideoWrapper does not sample: choose one "
             "of a Wan model"
         )
     return measured
@@ -177,14 +176,14 @@ def _transformer(model: Any) -> nn.Module:
     """The transformer of a WANVIDEOMODEL.
 
     Raises:
-        TypeError: The model is none, or of a WanVideoWrapper that works differently.
+        TypeError: The input is no such model, or this WanVideoWrapper works differently.
     """
     network = getattr(getattr(model, "model", None), "diffusion_model", None)
     network = plain_module(network) if isinstance(network, nn.Module) else None
     missing = [name for name in _NEEDED if not hasattr(network, name)]
     if network is None or missing:
         raise TypeError(
-            f"the input `model` must be a WANVIDEOMODEL of a WanVideoWrapper with MagCache; "
+            f"the input `model` must be a WANVIDEOMODEL of a WanVideoWrapper that has MagCache: "
             f"{type(network or model).__name__} has no {', '.join(missing)}"
         )
     return network

@@ -1,4 +1,4 @@
-"""What several nodes have: their inputs, each said once, and how they find a calibration."""
+"""Inputs that several nodes share, and how nodes find a calibration."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from .. import calibrations
 from ..models import AUTO, MODEL_TYPES, OLD_NAMES
 
 Entry = tuple[Any, dict[str, Any]]
-"""An input, as ComfyUI's `INPUT_TYPES` hold it."""
+"""An input, as an entry of ComfyUI's `INPUT_TYPES`."""
 
 AUTOMATIC, PUBLISHED = "automatic", "published"
 STORES: dict[str, Store] = {"compute device": "device", "offload device": "offload"}
@@ -17,10 +17,10 @@ HIDDEN = {"node_id": "UNIQUE_ID"}
 
 
 class Choices(list[str]):
-    """What an input offers; ComfyUI also accepts what it hides, the values of older workflows.
+    """The values that an input offers. Hidden ones, of older workflows, are accepted too.
 
-    ComfyUI repeats what VALIDATE_INPUTS returns for each input that it takes, so a node has room
-    for one message there.
+    VALIDATE_INPUTS is no place for this: ComfyUI repeats its message for each input it takes, so
+    a node has room for only one message there.
     """
 
     def __init__(self, offered: Sequence[str], hidden: Collection[str]) -> None:
@@ -32,13 +32,13 @@ class Choices(list[str]):
 
 
 def entry(kind: str | Sequence[str], tooltip: str, **more: Any) -> Entry:
-    """An input of a type, or one that is one of some values, the first by default."""
+    """An input of a type, or a choice of values, of which the first is the default."""
     kept = isinstance(kind, str | Choices)
     return kind if kept else list(kind), {**more, "tooltip": tooltip}
 
 
 def number(values: tuple[float, float, float, float], tooltip: str) -> Entry:
-    """An input for a number: default, least, most, step; a whole step makes it a whole number."""
+    """An input for a number: default, minimum, maximum, step. An integer step makes it an INT."""
     default, low, high, step = values
     kind = "INT" if isinstance(step, int) else "FLOAT"
     return entry(kind, tooltip, default=default, min=low, max=high, step=step, round=step)
@@ -54,23 +54,23 @@ def model_type_input(tooltip: str) -> Entry:
 def threshold(default: float, most: float, step: float) -> Entry:
     return number(
         (default, 0.0, most, step),
-        "Largest accumulated error of a skipped evaluation. Lower is nearer to the original; 0 "
-        "skips nothing.",
+        "Largest estimated error that may add up while skipping. Lower is closer to the original; "
+        "0 skips nothing.",
     )
 
 
 def most_skipped(default: int, most: int) -> Entry:
-    tooltip = "Evaluations skipped in a row at most; 0 skips nothing."
+    tooltip = "How many evaluations may be skipped in a row; 0 skips nothing."
     return number((default, 0, most, 1), tooltip)
 
 
 def last_step(least: int, most: int) -> Entry:
-    tooltip = "Last step in which skipping is allowed; -1 is the last step."
+    tooltip = "Last step that may be skipped; -1 is the last step of the run."
     return number((-1, least, most, 1), tooltip)
 
 
 class Calibrated:
-    """A node with the input `calibration`: one of its words, or a file of MagCache Calibration."""
+    """A node with the input `calibration`: one of `WORDS`, or a file of MagCache Calibration."""
 
     WORDS: tuple[str, ...] = (AUTOMATIC,)
 
