@@ -22,7 +22,10 @@ def plan(settings: Settings) -> str:
         return f"{video}; all {settings.steps} steps{each} computed"
     doing = f"{computed} of {settings.steps} steps{each} computed"
     faster = f"up to **{settings.steps / computed:.1f}×** faster"
-    return f"{video}; {doing}, {faster}\n\n`{planned}`"
+    later = (
+        "" if settings.by_rule else "\n\nThat is the first run; later ones may choose other steps."
+    )
+    return f"{video}; {doing}, {faster}\n\n`{planned}`{later}"
 
 
 def problem(message: str) -> str:
@@ -51,7 +54,7 @@ def result(done: Result) -> str:
     notes = [*filter(None, [done.note]), *report.warnings]
     if done.uncached_seconds is not None and done.quality is not None:
         ratio = done.uncached_seconds / done.seconds
-        rows.append((clock(done.uncached_seconds), f"uncached: {ratio:.2f}× as long"))
+        rows.append((clock(done.uncached_seconds), f"to generate uncached, {ratio:.2f}× as long"))
         rows += [(value, f"{name} to uncached") for name, value in done.quality.figures().items()]
         notes += [NO_VMAF] if done.quality.vmaf is None else []
     lines = [f"| Done | {seconds_of(settings):.1f} s, {settings.frames} frames |"]

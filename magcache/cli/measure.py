@@ -83,12 +83,16 @@ def _generate(arguments: argparse.Namespace) -> None:
 def _write(found: "Measurement", folder: Path) -> None:
     text, picture = found.text(), found.picture()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "measured.md").write_text(text, encoding="utf-8")
-    picture.save(folder / "measured.png")
+    file, number = folder / "measured.md", 1
+    while file.exists():  # an earlier measurement stays
+        number += 1
+        file = folder / f"measured-{number}.md"
+    file.write_text(text, encoding="utf-8")
+    picture.save(file.with_suffix(".png"))
     if found.complete:
         found.results.finish()
     print(text)
-    print(f"wrote {folder / 'measured.md'} and {folder / 'measured.png'}")
+    print(f"wrote {file} and {file.with_suffix('.png')}")
 
 
 class _Generations:

@@ -252,7 +252,10 @@ def test_cancelling_keeps_what_is_done_and_the_next_run_goes_on(
     made = stop(monkeypatch, at)
     with pytest.raises(Interrupted):
         draw(emoji, measuring(emoji[0], emoji[2]))
-    assert shown[-1] == f"stopped, {at} runs are kept: run the workflow again to go on"
+    assert (
+        shown[-1]
+        == f"stopped, {at} runs are kept: run the workflow again with the same seed to go on"
+    )
     again = measuring(*MagCacheEmojiModel().load(PICTURES)[::2])  # as after a restart
     output = draw(emoji, again)
     assert len(made) == len({*made}) == 6

@@ -23,7 +23,7 @@ TINY = {
     "wan2.1_i2v": "wan_i2v", "wan2.1_t2v": "wan_t2v", "wan2.2_i2v": "wan22_i2v",
     "wan2.2_t2v": "wan_t2v", "z_image_turbo": "z_image",
 }  # fmt: skip
-OTHERS = {"emoji", "emoji_calibration", "emoji_video", "flux1_published_rule"}
+OTHERS = {"emoji", "emoji_benchmark", "emoji_calibration", "emoji_video", "flux1_published_rule"}
 """Those without a number in their notes, and those that are run whole in test_workflows.py."""
 
 

@@ -121,7 +121,7 @@ class Workflow:
         self._groups: list[Json] = []
 
     def node(
-        self, kind: str, title: str = "", control: str = "randomize", collapsed: bool = False,
+        self, kind: str, title: str = "", control: str = "fixed", collapsed: bool = False,
         wide: int = COLUMN, high: int = 0, **values: Any,
     ) -> Node:  # fmt: skip
         """Adds a node.

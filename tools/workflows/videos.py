@@ -252,7 +252,7 @@ def _two_samplers(
         return_with_leftover_noise="enable", **shared,
     )  # fmt: skip
     second = w.node(
-        "KSamplerAdvanced", "Low noise: the last 10 steps", control="fixed", model=experts[3][0],
+        "KSamplerAdvanced", "Low noise: the last 10 steps", model=experts[3][0],
         latent_image=first[0], add_noise="disable", noise_seed=0, start_at_step=10,
         end_at_step=10000, return_with_leftover_noise="disable", **shared,
     )  # fmt: skip

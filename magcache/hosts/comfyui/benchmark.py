@@ -113,7 +113,9 @@ class Benchmark:
             output = results.output((found.ways[0].name, 0))
         except BaseException:
             kept = len(results.sampled)
-            told = f"stopped, {kept} runs are kept: run the workflow again to go on"
+            told = (
+                f"stopped, {kept} runs are kept: run the workflow again with the same seed to go on"
+            )
             host.show(told, self.node_id)
             raise
         self._finish(found)
