@@ -269,7 +269,7 @@ def test_the_page_names_the_lead(tmp_path: Path) -> None:
         store.add(result(RULE, target / 28, 30 + target))
     page, picture = write("toy", [CONDITION], 2, tmp_path / "page.md", tmp_path)
     text = page.read_text()
-    assert "| +10.0 / +10.0 (published rule) | +10.0 / +10.0 (published rule) |" in text
+    assert "| +10.0 / +10.0, 2 of 2 (published rule) | +10.0 / +10.0, 2 of 2 (" in text
     assert "3 dB or more in 3 of 3 cells, and the minimum is at least as high in 3." in " ".join(
         text.split()
     )

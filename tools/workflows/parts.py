@@ -93,8 +93,8 @@ def start(w: Workflow, computed: int, steps: int, more: str = "", two: bool = Fa
         f"{w.needs}## 1. Download\n{_DOWNLOAD}\n\n{_files(w)}\n\n## 2. Press Run\n{nodes} set to "
         f"twice the speed. The first run computes {computed} of {steps} steps and predicts the "
         f"others; nothing has to be measured first.{few if computed > 0.6 * steps else ''}{more}"
-        f"\n\n## 3. Compare\nBypass {nodes_off} (Ctrl+B) and run again: the seed stays the same. Too "
-        "far from the original? Lower `speedup`."
+        f"\n\n## 3. Compare\nBypass {nodes_off} (Ctrl+B) and run again: the seed stays the same. "
+        "Too far from the original? Lower `speedup`."
     )
     return Group("Start here", GREY, [[w.note("How to use this", text)]])
 
