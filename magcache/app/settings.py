@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -140,7 +141,8 @@ class Settings:
         """
         shift, cfg = (CLIP_SHIFT, CLIP_CFG) if self.kind.small else (SHIFT, self.cfg)
         if not self.by_rule:
-            course = Course.of_steps(Trajectory(shifted_sigmas(self.steps, shift)))
+            sigmas = _clip_sigmas(self.steps) if self.kind.small else None
+            course = Course.of_steps(Trajectory(sigmas or shifted_sigmas(self.steps, shift)))
             return str(decider_for(Target(self.speedup), course, guidance=cfg).schedule())
         preset = presets.load(self.kind.preset)
         course = Course.of_steps(preset.trajectory(self.steps, shift))
@@ -148,6 +150,16 @@ class Settings:
             preset, threshold=self.threshold, max_skip=self.max_skip, retention=self.retention
         )
         return str(decider_for(rule, course, preset.curves).schedule())
+
+
+@cache
+def _clip_sigmas(steps: int) -> tuple[float, ...]:
+    """The noise levels that the emoji model is sampled at."""
+    from diffusers import FlowMatchEulerDiscreteScheduler  # slow to load
+
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=CLIP_SHIFT)
+    scheduler.set_timesteps(steps)
+    return tuple(scheduler.sigmas[:-1].tolist())
 
 
 _WHOLE = ("seed", "steps", "crf", "max_skip")

@@ -127,6 +127,7 @@ def emoji(**more: Any) -> Settings:
 def test_the_small_model_draws_what_the_words_say(engine: Engine, tmp_path: Path) -> None:
     told: list[Progress] = []
     done = engine.generate(emoji(compare=True), tmp_path, told.append)
+    assert done.report.schedule == emoji().schedule(), "the plan shown before the first run"
     assert done.report.schedule.count("#") == 6 and done.quality and done.quality.psnr > 25
     assert done.video is not None and done.video.name == "Emoji-31337-1.0s-10steps-2x.mp4"
     assert imageio_ffmpeg.count_frames_and_secs(str(done.video)) == (8, 1.0)
