@@ -399,7 +399,7 @@ def psnr(images: torch.Tensor, reference: torch.Tensor) -> list[float]:
 
 @dataclass(frozen=True)
 class Lab:
-    """One model in one condition."""
+    """One model in one condition, whose plans compute at least the first `begin` evaluations."""
 
     name: str
     steps: int
@@ -408,12 +408,14 @@ class Lab:
     sampler: str
     prompts: int
     first: int
+    begin: int = 1
 
     @property
     def told(self) -> str:
+        begin = f", {self.begin} computed first" if self.begin > 1 else ""
         return (
             f"{self.name}, {self.steps} steps, CFG {self.cfg:g}, shift {self.shift:g}, "
-            f"{self.sampler}, {self.prompts} prompts from {self.first}"
+            f"{self.sampler}, {self.prompts} prompts from {self.first}{begin}"
         )
 
     @cached_property
@@ -482,8 +484,9 @@ class Lab:
         known = [measured(name, residual) for name in names]
         members = [{signal: member[signal] for signal in signals} for member in known]
         grams, levels = prior.mean(members), self.levels[:-1].tolist()
+        may_skip = [place >= self.begin for place in range(len(levels))]
         costs = costs_of(
-            grams, levels, 0.0, self.cfg, remaining=WEIGHTS[weight], members=members,
+            grams, levels, 0.0, self.cfg, may_skip, WEIGHTS[weight], members=members,
             ratios=(learned or Learned()).ratios(levels),
         )  # fmt: skip
         return grams, costs
@@ -529,16 +532,18 @@ def main() -> None:
     parser.add_argument("--source", nargs="+", default=["prior", "own"])
     parser.add_argument("--weight", nargs="+", default=[DEFAULT], choices=[*WEIGHTS])
     parser.add_argument("--mends", nargs="+", default=["all"])
+    told = "evaluations that every plan computes at the beginning"
+    parser.add_argument("--begin", type=int, nargs="+", default=[1], help=told)
     asked = parser.parse_args()
     one_thread()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     console, figures = Console(width=170), Figures()
-    for name, steps, cfg, shift, sampler in itertools.product(
-        asked.model, asked.steps, asked.cfg, asked.shift, asked.sampler
+    for name, steps, cfg, shift, sampler, begin in itertools.product(
+        asked.model, asked.steps, asked.cfg, asked.shift, asked.sampler, asked.begin
     ):
         if name != UNet.name or shift == asked.shift[0]:
-            lab = Lab(name, steps, cfg, shift, sampler, asked.prompts, asked.first)
+            lab = Lab(name, steps, cfg, shift, sampler, asked.prompts, asked.first, begin)
             console.print(_table(lab, asked, figures))
 
 
