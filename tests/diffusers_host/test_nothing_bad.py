@@ -227,5 +227,5 @@ def test_a_prompt_that_fails_costs_only_itself(
     first, second = model.prompts("calibration")[:2]
     options = ["--steps=4", f"--home={home}", f"--prompt={first}", f"--prompt={second}"]
     assert cli.main(["calibrate", "emoji", *options]) == 0
-    assert "has failed: out of memory" in capsys.readouterr().err
+    assert "failed and is left out: out of memory" in capsys.readouterr().err
     assert len(stored(home)) == 1
