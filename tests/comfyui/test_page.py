@@ -81,7 +81,9 @@ def test_the_search_finds_magcache_first(page: Editor, typed: str) -> None:
     page.page.wait_for_timeout(800)
     page.page.keyboard.type(typed)
     page.page.wait_for_timeout(1200)
-    found = page.page.locator("[role=option]").all_inner_texts()
+    options = page.page.locator("[role=option]")
+    options.first.wait_for(timeout=20_000)  # on a busy machine the list comes late
+    found = options.all_inner_texts()
     page.page.keyboard.press("Escape")
     titles = [text.strip().splitlines()[0].strip() for text in found if text.strip()]
     assert titles[0] == "MagCache", titles
