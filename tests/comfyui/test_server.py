@@ -171,7 +171,7 @@ def test_emoji_at_a_target_speed(server: Server) -> None:
     plain = image(server, server.succeed(emoji_graph("same", 28, 6)))
     (accelerated,) = headlines(server)[before:]
     assert accelerated[:2] == (14, 28) and "target speed-up 2" in accelerated[3]
-    assert accelerated[3].startswith("prior, ")
+    assert accelerated[3].startswith("forecast, ")
     psnr = -10 * np.log10(np.square(fast - plain).mean())
     assert psnr > 35, f"{psnr:.1f} dB"
 

@@ -154,7 +154,7 @@ def test_a_model_goes_by_no_calibration_of_other_weights_but_learns_its_own(fold
             weight.mul_(1.01)
     fast = watched(other)
     sample(fast.model, WAN, STEPS)
-    assert fast.run.skipped == STEPS // 2 and fast.run.label == "prior"
+    assert fast.run.skipped == STEPS // 2 and fast.run.label == "forecast"
     assert len(list((folder / "learned").glob("*.json"))) == 1
 
 

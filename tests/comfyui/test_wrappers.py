@@ -202,7 +202,7 @@ def test_the_line_says_why_it_is_less_than_was_asked_for(
     fast = MagCacheTargetSpeed().apply(model, 4.0, "automatic")[0]
     (line,) = logged(caplog, fast, 9)
     assert re.fullmatch(
-        r"MagCache: 3 of 9 evaluations skipped, \d\.\d\dx \(prior, .*\); a speed-up of 4 "
+        r"MagCache: 3 of 9 evaluations skipped, \d\.\d\dx \(forecast, .*\); a speed-up of 4 "
         r"computes fewer than 6 evaluations, no better than as many plain steps; the best is 1\.50",
         line,
     ), line

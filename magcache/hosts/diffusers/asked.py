@@ -45,7 +45,7 @@ class Asked:
 
     def run(self, session: Session, clock: SchedulerClock, expert: Expert, first: Tick) -> Run:
         """The run of an expert, starting at `first`."""
-        label = self.source.name if self.source else "prior" if self.aim else "calibration"
+        label = self.source.name if self.source else "forecast" if self.aim else "calibration"
         if expert.outputs:
             decider = self._forecasting(session, clock, expert, first)
         else:

@@ -103,7 +103,7 @@ def planned(target: Target) -> Settings:
         unfit = misfit(patcher) or few or patcher.model_options.get("context_handler")
         found = None if unfit else calibrations.nearest(patcher, start.made_with)
         if found is None:
-            return Settings(asked=target, store=store, label="prior", at_output=True)
+            return Settings(asked=target, store=store, label="forecast", at_output=True)
         source = found.calibration
         return Settings(source, target, store, label=source.name, note=str(found))
 
