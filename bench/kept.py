@@ -8,6 +8,24 @@ from typing import Any
 FOLDER = Path("bench/results")  # which is committed
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The results in a file, less half a line that an interrupted bench may have left."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    return [*map(json.loads, whole.splitlines())]
+
+
+def add_line(path: Path, result: Mapping[str, Any]) -> None:
+    """Saves a result, which JSON can hold, at the end of a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(result) + "\n")
+
+
 class Kept:
     """Results under keys, one line each, on disk as soon as they are added.
 
@@ -18,14 +36,9 @@ class Kept:
 
     def __init__(self, name: str, folder: Path | None = None) -> None:
         self._path = (folder or FOLDER) / f"{name}.jsonl"
-        self._known: dict[str, Mapping[str, Any]] = {}
-        if self._path.exists():
-            text = self._path.read_text(encoding="utf-8")
-            whole = text[: text.rfind("\n") + 1]  # an interrupted bench may have left half a line
-            if whole != text:
-                self._path.write_text(whole, encoding="utf-8")
-            lines = map(json.loads, whole.splitlines())
-            self._known = {line["key"]: line for line in lines}
+        self._known: dict[str, Mapping[str, Any]] = {
+            line["key"]: line for line in read_lines(self._path)
+        }
 
     def get(self, key: str) -> Mapping[str, Any] | None:
         """The result under a key, or None."""
@@ -34,7 +47,5 @@ class Kept:
     def add(self, key: str, **result: Any) -> Mapping[str, Any]:
         """Saves a result, which JSON can hold."""
         self._known[key] = {"key": key, **result}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(self._known[key]) + "\n")
+        add_line(self._path, self._known[key])
         return self._known[key]

@@ -6,7 +6,6 @@ Samples random schedules, each of which is good under some weight. Then tests fo
 plan's weight how well its costs agree with the measured PSNR.
 """
 
-import json
 from pathlib import Path
 from unittest.mock import patch
 
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from bench.kept import add_line, read_lines
 from bench.quality.condition import Condition
 from bench.quality.counting import one_thread
 from bench.quality.subjects import SUBJECTS
@@ -44,11 +44,7 @@ def drawn(
 
 def collect(lab: Lab, count: int, path: Path) -> list[dict]:
     """Samples schedules until there are `count`, including those already in the file."""
-    known = (
-        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if path.exists()
-        else []
-    )
+    known = read_lines(path)
     calibration, random = lab.calibration(Measured()), np.random.default_rng(len(known))
     for _ in track(range(count - len(known)), lab.name):
         schedule = drawn(calibration, lab.condition, random)
@@ -57,8 +53,7 @@ def collect(lab: Lab, count: int, path: Path) -> list[dict]:
         with patch.object(by_plan, "best_schedule", lambda *_, own=schedule: list(own)):
             psnr, _ = lab.psnr(Variant(sum(schedule)))
         known.append({"schedule": str_of(schedule), "psnr": psnr})
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(known[-1]) + "\n")
+        add_line(path, known[-1])
     return known
 
 
@@ -106,7 +101,6 @@ def main() -> None:
     subject = SUBJECTS[asked.model]()
     for shift in asked.shift:
         lab = Lab(subject, Condition(asked.steps, asked.cfg, shift), asked.prompts)
-        FOLDER.mkdir(parents=True, exist_ok=True)
         known = collect(lab, asked.count, FOLDER / f"schedules-{lab.name}-{asked.prompts}.jsonl")
         table = Table(title=f"{lab.name}, {len(known)} schedules")
         for column in ("what remains of an error at σ", "correlation", "regret, dB"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.kept import add_line, read_lines
 from magcache.images import difference
 
 from .condition import Condition, Setting
@@ -81,9 +82,7 @@ class Store:
 
     def add(self, result: Result) -> None:
         self.results[result.key] = result
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(result)) + "\n")
+        add_line(self._path, asdict(result))
 
     def forget(self, way: str) -> None:
         """Removes the results of one way, to compute them again."""
@@ -97,12 +96,5 @@ class Store:
         return self.folder / "uncached" / f"{self.name}-{host}-{prompts}.npy"
 
     def _read(self) -> Iterator[Result]:
-        if not self._path.exists():
-            return
-        text = self._path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]  # an interrupted run may have left half a line
-        if whole != text:
-            self._path.write_text(whole, encoding="utf-8")
-        for line in whole.splitlines():
-            data = json.loads(line)
+        for data in read_lines(self._path):
             yield Result(**{**data, "cost": Cost(**data["cost"])})

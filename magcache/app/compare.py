@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ..images import psnr, squared_error, ssim
+from .files import enlarged
 from .settings import FPS
 
 NO_VMAF = "VMAF was not measured, because this ffmpeg has no libvmaf."
@@ -76,8 +77,7 @@ def side_by_side(videos: dict[str, np.ndarray], zoom: int = 1) -> np.ndarray:
         videos: Videos by their titles.
         zoom: Factor by which to enlarge each pixel.
     """
-    larger = {title: v.repeat(zoom, axis=1).repeat(zoom, axis=2) for title, v in videos.items()}
-    videos = larger if zoom > 1 else videos
+    videos = {title: enlarged(video, zoom) for title, video in videos.items()}
     count, height, width, _ = next(iter(videos.values())).shape
     font = ImageFont.load_default(max(8, height // 24))
     top = _MARGIN + int(font.getbbox("Uncached")[3])

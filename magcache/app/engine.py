@@ -93,14 +93,15 @@ class Engine:
         """The model, its input and a note about that, while it is this run's turn."""
         import torch
 
+        image = None
         if not settings.kind.small:
             if settings.image is None:
                 raise Problem("Choose an image to start from.")
-            read_image(settings.image)  # fails early, before a model is loaded
+            image = read_image(settings.image)  # fails early, before a model is loaded
         with self._turn:
             model = self._models.get(settings, lambda what: tell(Progress(what)))
             try:
-                yield model, *model.ready(settings)
+                yield model, *model.ready(settings, image)
             except torch.OutOfMemoryError as error:
                 self._models.forget()
                 raise Problem(

@@ -80,6 +80,11 @@ def fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
 
 
+def enlarged(frames: np.ndarray, zoom: int) -> np.ndarray:
+    """Frames (F, H, W, 3) with each pixel `zoom` times as large; the same array for 1."""
+    return frames if zoom == 1 else frames.repeat(zoom, axis=1).repeat(zoom, axis=2)
+
+
 def write_video(path: Path, frames: np.ndarray, crf: int, fps: int = FPS, zoom: int = 1) -> Path:
     """Writes an MP4 that browsers can play.
 
@@ -91,7 +96,7 @@ def write_video(path: Path, frames: np.ndarray, crf: int, fps: int = FPS, zoom: 
     """
     import imageio_ffmpeg
 
-    frames = frames.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    frames = enlarged(frames, zoom)
     height, width = frames.shape[1:3]
     coding: dict[str, Any] = {"codec": "libx264", "quality": None, "macro_block_size": 2}
     options = ["-crf", str(crf), "-movflags", "+faststart"]

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from . import tiny
-from .files import fitted, read_image, video_size
+from .files import fitted, video_size
 from .settings import CLIP_CFG, CLIP_SHIFT, EMOJI, WINDOW, Kind, Problem, Settings
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ class Model(Protocol):
     pipe: Any
     placed: str
 
-    def ready(self, settings: Settings) -> tuple[Any, str]:
-        """Its checked input, and a note to the user."""
+    def ready(self, settings: Settings, image: Image.Image | None) -> tuple[Any, str]:
+        """Its checked input, and a note to the user; only FramePack has an image."""
         ...
 
     def sample(self, given: Any, settings: Settings, callback: Any) -> np.ndarray:
@@ -59,10 +59,9 @@ class FramePack:
     placed: str
     resolution: int
 
-    def ready(self, settings: Settings) -> tuple[Any, str]:
+    def ready(self, settings: Settings, image: Image.Image | None) -> tuple[Any, str]:
         """The image at the size of the video."""
-        assert settings.image is not None
-        image = read_image(settings.image)
+        assert image is not None
         return fitted(image, video_size(*image.size, self.resolution)), ""
 
     def sample(self, given: Any, settings: Settings, callback: Any) -> np.ndarray:
@@ -106,7 +105,7 @@ class Emoji:
     def pipe(self) -> Any:
         return self.model.pipe
 
-    def ready(self, settings: Settings) -> tuple[Any, str]:
+    def ready(self, settings: Settings, image: Image.Image | None) -> tuple[Any, str]:
         """The words that it knows, and a note about those it does not."""
         try:
             prompt, note = self.model.words.understood(settings.prompt)

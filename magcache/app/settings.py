@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..curves import Trajectory, presets, shifted_sigmas
 from ..decide import Course, Target, decider_for, rule_of
@@ -139,13 +139,14 @@ class Settings:
         It assumes FramePack's noise levels for a video of full size and, for a speed-up, that
         nothing has been learned about the model yet.
         """
-        shift, cfg = (CLIP_SHIFT, CLIP_CFG) if self.kind.small else (SHIFT, self.cfg)
         if not self.by_rule:
-            sigmas = _clip_sigmas(self.steps) if self.kind.small else None
-            course = Course.of_steps(Trajectory(sigmas or shifted_sigmas(self.steps, shift)))
+            small, steps = self.kind.small, self.steps
+            sigmas = _clip_sigmas(steps) if small else shifted_sigmas(steps, SHIFT)
+            cfg = CLIP_CFG if small else self.cfg
+            course = Course.of_steps(Trajectory(sigmas))
             return str(decider_for(Target(self.speedup), course, guidance=cfg).schedule())
         preset = presets.load(self.kind.preset)
-        course = Course.of_steps(preset.trajectory(self.steps, shift))
+        course = Course.of_steps(preset.trajectory(self.steps, SHIFT))
         rule = rule_of(
             preset, threshold=self.threshold, max_skip=self.max_skip, retention=self.retention
         )
@@ -157,7 +158,7 @@ def _clip_sigmas(steps: int) -> tuple[float, ...]:
     """The noise levels that the emoji model is sampled at."""
     from diffusers import FlowMatchEulerDiscreteScheduler  # slow to load
 
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=CLIP_SHIFT)
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=CLIP_SHIFT)
     scheduler.set_timesteps(steps)
     return tuple(scheduler.sigmas[:-1].tolist())
 

@@ -81,18 +81,14 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _write(found: "Measurement", folder: Path) -> None:
-    text, picture = found.text(), found.picture()
-    folder.mkdir(parents=True, exist_ok=True)
-    file, number = folder / "measured.md", 1
-    while file.exists():  # an earlier measurement stays
-        number += 1
-        file = folder / f"measured-{number}.md"
-    file.write_text(text, encoding="utf-8")
-    picture.save(file.with_suffix(".png"))
+    from ..measure import written
+
+    text = found.text()
+    file, drawn = written(text, found.picture(), folder, "measured")
     if found.complete:
         found.results.finish()
     print(text)
-    print(f"wrote {file} and {file.with_suffix('.png')}")
+    print(f"wrote {file} and {drawn}")
 
 
 class _Generations:

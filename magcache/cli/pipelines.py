@@ -96,7 +96,9 @@ def prompts_of(model: str, split: str, count: int) -> list[str]:
     """The default prompts of a command."""
     if model not in BUNDLED:
         return list(PROMPTS[:count])
-    return _bundled(model).prompts(split)[:count]
+    from ..emoji import keywords
+
+    return keywords.read(keywords.find_folder(model)).prompts(split)[:count]
 
 
 def prepared(arguments: argparse.Namespace) -> Pipeline:

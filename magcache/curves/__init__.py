@@ -10,7 +10,7 @@ from .identity import Identity
 from .learned import Comparison, Learned, Lesson, Notebook
 from .magnitude import CLOSE, MagnitudeCurve, Trajectory, same_levels, shifted_sigmas
 from .measurement import Measurement, falling_places, join
-from .names import described
+from .names import described, numbered
 from .store import Found, Store, home
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "guidance_shares",
     "home",
     "join",
+    "numbered",
     "same_levels",
     "shifted_sigmas",
 ]

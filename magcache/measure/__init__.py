@@ -5,7 +5,7 @@ A host provides a `Subject`, which samples. The result is a table, a picture and
 
 from .clock import clocked
 from .rows import Row
-from .run import Measurement, Step, Subject, environment, known, measure, size_of
+from .run import Measurement, Step, Subject, environment, known, measure, size_of, written
 from .store import Results, Sampled, begun
 from .ways import Way, check_steps, speeds_of
 
@@ -25,4 +25,5 @@ __all__ = [
     "measure",
     "size_of",
     "speeds_of",
+    "written",
 ]

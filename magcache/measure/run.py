@@ -2,9 +2,10 @@
 
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from statistics import fmean
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from .. import __version__
+from ..curves import numbered
 from ..images import Compared, compare
 from ..pictures import draw_rows, picture_of
 from .rows import READ, Row, rows_of, table
@@ -95,6 +97,20 @@ class Measurement:
             if all(map(self.results.has_preview, keys)):
                 shown[f"{row.name}\n{row.short}"] = [self.results.preview(key) for key in keys]
         return draw_rows(shown, [f"sample {number + 1}" for number in range(self.samples)])
+
+
+def written(text: str, picture: Image.Image, folder: Path, name: str) -> Iterator[Path]:
+    """Writes a measurement's text and picture, and yields each file once it is there.
+
+    An earlier measurement stays: the files get the first free one of `name`, "name-2" and so on.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = (folder / f"{each}.md" for each in numbered(name))
+    file = next(path for path in files if not path.exists())
+    file.write_text(text, encoding="utf-8")
+    yield file
+    picture.save(file.with_suffix(".png"))
+    yield file.with_suffix(".png")
 
 
 def environment(host: str, device: torch.device) -> dict[str, str]:

@@ -27,6 +27,7 @@ from ...measure import (
     known,
     measure,
     size_of,
+    written,
 )
 from .. import sampled_with
 from . import calibrations, host
@@ -38,7 +39,6 @@ from .watch import Watch, clock
 log = logging.getLogger("magcache")
 _WARM_UP = 2  # steps
 _CLOSE = 0.02  # of a model's least σ
-_OTHER_CACHE = "easycache"
 _EVERY = 0.3  # seconds between two texts on a node
 
 Sample = Callable[..., torch.Tensor]
@@ -96,7 +96,7 @@ class Benchmark:
     def __call__(self, given: Given) -> torch.Tensor:
         """Measures in place of a sampling; returns the result without MagCache."""
         options = given.guider.model_options["transformer_options"]
-        if options.get(_OTHER_CACHE) is not None:
+        if options.get(host.OTHER_CACHE) is not None:
             raise ValueError(
                 "EasyCache or LazyCache is on the same model, so nothing can be measured without "
                 "a cache: remove that node"
@@ -132,7 +132,8 @@ class Benchmark:
         host.show(found.summary(), self.node_id)
         log.info("%s", text)
         try:
-            for path in _written(text, picture):
+            name = f"measured-{time.strftime('%Y%m%d-%H%M%S')}"
+            for path in written(text, picture, _folder(), name):
                 log.info("MagCache: wrote %s", path)
         except OSError as error:
             log.warning("MagCache: the measurement could not be written to a file: %s", error)
@@ -295,17 +296,11 @@ def fewer_sigmas(sigmas: torch.Tensor, steps: int, least: float) -> torch.Tensor
     return torch.tensor(values).to(sigmas)
 
 
-def _written(text: str, picture: Any) -> Iterator[Path]:
-    """Writes both to ComfyUI's output folder."""
+def _folder() -> Path:
+    """Where files for the user go."""
     import folder_paths
 
-    folder = Path(folder_paths.get_output_directory()) / "magcache"
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"measured-{time.strftime('%Y%m%d-%H%M%S')}"
-    (folder / f"{name}.md").write_text(text, encoding="utf-8")
-    yield folder / f"{name}.md"
-    picture.save(folder / f"{name}.png")
-    yield folder / f"{name}.png"
+    return Path(folder_paths.get_output_directory()) / "magcache"
 
 
 def _parts(value: Any) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 log = logging.getLogger("magcache")
+OTHER_CACHE = "easycache"  # key under which ComfyUI's EasyCache and LazyCache keep their state
 NEEDED = "0.3.52"
 """The first version with a wrapper that is called exactly once per evaluation."""
 

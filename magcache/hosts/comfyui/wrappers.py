@@ -23,7 +23,6 @@ _ARGUMENTS = (
     "noise", "latent_image", "sampler", "sigmas", "denoise_mask", "callback", "disable_pbar",
     "seed",
 )  # fmt: skip
-_OTHER_CACHE = "easycache"  # key under which ComfyUI's EasyCache and LazyCache keep their state
 
 
 def install(model: Any, settings: Settings, watch: Watch | None = None) -> Any:
@@ -91,7 +90,7 @@ def _sample(settings: Settings, executor: Any, *args: Any, **kwargs: Any) -> Any
         settings = replace(settings.choose(patcher, start), watch=settings.watch)
     kind = OutputSampling if settings.at_output else BlockSampling
     sampling = kind(settings, patcher, sigmas, made_with, host.is_plain_euler(sampler))
-    other = options.get(_OTHER_CACHE)
+    other = options.get(host.OTHER_CACHE)
     if other is not None:
         name = getattr(other, "name", type(other).__name__)
         sampling.step_aside(f"{name} is on the same model and does the work; remove one of them")
