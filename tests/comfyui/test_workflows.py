@@ -91,7 +91,7 @@ def test_it_shows_the_one_node_behind_the_loader_and_its_loras(path: Path) -> No
 @each
 def test_it_opens_where_its_texts_can_be_read(path: Path) -> None:
     """The page fits a template into three quarters of a window of 1920x1080 or so."""
-    workflow = json.loads(path.read_text())
+    workflow = json.loads(path.read_text(encoding="utf-8"))
     groups = [group["bounding"] for group in workflow["groups"]]
     width = max(x + w for x, _, w, _ in groups) - min(x for x, *_ in groups)
     height = max(y + h for _, y, _, h in groups) - min(y for _, y, *_ in groups)
