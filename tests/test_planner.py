@@ -17,6 +17,7 @@ from magcache.decide.search import (
     costs_of,
     expected_error,
     guidance_shares,
+    hedged_schedule,
     remains,
 )
 from tests.calibrations import calibration, random_gram
@@ -41,6 +42,29 @@ def test_no_schedule_of_equal_cost_is_better(steps: int, seed: int, data: st.Dat
     best = min(expected_error(own, other) for other in all_schedules(steps, computed))
     assert sum(found) <= computed and found[0]
     assert expected_error(own, found) == pytest.approx(best)
+
+
+@settings(max_examples=30, deadline=None)
+@given(steps=st.integers(2, 14), seed=st.integers(0, 1000), data=st.data())
+def test_a_hedge_costs_little_and_no_evaluation(steps: int, seed: int, data: st.DataObject) -> None:
+    computed = data.draw(st.integers(1, steps))
+    own = costs(steps, seed)
+    best, hedged = best_schedule(own, computed), hedged_schedule(own, computed)
+    assert sum(hedged) <= max(computed, sum(best)) and hedged[0]
+    assert expected_error(own, hedged) <= 1.1 * expected_error(own, best) + 1e-12
+    if hedged != best:
+        assert all(hedged[:3])
+
+
+def test_a_hedge_is_the_best_schedule_that_computes_the_first_three() -> None:
+    first_gap = np.full((8, 6, 7), 0.01)  # each skipped evaluation costs the same
+    first_gap[:, np.arange(6), np.arange(6) + 1] = 0
+    first_gap[:, 0, 2] = 0.0099  # but the first is a little cheaper to skip
+    own = Costs(np.zeros((8, 6, 6)), first_gap, np.array([False] + [True] * 5))
+    assert not best_schedule(own, 5)[1]
+    assert hedged_schedule(own, 5)[:3] == [True] * 3
+    first_gap[:, 0, 2] = 0.005
+    assert not hedged_schedule(own, 5)[1]
 
 
 def test_the_cost_of_a_schedule_by_hand() -> None:

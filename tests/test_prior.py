@@ -70,6 +70,13 @@ def test_a_plan_of_the_prior_begins_densely_and_is_as_fast_as_asked(steps: int) 
     assert schedule[:half].count("#") >= schedule[half:].count("#")
 
 
+@pytest.mark.parametrize(("steps", "shift"), [(25, 3.0), (28, 3.0), (50, 3.0), (28, 1.0)])
+def test_half_the_work_begins_with_three_computed(steps: int, shift: float) -> None:
+    course = Course.of_steps(Trajectory(tuple(shifted_sigmas(steps, shift))))
+    schedule = str(decider_for(Target(2.0), course, guidance=3.0).schedule())
+    assert schedule.startswith("###") and schedule.count("#") == steps // 2
+
+
 def test_a_plan_for_several_costs_each_no_more_than_a_plan_for_another() -> None:
     members, levels = list(MEMBERS.values()), shifted_sigmas(28)
     mean = prior.mean(members)

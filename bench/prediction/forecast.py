@@ -37,7 +37,7 @@ from magcache.curves import (
     shifted_sigmas,
 )
 from magcache.decide import Mender, best_schedule, costs_of
-from magcache.decide.search import Costs
+from magcache.decide.search import Costs, hedged_schedule
 from magcache.emoji import image, turbo, unet, video
 from magcache.hosts.diffusers.models import FAMILIES
 
@@ -399,7 +399,11 @@ def psnr(images: torch.Tensor, reference: torch.Tensor) -> list[float]:
 
 @dataclass(frozen=True)
 class Lab:
-    """One model in one condition, whose plans compute at least the first `begin` evaluations."""
+    """One model in one condition.
+
+    Attributes:
+        begin: Evaluations that every plan computes first. None hedges as MagCache does.
+    """
 
     name: str
     steps: int
@@ -408,11 +412,11 @@ class Lab:
     sampler: str
     prompts: int
     first: int
-    begin: int = 1
+    begin: int | None = None
 
     @property
     def told(self) -> str:
-        begin = f", {self.begin} computed first" if self.begin > 1 else ""
+        begin = f", {self.begin} computed first" if self.begin else ""
         return (
             f"{self.name}, {self.steps} steps, CFG {self.cfg:g}, shift {self.shift:g}, "
             f"{self.sampler}, {self.prompts} prompts from {self.first}{begin}"
@@ -471,7 +475,9 @@ class Lab:
         learned: Learned | None = None,
     ) -> Planned:
         grams, costs = self.costs(residual, source, weight, learned)
-        return Planned(best_schedule(costs, computed), grams, self.levels, residual, mends)
+        hedges = self.begin is None and source != "own"
+        schedule = (hedged_schedule if hedges else best_schedule)(costs, computed)
+        return Planned(schedule, grams, self.levels, residual, mends)
 
     def costs(
         self, residual: bool, source: str, weight: str, learned: Learned | None = None
@@ -484,7 +490,7 @@ class Lab:
         known = [measured(name, residual) for name in names]
         members = [{signal: member[signal] for signal in signals} for member in known]
         grams, levels = prior.mean(members), self.levels[:-1].tolist()
-        may_skip = [place >= self.begin for place in range(len(levels))]
+        may_skip = [place >= (self.begin or 1) for place in range(len(levels))]
         costs = costs_of(
             grams, levels, 0.0, self.cfg, may_skip, WEIGHTS[weight], members=members,
             ratios=(learned or Learned()).ratios(levels),
@@ -532,8 +538,8 @@ def main() -> None:
     parser.add_argument("--source", nargs="+", default=["prior", "own"])
     parser.add_argument("--weight", nargs="+", default=[DEFAULT], choices=[*WEIGHTS])
     parser.add_argument("--mends", nargs="+", default=["all"])
-    told = "evaluations that every plan computes at the beginning"
-    parser.add_argument("--begin", type=int, nargs="+", default=[1], help=told)
+    told = "evaluations that every plan computes first, instead of the hedge"
+    parser.add_argument("--begin", type=int, nargs="+", default=[None], help=told)
     asked = parser.parse_args()
     one_thread()
     warnings.filterwarnings("ignore")

@@ -21,7 +21,16 @@ from ..curves import (
 from .correction import Correction
 from .decider import OUTSIDE, Decision, Holding, Stepwise
 from .schedule import Course, Reason
-from .search import FINISHED, Costs, Grams, best_schedule, bound_of, costs_of, expected_error
+from .search import (
+    FINISHED,
+    Costs,
+    Grams,
+    best_schedule,
+    bound_of,
+    costs_of,
+    expected_error,
+    hedged_schedule,
+)
 from .target import Target
 
 LEAST_GAIN = 1.1  # a smaller speed-up is not worth any difference
@@ -290,7 +299,7 @@ class PlanDecider(Stepwise[_State]):
         steps, count = self.course.whole_steps, len(self.course.sigmas)
         asked = int(count / self.target.speedup + 1e-9)
         costs = self._costs(rooms)
-        plan = best_schedule(costs, self._wanted)
+        plan = (hedged_schedule if self.members else best_schedule)(costs, self._wanted)
         best = sum(plan)
         if (self.course.is_short and not self.members) or count < LEAST_GAIN * best:
             self._little_gain = True

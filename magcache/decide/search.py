@@ -19,6 +19,8 @@ from ..curves import GramCurve, best_weights, guidance_shares
 LONGEST_GAP = 10  # largest number of evaluations skipped in a row
 FINISHED = 1e-3  # a run that ends at or below this σ ends with the finished image
 
+_FIRST = 3  # evaluations that a hedged schedule computes first,
+_PREMIUM = 0.1  # if that raises the expected error by at most this part
 _ROUNDING = 1e-9
 
 Remains = Callable[[np.ndarray], np.ndarray]
@@ -58,6 +60,14 @@ class Costs:
     @property
     def evaluations(self) -> int:
         return len(self.may_skip)
+
+    def computing_first(self, count: int) -> "Costs":
+        """The costs of runs that compute the first `count` evaluations."""
+        allowed, gaps = self.may_skip.copy(), self.gaps.copy()
+        allowed[:count] = False
+        for here in range(min(count, self.evaluations) - 1):
+            gaps[:, here, here + 2 :] = np.inf
+        return Costs(self.errors, gaps, allowed)
 
     def after(self, place: int) -> "Costs":
         """The costs of the rest of the run, from a computed evaluation on."""
@@ -163,6 +173,20 @@ def best_schedule(costs: Costs, computed: int, within: float = math.inf) -> list
         if gap == 0:
             return chosen
         number, here, gap = number - 1, here - gap, before[number, here, gap]
+
+
+def hedged_schedule(costs: Costs, computed: int) -> list[bool]:
+    """The schedule for a model whose own curves are not known, see `best_schedule`.
+
+    Some models keep the errors of their first evaluations to the end, and the curves of other
+    models cannot tell. So these are computed if the expected error hardly rises for it
+    (docs/prediction.md).
+    """
+    best = best_schedule(costs, computed)
+    hedged = best_schedule(costs.computing_first(_FIRST), computed)
+    most = (1 + _PREMIUM) * expected_error(costs, best)
+    affordable = sum(hedged) <= sum(best) and expected_error(costs, hedged) <= most
+    return hedged if affordable else best
 
 
 def bound_of(costs: Costs, computed: int) -> float:
