@@ -20,7 +20,8 @@ LONGEST_GAP = 10  # largest number of evaluations skipped in a row
 FINISHED = 1e-3  # a run that ends at or below this σ ends with the finished image
 
 _FIRST = 3  # evaluations that a hedged schedule computes first,
-_PREMIUM = 0.1  # if that raises the expected error by at most this part
+_SHARE = 0.45  # if it computes at least this part of all,
+_PREMIUM = 0.1  # and if that raises the expected error by at most this part
 _ROUNDING = 1e-9
 
 Remains = Callable[[np.ndarray], np.ndarray]
@@ -179,10 +180,12 @@ def hedged_schedule(costs: Costs, computed: int) -> list[bool]:
     """The schedule for a model whose own curves are not known, see `best_schedule`.
 
     Some models keep the errors of their first evaluations to the end, and the curves of other
-    models cannot tell. So these are computed if the expected error hardly rises for it
-    (docs/prediction.md).
+    models cannot tell. So these are computed if there is about half the work to do, and if the
+    expected error hardly rises for it (docs/prediction.md).
     """
     best = best_schedule(costs, computed)
+    if computed < _SHARE * costs.evaluations:
+        return best
     hedged = best_schedule(costs.computing_first(_FIRST), computed)
     most = (1 + _PREMIUM) * expected_error(costs, best)
     affordable = sum(hedged) <= sum(best) and expected_error(costs, hedged) <= most

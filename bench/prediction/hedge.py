@@ -1,0 +1,134 @@
+"""Measures what computing the first three evaluations gains, over what it is expected to cost.
+
+    python -m bench.prediction.hedge
+
+Small models in first runs of 9 to 28 Euler steps, with a prior that does not include the model, on
+prompts that no published figure uses. Results are saved, as by bench.prediction.forecast. Prints a
+table and writes docs/hedge.png, which needs matplotlib.
+"""
+
+import argparse
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from bench.figures import mean_tenth_least
+from bench.quality.counting import one_thread
+from magcache.decide.search import expected_error
+
+from .expected import COLOURS
+from .forecast import DEFAULT, FIRST, Figures, Lab
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PICTURE = Path("docs/hedge.png")
+COUNTS = {9: (6,), 12: (6,), 20: (10,), 28: (12, 14)}
+"""How many evaluations are computed, by steps."""
+
+LABS = [
+    *(Lab("emoji-unet", n, 5.0, 1.0, "euler", 16, FIRST) for n in COUNTS),
+    *(Lab("emoji-video", n, 3.0, 3.0, "euler", 8, FIRST) for n in COUNTS),
+    *(Lab("emoji", n, 3.0, 3.0, "euler", 16, FIRST) for n in COUNTS),
+    *(Lab("emoji", n, 1.0, 3.0, "euler", 16, FIRST) for n in COUNTS),
+]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One model at one number of steps and of computed evaluations.
+
+    Attributes:
+        rise: By which part the expected error rises if the first three are computed.
+        without, hedged: PSNR of each prompt, dB.
+    """
+
+    lab: Lab
+    computed: int
+    rise: float
+    without: Sequence[float]
+    hedged: Sequence[float]
+
+    @property
+    def gain(self) -> float:
+        """Of the mean, dB."""
+        return (sum(self.hedged) - sum(self.without)) / len(self.hedged)
+
+    @property
+    def gain_of_the_worst(self) -> float:
+        """Of the minimum, dB."""
+        return min(self.hedged) - min(self.without)
+
+
+def places() -> list[Place]:
+    """The places where the two plans differ."""
+    figures, found = Figures(), []
+    for lab in track(LABS, "sampling"):
+        _, costs = lab.costs(False, "prior", DEFAULT)
+        for computed in COUNTS[lab.steps]:
+            made = [
+                figures.planned(replace(lab, begin=n), computed, False, "prior", DEFAULT, "all")
+                for n in (1, 3)
+            ]
+            errors = [expected_error(costs, [each == "#" for each in plan]) for _, plan in made]
+            if made[0][1] != made[1][1]:
+                psnr = [psnr for psnr, _ in made]
+                found.append(Place(lab, computed, errors[1] / errors[0] - 1, *psnr))
+    return sorted(found, key=lambda place: place.rise)
+
+
+def table(found: Sequence[Place]) -> Table:
+    """A table with a row per place."""
+    made = Table("computed", "expected error", "best plan", "first three computed", "gain, dB")
+    for each in found:
+        lab = each.lab
+        made.add_row(
+            f"{lab.name}, CFG {lab.cfg:g}: {each.computed} of {lab.steps}",
+            f"{each.rise:+.0%}", mean_tenth_least(each.without), mean_tenth_least(each.hedged),
+            f"{each.gain:+.1f}, worst {each.gain_of_the_worst:+.1f}",
+        )  # fmt: skip
+    return made
+
+
+def draw(found: Sequence[Place]) -> "Figure":
+    """Draws the gain of the mean and of the worst over the rise of the expected error."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.axvspan(0, 10, color="0.94", zorder=0)
+    axes.axhline(0, color="0.6", linewidth=1, zorder=0)
+    for model in dict.fromkeys(each.lab.name for each in found):
+        own = [each for each in found if each.lab.name == model]
+        rises, colour = [100 * each.rise for each in own], COLOURS[model]
+        means, worst = [each.gain for each in own], [each.gain_of_the_worst for each in own]
+        axes.plot(rises, means, "o", color=colour, label=f"{model}, mean")
+        axes.plot(rises, worst, "v", color=colour, label=f"{model}, worst", markerfacecolor="none")
+    axes.set_xlim(0)
+    axes.set_xlabel("rise of the expected error if the first three are computed, %")
+    axes.set_ylabel("gain in PSNR, dB")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, ncols=3)
+    return figure
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0]).parse_args()
+    one_thread()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    found = places()
+    Console(width=140).print(table(found))
+    draw(found).savefig(PICTURE, dpi=110, facecolor="white")
+    print(f"written: {PICTURE}")
+
+
+if __name__ == "__main__":
+    main()
