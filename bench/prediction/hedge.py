@@ -2,7 +2,7 @@
 
     python -m bench.prediction.hedge
 
-Small models in first runs of 9 to 28 Euler steps, with a prior that does not include the model, on
+Small models in first runs of 12 to 28 Euler steps, with a prior that does not include the model, on
 prompts that no published figure uses. Results are saved, as by bench.prediction.forecast. Prints a
 table and writes docs/hedge.png, which needs matplotlib.
 """
@@ -21,7 +21,7 @@ from rich.table import Table
 
 from bench.figures import mean_tenth_least
 from bench.quality.counting import one_thread
-from magcache.decide.search import expected_error
+from magcache.decide.search import PREMIUM, expected_error
 
 from .expected import COLOURS
 from .forecast import DEFAULT, FIRST, Figures, Lab
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PICTURE = Path("docs/hedge.png")
-COUNTS = {9: (6,), 12: (6,), 20: (10,), 28: (12, 14)}
+COUNTS = {12: (6,), 20: (10,), 28: (12, 14)}
 """How many evaluations are computed, by steps."""
 
 LABS = [
@@ -103,7 +103,7 @@ def draw(found: Sequence[Place]) -> "Figure":
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.axvspan(0, 10, color="0.94", zorder=0)
+    axes.axvspan(0, 100 * PREMIUM, color="0.94", zorder=0)
     axes.axhline(0, color="0.6", linewidth=1, zorder=0)
     for model in dict.fromkeys(each.lab.name for each in found):
         own = [each for each in found if each.lab.name == model]

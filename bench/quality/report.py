@@ -162,7 +162,8 @@ condition has been measured so far. At a quarter of the work UniPC with fewer st
 with its best schedule for each cost. With Euler it is ahead in half of the cells, because its
 best schedule computes the first two or three evaluations. The forecast's plan follows the
 curves of two other models, which lose less by skipping the second and third evaluation than
-this one does. After three runs MagCache has learned that: it then gains [0.4 to 4.1
+this one does; only where that [costs little](prediction.md#the-first-evaluations) are they
+computed. After three runs MagCache has learned that: it then gains [0.9 to 4.1
 dB](prediction.md#first-runs) at the same cost. The transformers' caches do not fit a U-Net.
 """,
 }

@@ -21,7 +21,7 @@ FINISHED = 1e-3  # a run that ends at or below this σ ends with the finished im
 
 _FIRST = 3  # evaluations that a hedged schedule computes first,
 _SHARE = 0.45  # if it computes at least this part of all,
-_PREMIUM = 0.1  # and if that raises the expected error by at most this part
+PREMIUM = 0.1  # and if that raises the expected error by at most this part
 _ROUNDING = 1e-9
 
 Remains = Callable[[np.ndarray], np.ndarray]
@@ -187,7 +187,7 @@ def hedged_schedule(costs: Costs, computed: int) -> list[bool]:
     if computed < _SHARE * costs.evaluations:
         return best
     hedged = best_schedule(costs.computing_first(_FIRST), computed)
-    most = (1 + _PREMIUM) * expected_error(costs, best)
+    most = (1 + PREMIUM) * expected_error(costs, best)
     affordable = sum(hedged) <= sum(best) and expected_error(costs, hedged) <= most
     return hedged if affordable else best
 
