@@ -21,7 +21,7 @@ FINISHED = 1e-3  # a run that ends at or below this σ ends with the finished im
 
 _FIRST = 3  # evaluations that a hedged schedule computes first,
 _SHARE = 0.45  # if it computes at least this part of all,
-PREMIUM = 0.1  # and if that raises the expected error by at most this part
+PREMIUM = 0.08  # and if that raises the expected error by at most this part
 _ROUNDING = 1e-9
 
 Remains = Callable[[np.ndarray], np.ndarray]
