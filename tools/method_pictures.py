@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from magcache.curves import prior
 from magcache.curves.gram import GramCurve, best_weights
-from magcache.decide.search import best_schedule, costs_of
+from magcache.decide.search import costs_of, hedged_schedule
 
 PICTURE = Path(__file__).parents[1] / "docs" / "method.png"
 STEPS, COMPUTED = 28, 14
@@ -48,7 +48,7 @@ def draw_plan(axes: Axes, sigmas: np.ndarray) -> None:
     """What is computed at 2x, and how far off each other step is expected to be."""
     members = [{"mean": member["mean"]} for member in prior.members().values()]
     costs = costs_of(prior.mean(members), [*sigmas], members=members)
-    plan = best_schedule(costs, COMPUTED)
+    plan = hedged_schedule(costs, COMPUTED)
     computed = [place for place, runs in enumerate(plan) if runs]
     for place, runs in enumerate(plan):
         if runs:

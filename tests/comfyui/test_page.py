@@ -2,15 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 import pytest
 from comfyserver import folders, running
 
 pytest.importorskip("playwright", reason="pip install playwright")
-from playwright.sync_api import TimeoutError
-
 from tools.workflows.browser import Editor, editor, program
 
 CHECKOUT = os.environ["COMFYUI_PATH"]
@@ -72,26 +69,6 @@ def test_a_new_node_takes_the_recommended_settings(page: Editor) -> None:
     assert (inputs["model_type"], inputs["recommended"]) == ("auto", True)
 
 
-def offered(page: Editor, typed: str) -> list[str]:
-    """What the node search lists for a text.
-
-    On a busy machine the page may miss the double click or the first letters: then once more.
-    """
-    options = page.page.locator("[role=option]")
-    for within in (10_000, 20_000, 40_000):
-        page.page.mouse.dblclick(1500, 900)
-        page.page.wait_for_timeout(800)
-        page.page.keyboard.type(typed)
-        page.page.wait_for_timeout(1200)
-        with suppress(TimeoutError):
-            options.first.wait_for(timeout=within)
-            break
-        page.page.keyboard.press("Escape")
-    found = options.all_inner_texts()
-    page.page.keyboard.press("Escape")
-    return found
-
-
 @pytest.mark.parametrize(
     "typed", ["magcache", "faster", "speed up", "accelerate", "teacache", "加速"]
 )
@@ -100,6 +77,6 @@ def test_the_search_finds_magcache_first(page: Editor, typed: str) -> None:
     if page.page.evaluate(known) is None and typed != "magcache":
         pytest.skip("this ComfyUI's search knows no aliases")
     page.open({"nodes": [], "links": [], "groups": [], "version": 0.4})
-    found = offered(page, typed)
+    found = page.search(typed)
     titles = [text.strip().splitlines()[0].strip() for text in found if text.strip()]
     assert titles[0] == "MagCache", titles

@@ -4,12 +4,12 @@ import io
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import ConsoleMessage, Page, TimeoutError, sync_playwright
 
 PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 SETTINGS = {
@@ -55,6 +55,25 @@ class Editor:
             "async (it) => { await app.loadGraphData(it, true, true, null) }", workflow
         )
         self.page.wait_for_timeout(300)
+
+    def search(self, text: str) -> list[str]:
+        """What the node search lists for a text.
+
+        On a busy machine the page may miss the double click or the first letters: then once more.
+        """
+        options = self.page.locator("[role=option]")
+        for within in (10_000, 20_000, 40_000):
+            self.page.mouse.dblclick(1500, 900)
+            self.page.wait_for_timeout(800)
+            self.page.keyboard.type(text)
+            self.page.wait_for_timeout(1200)
+            with suppress(TimeoutError):
+                options.first.wait_for(timeout=within)
+                break
+            self.page.keyboard.press("Escape")
+        found = options.all_inner_texts()
+        self.page.keyboard.press("Escape")
+        return found
 
     def prompt(self) -> Json:
         """The prompt it would queue: the graph in ComfyUI's API format."""
