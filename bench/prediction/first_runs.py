@@ -1,0 +1,109 @@
+"""Measures first runs of every small model, and what runs teach.
+
+    python -m bench.prediction.first_runs
+
+Writes the table of docs/prediction.md and its picture, which needs matplotlib. Results are saved,
+as by bench.prediction.forecast.
+"""
+
+import argparse
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.progress import track
+
+from bench.figures import mean_tenth_least
+from bench.quality.counting import one_thread
+from tools.tables import filled
+
+from .forecast import DEFAULT, Figures, Lab
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGE, PICTURE = Path("docs/prediction.md"), Path("docs/first-runs.png")
+COUNTS = (7, 10, 14)
+LABS = {
+    "emoji, shift 1": Lab("emoji", 28, 3.0, 1.0, "euler", 32, 0),
+    "emoji, shift 3": Lab("emoji", 28, 3.0, 3.0, "euler", 32, 0),
+    "emoji-video, shift 3": Lab("emoji-video", 28, 3.0, 3.0, "euler", 32, 0),
+    "emoji-unet, CFG 5": Lab("emoji-unet", 28, 5.0, 1.0, "euler", 32, 0),
+}
+PLAIN, FIRST_RUN = "plain, as many steps", "**first run**"
+WAYS = {
+    PLAIN: (None, "0.55"),
+    FIRST_RUN: ("prior", "#D55E00"),
+    "after three runs": ("learned", "#0072B2"),
+    "with its own curves": ("own", "#009E73"),
+}
+"""Where the curves are from, and the colour in the picture."""
+
+Psnr = dict[str, dict[str, list[Sequence[float]]]]
+"""PSNR of each prompt, by model, way and count."""
+
+
+def measured() -> Psnr:
+    """The figures of all models."""
+    figures, found = Figures(), Psnr()
+    for title, lab in track(LABS.items(), "sampling"):
+        found[title] = {way: [] for way in WAYS}
+        for (way, (source, _)), count in ((w, n) for w in WAYS.items() for n in COUNTS):
+            if source is None:
+                psnr, _ = figures.of(
+                    lab, "plain", count, lambda lab=lab, n=count: (lab.plain(n), "")
+                )
+            else:
+                psnr, _ = figures.planned(lab, count, False, source, DEFAULT, "all")
+            found[title][way].append(psnr)
+    return found
+
+
+def table(found: Psnr) -> str:
+    """A row per model and way, in Markdown."""
+    lines = [f"| | {COUNTS[0]} of 28 computed | {' | '.join(map(str, COUNTS[1:]))} |"]
+    lines.append("|---|" + "--:|" * len(COUNTS))
+    for title, ways in found.items():
+        for way, psnr in ways.items():
+            lines.append(f"| {title}: {way} | {' | '.join(map(mean_tenth_least, psnr))} |")
+    return "\n".join(lines)
+
+
+def draw(found: Psnr) -> "Figure":
+    """A panel per model: the mean as a line, the worst prompt as a triangle."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(found), sharey=True)
+    for axes, (title, ways) in zip(panels, found.items(), strict=True):
+        for way, psnr in ways.items():
+            _, colour = WAYS[way]
+            axes.plot(COUNTS, [np.mean(p) for p in psnr], "o-", color=colour, label=way.strip("*"))
+            axes.plot(COUNTS, [min(p) for p in psnr], "v", color=colour, markerfacecolor="none")
+        axes.set_title(title, fontsize=10)
+        axes.set_xticks(COUNTS)
+        axes.set_xlabel("computed of 28")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("PSNR, dB: mean (line), worst (triangle)")
+    panels[-1].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0]).parse_args()
+    one_thread()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    found = measured()
+    page = PAGE.read_text(encoding="utf-8")
+    written = filled(page, {"first runs": f"\n{table(found)}\n"})
+    PAGE.write_text(written, encoding="utf-8")
+    draw(found).savefig(PICTURE, dpi=100, facecolor="white")
+    print(f"written: {PAGE}, {PICTURE}")
+
+
+if __name__ == "__main__":
+    main()
