@@ -84,7 +84,7 @@ def filled(text: str, parts: Mapping[str, str]) -> str:
     return text
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str | None]], figures: int = 0) -> str:
+def table(head: Iterable[str], rows: Iterable[Iterable[str | None]], figures: int = 0) -> str:
     """A Markdown table; the last `figures` columns are right-aligned."""
     head = [*head]
     lines = "|---" * (len(head) - figures) + "|--:" * figures + "|"
@@ -102,7 +102,7 @@ def _settings(preset: str) -> list[str | None]:
 def _recommended() -> str:
     rows = [(*_downloads(row), *_settings(row.preset)) for row in MODEL_TYPES.values()]
     head = ("model", "`model_type`", "text encoders, VAE", "threshold", "retention", "K")
-    return _table(head, rows, 3)
+    return table(head, rows, 3)
 
 
 def _downloads(row: Model) -> tuple[str, str, str]:
@@ -124,14 +124,14 @@ def _presets() -> str:
         steps = presets.load(name).settings["steps"]
         rows.append((f"`{name}`", types.get(name, ""), f"{steps}", *_settings(name)))
     head = ("preset", "ComfyUI's `model_type`", "steps", "threshold", "retention", "K")
-    return _table(head, rows, 4)
+    return table(head, rows, 4)
 
 
 def _auto() -> str:
     rows = []
     for name, row in MODEL_TYPES.items():
         rows.append((f"`{name}`", f"`{row.kind}`", f"{row.auto.__doc__}".rstrip(".")))
-    return _table(("`model_type`", "class", "models that `auto` takes for it"), rows)
+    return table(("`model_type`", "class", "models that `auto` takes for it"), rows)
 
 
 def _unlisted() -> str:
@@ -139,7 +139,7 @@ def _unlisted() -> str:
     for name, (model, *others) in files.UNLISTED.items():
         linked = [f"[{file.title}]({file.address}) `{file.folder}`" for file in others]
         rows.append((f"[{name}]({model.address}) `{model.folder}`", ", ".join(linked)))
-    return _table(("model", "other files"), rows)
+    return table(("model", "other files"), rows)
 
 
 def _others() -> str:
@@ -148,7 +148,7 @@ def _others() -> str:
         if row.follows or row.unfit:
             what = f"one of {_codes(row.follows, ', ')}" if row.follows else f"none: {row.unfit}"
             rows.append((row.title, f"`{row.kind}`", what))
-    return _table(("model", "class", "curve that `auto` takes"), rows)
+    return table(("model", "class", "curve that `auto` takes"), rows)
 
 
 def _codes(names: Iterable[str], comma: str) -> str:

@@ -9,8 +9,6 @@ table and writes docs/expected.png.
 
 import argparse
 import itertools
-import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.figures import mean_tenth_least
-from bench.quality.counting import one_thread
+from bench.quality.counting import quiet
 from magcache.decide.difference import WORDS, in_words
 from magcache.decide.search import expected_error
 
@@ -113,9 +111,7 @@ def draw(found: Sequence[Point]) -> "Figure":
 
 def main() -> None:
     argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0]).parse_args()
-    one_thread()
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
+    quiet()
     found = points()
     Console().print(table(found))
     draw(found).savefig(PICTURE, dpi=110, facecolor="white")

@@ -7,8 +7,6 @@ as by bench.prediction.forecast.
 """
 
 import argparse
-import logging
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +15,7 @@ import numpy as np
 from rich.progress import track
 
 from bench.figures import mean_tenth_least
-from bench.quality.counting import one_thread
+from bench.quality.counting import quiet
 from tools.tables import filled
 
 from .forecast import DEFAULT, Figures, Lab
@@ -33,10 +31,9 @@ LABS = {
     "emoji-video, shift 3": Lab("emoji-video", 28, 3.0, 3.0, "euler", 32, 0),
     "emoji-unet, CFG 5": Lab("emoji-unet", 28, 5.0, 1.0, "euler", 32, 0),
 }
-PLAIN, FIRST_RUN = "plain, as many steps", "**first run**"
 WAYS = {
-    PLAIN: (None, "0.55"),
-    FIRST_RUN: ("prior", "#D55E00"),
+    "plain, as many steps": (None, "0.55"),
+    "**first run**": ("prior", "#D55E00"),
     "after three runs": ("learned", "#0072B2"),
     "with its own curves": ("own", "#009E73"),
 }
@@ -50,16 +47,17 @@ def measured() -> Psnr:
     """The figures of all models."""
     figures, found = Figures(), Psnr()
     for title, lab in track(LABS.items(), "sampling"):
-        found[title] = {way: [] for way in WAYS}
-        for (way, (source, _)), count in ((w, n) for w in WAYS.items() for n in COUNTS):
-            if source is None:
-                psnr, _ = figures.of(
-                    lab, "plain", count, lambda lab=lab, n=count: (lab.plain(n), "")
-                )
-            else:
-                psnr, _ = figures.planned(lab, count, False, source, DEFAULT, "all")
-            found[title][way].append(psnr)
+        found[title] = {
+            way: [_psnr(figures, lab, source, count) for count in COUNTS]
+            for way, (source, _) in WAYS.items()
+        }
     return found
+
+
+def _psnr(figures: Figures, lab: Lab, source: str | None, count: int) -> Sequence[float]:
+    if source is None:
+        return figures.plain(lab, count)
+    return figures.planned(lab, count, False, source, DEFAULT, "all")[0]
 
 
 def table(found: Psnr) -> str:
@@ -94,14 +92,12 @@ def draw(found: Psnr) -> "Figure":
 
 def main() -> None:
     argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0]).parse_args()
-    one_thread()
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
+    quiet()
     found = measured()
     page = PAGE.read_text(encoding="utf-8")
     written = filled(page, {"first runs": f"\n{table(found)}\n"})
     PAGE.write_text(written, encoding="utf-8")
-    draw(found).savefig(PICTURE, dpi=100, facecolor="white")
+    draw(found).savefig(PICTURE, dpi=110, facecolor="white")
     print(f"written: {PAGE}, {PICTURE}")
 
 

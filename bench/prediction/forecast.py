@@ -10,8 +10,6 @@ calibration prompts, at 50 levels.
 
 import argparse
 import itertools
-import logging
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
@@ -24,7 +22,7 @@ from rich.table import Table
 
 from bench.figures import mean_tenth_least
 from bench.kept import Kept
-from bench.quality.counting import one_thread
+from bench.quality.counting import quiet
 from bench.quality.first import unseen
 from magcache.blocks import find_stack
 from magcache.curves import (
@@ -77,7 +75,8 @@ class Emoji:
         """Flow levels of a run, including its end, (steps + 1,)."""
         return np.array([*shifted_sigmas(steps, shift), 0.0])
 
-    def noise(self, seeds: Sequence[int]) -> torch.Tensor:
+    def noise(self, seeds: Sequence[int], highest: float) -> torch.Tensor:
+        """The first sample, at the highest level."""
         pack = self.model.pipe._pack_latents
         return torch.cat([pack(_randn(seed, 1, 16, 16, 16), 1, 16, 16, 16) for seed in seeds])
 
@@ -108,7 +107,7 @@ class Video(Emoji):
     library = video
     name = "emoji-video"
 
-    def noise(self, seeds: Sequence[int]) -> torch.Tensor:
+    def noise(self, seeds: Sequence[int], highest: float) -> torch.Tensor:
         return torch.cat([_randn(seed, 1, 16, 8, 16, 16) for seed in seeds])
 
     def call(self, x: torch.Tensor, level: float, prompts: Sequence[str]) -> Callable[[], Any]:
@@ -134,9 +133,8 @@ class UNet(Emoji):
         sigmas = np.array(self.model.pipe.scheduler.sigmas.tolist())
         return sigmas / (1 + sigmas)
 
-    def noise(self, seeds: Sequence[int]) -> torch.Tensor:
-        highest = float(self.model.pipe.scheduler.sigmas[0])
-        scale = (highest**2 + 1) ** 0.5 / (1 + highest)
+    def noise(self, seeds: Sequence[int], highest: float) -> torch.Tensor:
+        scale = np.hypot(highest, 1 - highest)
         return torch.cat([_randn(seed, 1, 4, 32, 32) for seed in seeds]) * scale
 
     def call(self, x: torch.Tensor, level: float, prompts: Sequence[str]) -> Callable[[], Any]:
@@ -279,7 +277,7 @@ def sampled(
     residual: bool = False, lessons: list[tuple[float, float]] | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """Samples a batch; returns the pipeline's latents."""
-    x, held, gap, before = subject.noise(seeds), [], [], None
+    x, held, gap, before = subject.noise(seeds, levels[0]), [], [], None
     at_gap: tuple[Any, Any] = x, before
     every = [prompts] if cfg == 1 else [prompts, [""] * len(prompts)]
     texts = [text for branch in every for text in branch]
@@ -475,8 +473,10 @@ class Lab:
         learned: Learned | None = None,
     ) -> Planned:
         grams, costs = self.costs(residual, source, weight, learned)
-        hedges = self.begin is None and source != "own"
-        schedule = (hedged_schedule if hedges else best_schedule)(costs, computed)
+        if self.begin is not None:
+            schedule = best_schedule(costs.computing_first(self.begin), computed)
+        else:
+            schedule = (best_schedule if source == "own" else hedged_schedule)(costs, computed)
         return Planned(schedule, grams, self.levels, residual, mends)
 
     def costs(
@@ -490,9 +490,8 @@ class Lab:
         known = [measured(name, residual) for name in names]
         members = [{signal: member[signal] for signal in signals} for member in known]
         grams, levels = prior.mean(members), self.levels[:-1].tolist()
-        may_skip = [place >= (self.begin or 1) for place in range(len(levels))]
         costs = costs_of(
-            grams, levels, 0.0, self.cfg, may_skip, WEIGHTS[weight], members=members,
+            grams, levels, 0.0, self.cfg, remaining=WEIGHTS[weight], members=members,
             ratios=(learned or Learned()).ratios(levels),
         )  # fmt: skip
         return grams, costs
@@ -513,6 +512,10 @@ class Figures:
             psnr, schedule = make()
             found = self._kept.add(key, psnr=[round(p, 2) for p in psnr], schedule=schedule)
         return found["psnr"], found["schedule"]
+
+    def plain(self, lab: Lab, count: int) -> list[float]:
+        """The figures of `Lab.plain`."""
+        return self.of(lab, "plain", count, lambda: (lab.plain(count), ""))[0]
 
     def planned(
         self, lab: Lab, count: int, residual: bool, source: str, weight: str, mends: str
@@ -541,9 +544,7 @@ def main() -> None:
     told = "evaluations that every plan computes first, instead of the hedge"
     parser.add_argument("--begin", type=int, nargs="+", default=[None], help=told)
     asked = parser.parse_args()
-    one_thread()
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
+    quiet()
     console, figures = Console(width=170), Figures()
     for name, steps, cfg, shift, sampler, begin in itertools.product(
         asked.model, asked.steps, asked.cfg, asked.shift, asked.sampler, asked.begin
@@ -556,8 +557,7 @@ def main() -> None:
 def _table(lab: Lab, asked: argparse.Namespace, figures: Figures) -> Table:
     counts = [round(share * lab.steps) for share in asked.share]
     table = Table("mean / 10th percentile / minimum, dB", *map(str, counts), title=lab.told)
-    plain = [figures.of(lab, "plain", n, lambda n=n: (lab.plain(n), "")) for n in counts]
-    table.add_row("plain", *(mean_tenth_least(psnr) for psnr, _ in plain))
+    table.add_row("plain", *(mean_tenth_least(figures.plain(lab, n)) for n in counts))
     places = ["output"] if lab.name == UNet.name else asked.place
     ways = itertools.product(places, asked.source, asked.weight, asked.mends)
     for place, source, weight, mends in ways:

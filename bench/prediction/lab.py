@@ -2,20 +2,22 @@
 
 import argparse
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import numpy as np
 import torch
 from diffusers import UniPCMultistepScheduler
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import magcache
+from bench.kept import Kept
 from bench.quality.condition import Condition
 from bench.quality.subjects import SUBJECTS, Subject
 from magcache.calibrate import SAMPLED, Calibrator, merge
@@ -29,16 +31,18 @@ FOLDER = Path("bench-output/prediction")
 BATCH = 8
 FIRST = 64  # the prompts before it are for bench.quality, so choices must not use them
 
+PROMPTS = {"emoji": 24, "emoji-video": 4}
+CONDITIONS = [Condition(28, cfg, shift) for cfg in (3.0, 1.0) for shift in (1.0, 3.0)]
+COSTS = (7, 10, 14, 19)  # of 28
+
 DEFAULT = "(1+4σ^6)/(1+4σ)"
 REMAINS: dict[str, search.Remains] = {
     DEFAULT: search.remains,
-    "1": np.ones_like,
-    "σ^0.75": lambda s: s**0.75,
-    "1/(1+4σ) + 0.4σ^8": lambda s: 1 / (1 + 4 * s) + 0.4 * s**8,
     "(1+σ^6)/(1+4σ)": lambda s: (1 + s**6) / (1 + 4 * s),
     "(1+8σ^6)/(1+4σ)": lambda s: (1 + 8 * s**6) / (1 + 4 * s),
     "(1+24σ^6)/(1+4σ)": lambda s: (1 + 24 * s**6) / (1 + 4 * s),
     "1/(1+4σ)": lambda s: 1 / (1 + 4 * s),
+    "1": np.ones_like,
 }
 """Forms of the part of an error made at σ that remains at the end."""
 
@@ -65,6 +69,9 @@ class Measured:
     entries: int = SAMPLED
     model: str = ""
 
+    def __str__(self) -> str:
+        return _changes(self)
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -78,6 +85,7 @@ class Variant:
         rule: If set, use the rule instead of a plan, with K 6, retention 0.1 and the threshold
             that computes as many; residuals are "predicted", or "reuse".
         error: If set, plan for this expected error instead of `computed`.
+        fewest: Evaluations that a plan computes at least. None takes what MagCache does.
     """
 
     computed: int
@@ -90,6 +98,16 @@ class Variant:
     measured: Measured = Measured()
     rule: str = ""
     error: float | None = None
+    fewest: int | None = None
+
+    def __str__(self) -> str:
+        return _changes(self)
+
+
+def _changes(settings: Measured | Variant) -> str:
+    """What differs from the defaults, as a key of saved results."""
+    values = [(each.name, getattr(settings, each.name), each.default) for each in fields(settings)]
+    return ", ".join(f"{name} {value}" for name, value, default in values if value != default)
 
 
 _kept = lru_cache  # keeping a lab alive is fine: it lasts as long as its study
@@ -109,7 +127,7 @@ class Lab:
         self._subject, self.condition = subject, condition
         self._texts = subject.prompts[FIRST : FIRST + prompts]
         self._multistep = multistep
-        self.name = f"{subject.name}-{condition.name}" + ("-unipc" if multistep else "")
+        self._name = f"{subject.name}-{condition.name}" + ("-unipc" if multistep else "")
         self._uncached = self._load_uncached()
 
     def psnr(self, variant: Variant) -> tuple[list[float], float]:
@@ -172,7 +190,7 @@ class Lab:
         return pipe
 
     def _load_uncached(self) -> np.ndarray:
-        path = FOLDER / "uncached" / f"{self.name}-{len(self._texts)}.npy"
+        path = FOLDER / "uncached" / f"{self._name}-{len(self._texts)}.npy"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, self._sample(self._pipe, self.condition))
@@ -195,6 +213,9 @@ class Lab:
                 changed.enter_context(patch.object(module, "best_weights", weights))
             if self._multistep:  # otherwise the run would not mend
                 changed.enter_context(patch.object(SchedulerClock, "allows_mending", True))
+            if variant.fewest:
+                fewest = Mock(return_value=variant.fewest)
+                changed.enter_context(patch.object(by_plan, "fewest_worth", fewest))
             if not variant.mends:
                 changed.enter_context(patch.object(Mender, "factors", return_value=None))
             decider = partial(by_plan.PlanDecider, corrects=variant.corrects)
@@ -245,3 +266,53 @@ class Lab:
             round(min(100.0, fmean(map(psnr, np.square(a - b).mean((1, 2, 3)).tolist()))), 2)
             for a, b in pairs
         ]
+
+
+class Figures:
+    """PSNR of each unseen prompt against the uncached run; samples what has not been saved.
+
+    Args:
+        sampled: Called after each sampling.
+    """
+
+    def __init__(self, sampled: Callable[[], None]) -> None:
+        self._sampled = sampled
+        self._kept = {name: Kept(f"prediction-{name}-{n}") for name, n in PROMPTS.items()}
+
+    @classmethod
+    @contextmanager
+    def shown(cls) -> Iterator[tuple["Figures", Callable[[str], None]]]:
+        """Yields figures that show when they sample, and a function that prints a line."""
+        counted = TextColumn("{task.completed} samplings")
+        with Progress(SpinnerColumn(), TimeElapsedColumn(), counted, transient=True) as progress:
+            task = progress.add_task("", total=None)
+            yield cls(lambda: progress.advance(task)), progress.console.print
+
+    def of(
+        self, model: str, condition: Condition, variant: Variant, *, multistep: bool = False
+    ) -> tuple[list[float], float]:
+        """PSNR of each prompt, and the evaluations actually computed."""
+        lab, key = (model, condition, multistep), _key(condition, multistep, str(variant))
+        if (found := self._kept[model].get(key)) is None:
+            psnr, computed = self._lab(*lab).psnr(variant)
+            found = self._kept[model].add(key, psnr=psnr, computed=computed)
+            self._sampled()
+        return found["psnr"], found["computed"]
+
+    def plain(
+        self, model: str, condition: Condition, steps: int, *, multistep: bool = False
+    ) -> list[float]:
+        """PSNR of each prompt in plain sampling with `steps` steps."""
+        lab, key = (model, condition, multistep), _key(condition, multistep, f"plain {steps}")
+        if (found := self._kept[model].get(key)) is None:
+            found = self._kept[model].add(key, psnr=self._lab(*lab).plain(steps))
+            self._sampled()
+        return found["psnr"]
+
+    @_kept
+    def _lab(self, model: str, condition: Condition, multistep: bool) -> Lab:
+        return Lab(SUBJECTS[model](), condition, PROMPTS[model], multistep=multistep)
+
+
+def _key(condition: Condition, multistep: bool, told: str) -> str:
+    return f"{condition}{', UniPC' if multistep else ''}: {told}"

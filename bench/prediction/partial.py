@@ -7,8 +7,6 @@ A reused block adds to its input what it added last time. Prints PSNR against th
 """
 
 import argparse
-import logging
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,7 +18,7 @@ from rich.table import Table
 from torch import nn
 
 from bench.figures import mean_tenth_least
-from bench.quality.counting import one_thread
+from bench.quality.counting import quiet
 
 from . import forecast
 from .forecast import Lab, Outputs, Planned, psnr, subject_of
@@ -74,7 +72,7 @@ def images(lab: Lab, way: str) -> torch.Tensor:
     blocks = [block for each in lists for block in each]
     third, now = len(blocks) // 3, [""]
     plan = planned(lab, way)
-    x, held, before = subject.noise(seeds), [], None
+    x, held, before = subject.noise(seeds, lab.levels[0]), [], None
     with (
         reusing(blocks[:third], lambda: now[0] == "f"),
         reusing(blocks[-third:], lambda: now[0] == "l"),
@@ -104,9 +102,7 @@ def planned(lab: Lab, way: str) -> Planned:
 
 def main() -> None:
     argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0]).parse_args()
-    one_thread()
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
+    quiet()
     table = Table("eight steps, Euler, shift 3", "7 of 8", "6 of 8", title="PSNR, dB")
 
     def told(lab: Lab, found: torch.Tensor) -> str:

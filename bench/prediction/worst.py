@@ -8,8 +8,6 @@ a row per prompt, and prints the PSNR of each prompt with one gap after another 
 
 import argparse
 import itertools
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.quality.counting import one_thread
+from bench.quality.counting import quiet
 from magcache.pictures import draw_rows
 
 from .forecast import DEFAULT, MODELS, Lab, Planned, psnr, sampled, subject_of
@@ -35,9 +33,7 @@ def main() -> None:
     parser.add_argument("--shift", type=float, default=1.0)
     parser.add_argument("--prompts", type=int, default=32)
     asked = parser.parse_args()
-    one_thread()
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
+    quiet()
     lab = Lab(asked.model, 28, asked.cfg, asked.shift, "euler", asked.prompts, first=0)
     counts = [round(share * lab.steps) for share in SHARES]
     plans = [lab.plan(count, False, "prior", DEFAULT, "all") for count in counts]

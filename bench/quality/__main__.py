@@ -1,9 +1,7 @@
 """The bench's command line."""
 
 import argparse
-import logging
 import os
-import warnings
 from pathlib import Path
 
 os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "error")  # before anything imports it
@@ -14,7 +12,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from . import cluster
 from .bench import Bench
 from .condition import Condition
-from .counting import one_thread
+from .counting import quiet
 from .report import write
 from .store import FOLDER, Store, calibration_path
 from .subjects import SUBJECTS
@@ -53,9 +51,7 @@ def main() -> None:
 
 
 def measure(asked: argparse.Namespace, console: Console) -> None:
-    one_thread()
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)  # rivals warn in every run
+    quiet()
     subject = SUBJECTS[asked.model]()
     columns = [SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.completed} samplings")]
     columns.append(TextColumn("{task.description}"))

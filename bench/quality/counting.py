@@ -1,5 +1,7 @@
 """Counts what a run really computes: the work of the layers inside the blocks."""
 
+import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -99,3 +101,10 @@ def cost_of(
 def one_thread() -> None:
     """Uses one thread: small models are fastest with it, and processor time is meaningful."""
     torch.set_num_threads(1)
+
+
+def quiet() -> None:
+    """Uses one thread, and hides the warnings that libraries and rivals give in every run."""
+    one_thread()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)

@@ -180,8 +180,8 @@ def hedged_schedule(costs: Costs, computed: int) -> list[bool]:
     """The schedule for a model whose own curves are not known, see `best_schedule`.
 
     Some models keep the errors of their first evaluations to the end, and the curves of other
-    models cannot tell. So these are computed if there is about half the work to do, and if the
-    expected error hardly rises for it (docs/prediction.md).
+    models cannot tell. So a schedule of about half the work or more computes them, if the expected
+    error hardly rises for it (docs/prediction.md).
     """
     best = best_schedule(costs, computed)
     if computed < _SHARE * costs.evaluations:
