@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-OUTPUT = Path("bench-output/comfyui.json")
+from .kept import FOLDER
+
 DEPTH, WIDTH, SIZE = 16, 256, (2, 24, 24)  # blocks, channels, latent frames with their size
 MODEL_TYPE = "wan2.1_t2v_14B"
 
@@ -196,8 +197,9 @@ def main() -> None:
     tokens = SIZE[0] * SIZE[1] * SIZE[2] // 4
     model = f"Wan of width {WIDTH}, {DEPTH} blocks, {tokens} tokens, {MODEL_TYPE}"
     figures = {"machine": f"{machine}, one thread, processor time", "model": model}
-    OUTPUT.parent.mkdir(exist_ok=True)
-    OUTPUT.write_text(json.dumps({**figures, "result": asdict(result)}, indent=1), encoding="utf-8")
+    kept = FOLDER / f"comfyui-{version}.json"
+    found = {**figures, "result": asdict(result)}
+    kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(f"\n{figures['machine']}\n{model}\n\n{table(result)}\n\n{result.schedule}")
 
 

@@ -26,7 +26,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-OUTPUT = Path("bench-output")
+from .kept import FOLDER
+
 TESTS = Path(__file__).parents[1] / "tests" / "comfyui"
 STEPS = 8
 ROUNDS = 30
@@ -283,10 +284,11 @@ def main() -> None:
     if arguments.samplings:
         print(json.dumps(samplings(arguments.samplings, arguments.backend)))
         return
-    text = page(*measure(arguments.backend))
-    OUTPUT.mkdir(exist_ok=True)
-    (OUTPUT / f"compile-{arguments.backend}.md").write_text(text, encoding="utf-8")
-    print(f"\n{text}")
+    found, sampled = measure(arguments.backend)
+    kept = FOLDER / f"compile-{arguments.backend}.json"
+    figures = {"compilations": [asdict(each) for each in found], "samplings": sampled}
+    kept.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    print(f"\n{page(found, sampled)}")
 
 
 if __name__ == "__main__":

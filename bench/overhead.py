@@ -15,7 +15,6 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
@@ -24,6 +23,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel, W
 from torch import nn
 
 import magcache
+from bench.kept import FOLDER
 from magcache.blocks import find_stack
 from magcache.calibrate import Calibrator
 from magcache.curves import MagnitudeCurve, Trajectory, presets
@@ -31,7 +31,6 @@ from magcache.decide import Course, Decision, Holding, Reason, Rule, RuleDecider
 from magcache.hosts.diffusers.models import FAMILIES
 from magcache.run import Run
 
-OUTPUT = Path("bench-output")
 _LEVELS = Trajectory((1.0, 0.5, 0.25))
 _CURVES = {"cond": MagnitudeCurve((1.0, 0.0), (0.0, 0.0))}
 Call = Callable[[], Any]
@@ -323,9 +322,9 @@ def main() -> None:
         for case in cases:
             results.append(measure(case, device, dtype, arguments.repeats))
             print(table(results[-1:]).splitlines()[-1], flush=True)
-    OUTPUT.mkdir(exist_ok=True)
     figures = {"machine": machine(device), "results": [asdict(result) for result in results]}
-    (OUTPUT / f"overhead-{device}.json").write_text(json.dumps(figures, indent=1))
+    kept = FOLDER / f"overhead-{device}.json"
+    kept.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(f"\n{machine(device)}\n\n{table(results)}")
 
 
