@@ -8,7 +8,6 @@ skipping samplings alternate; figures are medians over the repeats, in processor
 """
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 
-from .kept import FOLDER
+from .kept import write_whole
 
 DEPTH, WIDTH, SIZE = 16, 256, (2, 24, 24)  # blocks, channels, latent frames with their size
 MODEL_TYPE = "wan2.1_t2v_14B"
@@ -197,9 +196,7 @@ def main() -> None:
     tokens = SIZE[0] * SIZE[1] * SIZE[2] // 4
     model = f"Wan of width {WIDTH}, {DEPTH} blocks, {tokens} tokens, {MODEL_TYPE}"
     figures = {"machine": f"{machine}, one thread, processor time", "model": model}
-    kept = FOLDER / f"comfyui-{version}.json"
-    found = {**figures, "result": asdict(result)}
-    kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_whole(f"comfyui-{version}", {**figures, "result": asdict(result)})
     print(f"\n{figures['machine']}\n{model}\n\n{table(result)}\n\n{result.schedule}")
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from .kept import FOLDER
+from .kept import write_whole
 
 TESTS = Path(__file__).parents[1] / "tests" / "comfyui"
 STEPS = 8
@@ -285,9 +285,8 @@ def main() -> None:
         print(json.dumps(samplings(arguments.samplings, arguments.backend)))
         return
     found, sampled = measure(arguments.backend)
-    kept = FOLDER / f"compile-{arguments.backend}.json"
     figures = {"compilations": [asdict(each) for each in found], "samplings": sampled}
-    kept.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_whole(f"compile-{arguments.backend}", figures)
     print(f"\n{page(found, sampled)}")
 
 

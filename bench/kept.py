@@ -26,6 +26,12 @@ def add_line(path: Path, result: Mapping[str, Any]) -> None:
         file.write(json.dumps(result) + "\n")
 
 
+def write_whole(name: str, result: Mapping[str, Any]) -> None:
+    """Saves the result of a bench that does not resume, which JSON can hold; replaces the last."""
+    text = json.dumps(result, indent=1) + "\n"
+    (FOLDER / f"{name}.json").write_text(text, encoding="utf-8")
+
+
 class Kept:
     """Results under keys, one line each, on disk as soon as they are added.
 

@@ -9,7 +9,6 @@ Figures are medians over the repeats of the ratios within a repeat.
 """
 
 import argparse
-import json
 import platform
 import random
 import time
@@ -23,13 +22,14 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel, W
 from torch import nn
 
 import magcache
-from bench.kept import FOLDER
 from magcache.blocks import find_stack
 from magcache.calibrate import Calibrator
 from magcache.curves import MagnitudeCurve, Trajectory, presets
 from magcache.decide import Course, Decision, Holding, Reason, Rule, RuleDecider, decider_for
 from magcache.hosts.diffusers.models import FAMILIES
 from magcache.run import Run
+
+from .kept import write_whole
 
 _LEVELS = Trajectory((1.0, 0.5, 0.25))
 _CURVES = {"cond": MagnitudeCurve((1.0, 0.0), (0.0, 0.0))}
@@ -323,8 +323,7 @@ def main() -> None:
             results.append(measure(case, device, dtype, arguments.repeats))
             print(table(results[-1:]).splitlines()[-1], flush=True)
     figures = {"machine": machine(device), "results": [asdict(result) for result in results]}
-    kept = FOLDER / f"overhead-{device}.json"
-    kept.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_whole(f"overhead-{device}", figures)
     print(f"\n{machine(device)}\n\n{table(results)}")
 
 

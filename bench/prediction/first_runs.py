@@ -16,7 +16,7 @@ from rich.progress import track
 
 from bench.figures import mean_tenth_least
 from bench.quality.counting import quiet
-from tools.tables import filled
+from tools.tables import filled, table
 
 from .forecast import DEFAULT, Figures, Lab
 
@@ -60,14 +60,14 @@ def _psnr(figures: Figures, lab: Lab, source: str | None, count: int) -> Sequenc
     return figures.planned(lab, count, False, source, DEFAULT, "all")[0]
 
 
-def table(found: Psnr) -> str:
+def rows_of(found: Psnr) -> str:
     """A row per model and way, in Markdown."""
-    lines = [f"| | {COUNTS[0]} of 28 computed | {' | '.join(map(str, COUNTS[1:]))} |"]
-    lines.append("|---|" + "--:|" * len(COUNTS))
-    for title, ways in found.items():
-        for way, psnr in ways.items():
-            lines.append(f"| {title}: {way} | {' | '.join(map(mean_tenth_least, psnr))} |")
-    return "\n".join(lines)
+    head = ["", f"{COUNTS[0]} of 28 computed", *map(str, COUNTS[1:])]
+    rows = [
+        [f"{title}: {way}", *map(mean_tenth_least, psnr)]
+        for title, ways in found.items() for way, psnr in ways.items()
+    ]  # fmt: skip
+    return table(head, rows, len(COUNTS))
 
 
 def draw(found: Psnr) -> "Figure":
@@ -95,7 +95,7 @@ def main() -> None:
     quiet()
     found = measured()
     page = PAGE.read_text(encoding="utf-8")
-    written = filled(page, {"first runs": f"\n{table(found)}\n"})
+    written = filled(page, {"first runs": rows_of(found)})
     PAGE.write_text(written, encoding="utf-8")
     draw(found).savefig(PICTURE, dpi=110, facecolor="white")
     print(f"written: {PAGE}, {PICTURE}")

@@ -2,7 +2,7 @@
 
 import argparse
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
@@ -292,27 +292,34 @@ class Figures:
         self, model: str, condition: Condition, variant: Variant, *, multistep: bool = False
     ) -> tuple[list[float], float]:
         """PSNR of each prompt, and the evaluations actually computed."""
-        lab, key = (model, condition, multistep), _key(condition, multistep, str(variant))
-        if (found := self._kept[model].get(key)) is None:
-            psnr, computed = self._lab(*lab).psnr(variant)
-            found = self._kept[model].add(key, psnr=psnr, computed=computed)
-            self._sampled()
+
+        def measured(lab: Lab) -> dict[str, Any]:
+            psnr, computed = lab.psnr(variant)
+            return {"psnr": psnr, "computed": computed}
+
+        found = self._found(model, condition, multistep, str(variant), measured)
         return found["psnr"], found["computed"]
 
     def plain(
         self, model: str, condition: Condition, steps: int, *, multistep: bool = False
     ) -> list[float]:
         """PSNR of each prompt in plain sampling with `steps` steps."""
-        lab, key = (model, condition, multistep), _key(condition, multistep, f"plain {steps}")
+
+        def measured(lab: Lab) -> dict[str, Any]:
+            return {"psnr": lab.plain(steps)}
+
+        return self._found(model, condition, multistep, f"plain {steps}", measured)["psnr"]
+
+    def _found(
+        self, model: str, condition: Condition, multistep: bool, told: str,
+        measured: Callable[[Lab], dict[str, Any]],
+    ) -> Mapping[str, Any]:  # fmt: skip
+        key = f"{condition}{', UniPC' if multistep else ''}: {told}"
         if (found := self._kept[model].get(key)) is None:
-            found = self._kept[model].add(key, psnr=self._lab(*lab).plain(steps))
+            found = self._kept[model].add(key, **measured(self._lab(model, condition, multistep)))
             self._sampled()
-        return found["psnr"]
+        return found
 
     @_kept
     def _lab(self, model: str, condition: Condition, multistep: bool) -> Lab:
         return Lab(SUBJECTS[model](), condition, PROMPTS[model], multistep=multistep)
-
-
-def _key(condition: Condition, multistep: bool, told: str) -> str:
-    return f"{condition}{', UniPC' if multistep else ''}: {told}"
