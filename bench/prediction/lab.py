@@ -1,6 +1,5 @@
 """Samples one model in one condition with many variants of planned prediction."""
 
-import argparse
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -22,7 +21,8 @@ from bench.quality.condition import Condition
 from bench.quality.subjects import SUBJECTS, Subject
 from magcache.calibrate import SAMPLED, Calibrator, merge
 from magcache.curves import Calibration, Trajectory, gram
-from magcache.decide import Course, Mender, by_plan, choose, decider_for, rule_of, search
+from magcache.decide import Course, Mender, by_plan, decider_for, rule_of, search
+from magcache.decide.correction import Correction
 from magcache.hosts.diffusers.clock import SchedulerClock
 from magcache.images import psnr
 
@@ -45,17 +45,6 @@ REMAINS: dict[str, search.Remains] = {
     "1": np.ones_like,
 }
 """Forms of the part of an error made at σ that remains at the end."""
-
-
-def arguments(told: str | None) -> argparse.ArgumentParser:
-    """Command-line arguments for sampling a model in one condition, or at several shifts."""
-    parser = argparse.ArgumentParser(description=(told or "").split("\n")[0])
-    parser.add_argument("--model", default="emoji", choices=["emoji", "emoji-video"])
-    parser.add_argument("--steps", type=int, default=28)
-    parser.add_argument("--cfg", type=float, default=3.0)
-    parser.add_argument("--shift", type=float, nargs="+", default=[1.0, 3.0])
-    parser.add_argument("--prompts", type=int, default=8)
-    return parser
 
 
 @dataclass(frozen=True)
@@ -85,6 +74,7 @@ class Variant:
         rule: If set, use the rule instead of a plan, with K 6, retention 0.1 and the threshold
             that computes as many; residuals are "predicted", or "reuse".
         error: If set, plan for this expected error instead of `computed`.
+        corrects: Whether the errors found so far correct the expected ones, see `Correction`.
         fewest: Evaluations that a plan computes at least. None takes what MagCache does.
     """
 
@@ -146,14 +136,13 @@ class Lab:
     def errors(self, variant: Variant) -> tuple[list[float], list[float]]:
         """Expected and measured relative errors of all predictions that could be compared."""
         seen: list[tuple[float, float]] = []
-        observe = by_plan.PlanDecider.observe
 
-        def noted(own: Any, expected: float, found: float) -> None:
+        def noted(_: Any, expected: float, found: float) -> None:
             seen.append((expected, found))
-            observe(own, expected, found)
 
-        with patch.object(by_plan.PlanDecider, "observe", noted):
-            self.psnr(variant)
+        observing = {"observes": True, "observe": noted}
+        with patch.multiple(by_plan.PlanDecider, **observing), self._applied(variant):
+            self._sample(self._pipe, self.condition, batch=1)
         return [e for e, _ in seen], [f for _, f in seen]
 
     @_kept
@@ -218,8 +207,8 @@ class Lab:
                 changed.enter_context(patch.object(by_plan, "fewest_worth", fewest))
             if not variant.mends:
                 changed.enter_context(patch.object(Mender, "factors", return_value=None))
-            decider = partial(by_plan.PlanDecider, corrects=variant.corrects)
-            changed.enter_context(patch.object(choose, "PlanDecider", decider))
+            if not variant.corrects:
+                changed.enter_context(patch.object(Correction, "add"))
             yield changed.enter_context(
                 magcache.apply(self._pipe, calibration=calibration, **settings)
             )
@@ -281,12 +270,12 @@ class Figures:
 
     @classmethod
     @contextmanager
-    def shown(cls) -> Iterator[tuple["Figures", Callable[[str], None]]]:
-        """Yields figures that show when they sample, and a function that prints a line."""
+    def shown(cls) -> Iterator["Figures"]:
+        """Yields figures that show when they sample."""
         counted = TextColumn("{task.completed} samplings")
         with Progress(SpinnerColumn(), TimeElapsedColumn(), counted, transient=True) as progress:
             task = progress.add_task("", total=None)
-            yield cls(lambda: progress.advance(task)), progress.console.print
+            yield cls(lambda: progress.advance(task))
 
     def of(
         self, model: str, condition: Condition, variant: Variant, *, multistep: bool = False
@@ -309,6 +298,15 @@ class Figures:
             return {"psnr": lab.plain(steps)}
 
         return self._found(model, condition, multistep, f"plain {steps}", measured)["psnr"]
+
+    def errors(self, model: str, condition: Condition, variant: Variant) -> list[float]:
+        """The ratio of each prediction's error to the expected one."""
+
+        def measured(lab: Lab) -> dict[str, Any]:
+            expected, found = lab.errors(variant)
+            return {"ratios": [round(f / e, 3) for f, e in zip(found, expected, strict=True)]}
+
+        return self._found(model, condition, False, f"errors, {variant}", measured)["ratios"]
 
     def _found(
         self, model: str, condition: Condition, multistep: bool, told: str,

@@ -16,7 +16,7 @@ def distance(calibration: Calibration, sigmas: Sequence[float]) -> float:
     """Mean distance of a run's noise levels from the nearest calibrated ones, in steps of the run.
 
     Levels beyond the calibrated range count in the same way. The larger the distance, the more a
-    plan loses (`python -m bench.prediction.carried`).
+    plan loses (`python -m bench.prediction carried`).
 
     Args:
         calibration: A calibration of the run's model.

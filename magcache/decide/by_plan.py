@@ -40,7 +40,6 @@ _FEWEST_OF_DRAFT = 3
 _LAST = 2  # final evaluations that a short run always computes: it cannot recover from errors there
 _FITS = 1.5  # errors up to this many times the expected ones are normal, because prompts differ
 _MEAN = "mean"
-_MORE = 0.25  # of the planned evaluations; adding this many roughly halves the error
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,6 @@ class _State:
         count: Number of evaluations so far, including the current one.
         computed: How many of them were computed.
         rooms: Number of residuals of each branch that the plan relies on.
-        added: Number of evaluations that corrections have added to the plan.
         lacking: Number of evaluations that were computed against the plan, because the cache
             held too little.
         notes: Notes for the report, by topic.
@@ -68,7 +66,6 @@ class _State:
     place: int = 0
     count: int = 0
     computed: int = 0
-    added: int = 0
     lacking: int = 0
 
     @property
@@ -108,7 +105,6 @@ class PlanDecider(Stepwise[_State]):
         guidance: CFG scale, which weights the branches' errors.
         members: Gram curves that the model may have; those of `grams` by default.
         learned: What earlier runs have taught about the model.
-        corrects: Whether errors measured during the run correct the expected ones.
     """
 
     target: Target
@@ -117,7 +113,6 @@ class PlanDecider(Stepwise[_State]):
     guidance: float = 1.0
     members: Sequence[Grams] = ()
     learned: Learned | None = None
-    corrects: bool = True
     keep: int = field(init=False)
     curves: Mapping[str, MagnitudeCurve] = field(init=False)
     _predicted: dict[Any, tuple[list[float], float]] = field(default_factory=dict, init=False)
@@ -184,15 +179,12 @@ class PlanDecider(Stepwise[_State]):
 
     @property
     def observes(self) -> bool:
-        return self.corrects or self.learned is not None
+        return self.target.error is not None or self.learned is not None
 
     def observe(self, expected: float, found: float) -> None:
-        """See `Decider`. Adds computed evaluations if errors are much larger than expected."""
-        if not self.corrects:
-            return
-        self._correction.add(expected, found)
-        if self._state.plan and self._correction.factor > _FITS:
-            self._state = self._corrected(self._state)
+        """See `Decider`. Corrects the expected errors of a run that an error is asked for."""
+        if self.target.error is not None:
+            self._correction.add(expected, found)
 
     def lessons(self, comparisons: Iterable[Comparison]) -> list[Lesson]:
         """See `Decider`. The error of the guided prediction, relative to the members' mean."""
@@ -332,36 +324,13 @@ class PlanDecider(Stepwise[_State]):
             note = f"{found}, so more is computed"
             return replace(state, rooms=rooms, notes=state.noting("room", note))
         here = state.last_computed
-        expected = expected_error(self._costs(state.rooms).after(here), state.plan[here:])
-        state, more = self._replanned(replace(state, rooms=rooms), within=expected)
-        return replace(state, notes=state.noting("room", f"{found}, so {_more(more)}"))
-
-    def _corrected(self, state: _State) -> _State:
-        """The state with evaluations added, because errors are larger than expected."""
-        most = _MORE * self._wanted
-        more = int(most * math.log2(self._correction.factor / _FITS)) - state.added
-        corrected, more = self._replanned(state, more) if more > 0 else (state, 0)
-        if more < 1:
-            return state
-        note = f"errors are larger than in the calibration, so {_more(state.added + more)}"
-        notes = state.noting("errors", note)
-        return replace(corrected, added=state.added + more, notes=notes)
-
-    def _replanned(
-        self, state: _State, more: int = 0, within: float = math.inf
-    ) -> tuple[_State, int]:
-        """Plans the rest of the run again; returns the state and how many evaluations it added.
-
-        Args:
-            state: Progress of the run.
-            more: Number of evaluations to add.
-            within: Adds as many more as it takes to bring the expected error down to this.
-        """
-        past, here = state.place, state.last_computed
-        costs = self._costs(state.rooms).after(here)
-        rest = best_schedule(costs, sum(state.plan[here:]) + more, within)[past - here :]
-        added = sum(rest) - sum(state.plan[past:])
-        return replace(state, plan=(*state.plan[:past], *rest)), added
+        planned, past = state.plan[here:], state.plan[: state.place]
+        error = expected_error(self._costs(state.rooms).after(here), planned)
+        rest = best_schedule(self._costs(rooms).after(here), sum(planned), error)
+        plan = (*past, *rest[state.place - here :])
+        more = sum(plan) - sum(state.plan)
+        notes = state.noting("room", f"{found}, so {_more(more)}")
+        return replace(state, rooms=rooms, plan=plan, notes=notes)
 
     def _costs(self, rooms: Mapping[str, int]) -> Costs:
         course, window = self.course, self.target.window

@@ -110,11 +110,8 @@ def decider_for(
             return PlanDecider(asked, course, grams, guidance)
         signals = ["mean"] if guidance == 1 else ["mean", "difference"]
         members = [{name: known[name] for name in signals} for known in prior.members().values()]
-        # The prior's errors are only estimates, so they must not change a requested speed-up.
-        corrects = asked.speedup is None
-        return PlanDecider(
-            asked, course, prior.mean(members), guidance, members, learned or Learned(), corrects
-        )
+        grams, learned = prior.mean(members), learned or Learned()
+        return PlanDecider(asked, course, grams, guidance, members, learned)
     if not curves:
         raise ValueError("the rule needs magnitude curves")
     return RuleDecider(asked, course, curves, GuidedGrams(grams, guidance) if grams else None)

@@ -2,7 +2,7 @@
 
 A plan's expected error predicts the PSNR of its images. Over 95 plans of four models, with 8 to
 28 steps and at all speeds, the logarithm of the error and the PSNR have a correlation of -0.96
-(docs/method.md, *What a plan says beforehand*; `python -m bench.prediction.expected`).
+(docs/method.md, *What a plan says beforehand*; `python -m bench.prediction expected`).
 """
 
 WORDS = (
