@@ -2,7 +2,7 @@
 
 import torch
 
-from magcache.blocks import ModelOutput, OutputCall
+from magcache.blocks import ModelOutput, OutputCall, Path
 from magcache.decide import Reason, Rule
 from magcache.run import Run
 from tests.toys import CPU, decider_of, even, flat_curve
@@ -80,3 +80,27 @@ def test_the_level_is_what_decides_and_the_report_has_sigma() -> None:
     run.call_parts(PARTS, CPU, call_of(model, 1.0))
     assert run.cache.sigmas("m") == [0.75]
     assert (run.evaluations[0].sigma, run.evaluations[0].place) == (3.0, 0.75)
+
+
+def walked(*levels: float) -> list[float]:
+    """Where the path is, for velocities of 2, 3, ..., while the sampler's latent is far away."""
+    path, found = Path(), []
+    for level in levels:
+        path.begin(torch.tensor([100.0]) if found else torch.tensor([level]), level)
+        assert path.x is not None
+        found.append(float(path.x))
+        path.end(path.x - level * (1 + len(found)))
+    return found
+
+
+def test_the_path_is_eulers_whatever_the_sampler_adds() -> None:
+    # Velocities are 2, 3, ...
+    assert walked(1.0, 0.5, 0.25) == [1.0, 0.0, -0.75]
+
+
+def test_the_path_returns_to_a_level_with_the_sampler() -> None:
+    assert walked(1.0, 0.5, 0.25, 0.5, 0.25)[3:] == [0.0, -1.25]
+
+
+def test_a_level_raised_by_noise_is_no_return() -> None:
+    assert walked(1.0, 0.5, 0.75)[2] == 0.75

@@ -1,11 +1,15 @@
 """Caching at the model's output: a skipped call runs no part of the model."""
 
+import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 
 from .stack import Call, Mend, Residual
+
+_STAGES = 3  # how far back a sampler may return
 
 
 class Place(Protocol):
@@ -126,15 +130,22 @@ class Path:
         self.x: torch.Tensor | None = None
         self._level = 0.0
         self._denoised: torch.Tensor | None = None
+        self._past: deque[tuple[float, torch.Tensor]] = deque(maxlen=_STAGES)
 
     def begin(self, x: torch.Tensor, level: float) -> None:
-        """Starts an evaluation of the sampler's latent x = x₀ + level·velocity."""
+        """Starts an evaluation of the sampler's latent x = x₀ + level·velocity.
+
+        A method of several stages may go back up to a level where it was, and so does the path.
+        """
         if self.x is None or self._denoised is None or not self._level:
             self.x = x.clone()
+        elif level > self._level and (before := self._at(level)) is not None:
+            self.x = before
         else:
             step = (level - self._level) / self._level
             self.x = self.x + step * (self.x - self._denoised)
         self._level, self._denoised = level, None
+        self._past.append((level, self.x))
 
     def end(self, denoised: torch.Tensor) -> None:
         """Ends the evaluation with the denoised latent that the sampler received."""
@@ -143,3 +154,8 @@ class Path:
     def instead_of(self, x: torch.Tensor) -> torch.Tensor:
         """The current latent, or `x` itself if its shape differs."""
         return self.x if self.x is not None and self.x.shape == x.shape else x
+
+    def _at(self, level: float) -> torch.Tensor | None:
+        """The latent of the last evaluation at a level, if it was a short while ago."""
+        past = (x for at, x in reversed(self._past) if math.isclose(at, level, rel_tol=1e-5))
+        return next(past, None)
