@@ -1,6 +1,6 @@
 """Measures MagCache's own cost, compared with the same model without it in the same process.
 
-    python -m bench.overhead                 small FLUX models on a CPU, about three minutes
+    python -m bench.overhead                 small FLUX models and planning on a CPU, three minutes
     python -m bench.overhead --device cuda   also full-size FLUX and Wan 14B, random weights
 
 For each model it alternates a plain call, a computed and a skipped evaluation, and a call with
@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import median, quantiles
 from typing import Any
 
@@ -24,8 +25,17 @@ from torch import nn
 import magcache
 from magcache.blocks import find_stack
 from magcache.calibrate import Calibrator
-from magcache.curves import MagnitudeCurve, Trajectory, presets
-from magcache.decide import Course, Decision, Holding, Reason, Rule, RuleDecider, decider_for
+from magcache.curves import MagnitudeCurve, Trajectory, presets, prior, shifted_sigmas
+from magcache.decide import (
+    Course,
+    Decision,
+    Holding,
+    Reason,
+    Rule,
+    RuleDecider,
+    Target,
+    decider_for,
+)
 from magcache.hosts.diffusers.models import FAMILIES
 from magcache.run import Run
 
@@ -270,6 +280,19 @@ def _run_of(stack: Any, retention: float) -> Run:
     return Run(decider_for(rule, Course.of_steps(_LEVELS), _CURVES), stack)
 
 
+def planning() -> dict[str, dict[int, float]]:
+    """Milliseconds to plan a run at 2x, by where the curves are from and the number of steps."""
+    own = prior.members()["emoji"]
+    calibrated = {"cond": own["mean"], "uncond": own["mean"]}
+    found: dict[str, dict[int, float]] = {"calibration": {}, "prior": {}}
+    for source, grams in (("calibration", calibrated), ("prior", {})):
+        for steps in (28, 50, 100):
+            course = Course.of_steps(Trajectory(shifted_sigmas(steps, 3.0)))
+            plan = partial(decider_for, Target(speedup=2), course, {}, grams, 3.0)
+            found[source][steps] = 1000 * median(seconds_of(plan, "cpu") for _ in range(20))
+    return found
+
+
 def _wait(device: str) -> None:
     if device != "cpu":
         torch.cuda.synchronize()
@@ -322,9 +345,17 @@ def main() -> None:
         for case in cases:
             results.append(measure(case, device, dtype, arguments.repeats))
             print(table(results[-1:]).splitlines()[-1], flush=True)
-    figures = {"machine": machine(device), "results": [asdict(result) for result in results]}
+    planned = planning()
+    figures = {
+        "machine": machine(device),
+        "results": [asdict(result) for result in results],
+        "planning_ms": planned,
+    }
     write_whole(f"overhead-{device}", figures)
-    print(f"\n{machine(device)}\n\n{table(results)}")
+    print(f"\n{machine(device)}\n\n{table(results)}\n")
+    for source, times in planned.items():
+        told = ", ".join(f"{steps} steps {ms:.0f} ms" for steps, ms in times.items())
+        print(f"planning from a {source}: {told}")
 
 
 if __name__ == "__main__":

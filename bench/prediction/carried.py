@@ -1,34 +1,98 @@
 """Measures what a calibration loses at step counts and shifts other than its own.
 
-    python -m bench.prediction.carried --model emoji
-
 The loss is smaller than the luck of a schedule: two with equal expected errors may differ by 3 dB.
 So this compares expected errors instead. The run's own calibration judges the schedule and weights
 from the other calibration, relative to those from itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 import numpy as np
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
+from bench.kept import Kept
 from bench.quality.condition import Condition
-from bench.quality.counting import one_thread
 from bench.quality.subjects import SUBJECTS
 from magcache.curves import Calibration, GuidedGrams
 from magcache.curves.nearness import distance
 from magcache.decide import best_schedule, costs_of
 from magcache.decide.search import weights_of
+from tools.tables import table
 
-from .lab import Lab, Measured, arguments
+from .lab import Lab, Measured
 
+MODELS, CFG = ("emoji", "emoji-video"), 3.0
 STEPS, SHIFTS = (10, 20, 28, 50), (1.0, 3.0, 8.0)
 SHARES = np.arange(8, 20) / 28  # of the evaluations computed
 KEEP = 2
-APART = (0, 0.25, 0.5, 1, 2, 4)  # steps, see `magcache.curves.nearness.distance`
+APART = (0, 0.25, 0.5, 1, 2, 5)  # steps, see `magcache.curves.nearness.distance`
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a run loses with a calibration of other settings.
+
+    Attributes:
+        run, calibrated: Steps and shift.
+        lost: dB.
+        coarser: Whether the calibration's points are anywhere farther apart than the run's.
+        distance: See `magcache.curves.nearness.distance`.
+    """
+
+    run: tuple[int, float]
+    calibrated: tuple[int, float]
+    lost: float
+    coarser: bool
+    distance: float
+
+
+def tables() -> dict[str, str]:
+    kept, columns = Kept("carried"), []
+    for name in MODELS:
+        found = kept.get(name) or kept.add(name, losses=[asdict(each) for each in losses(name)])
+        columns.append(dict(_summary([Loss(**each) for each in found["losses"]])))
+    rows = [[of, *(column[of] for column in columns)] for of in columns[0]]
+    return {"carried": table(["", *MODELS], rows, len(MODELS))}
+
+
+def losses(name: str) -> list[Loss]:
+    """The losses of all pairs of different settings."""
+    lab = Lab(SUBJECTS[name](), Condition(28, CFG, 3.0), 1)
+    settings = [(steps, shift) for steps in STEPS for shift in SHIFTS]
+    made = {
+        (steps, shift): lab.calibration(Measured(steps=steps, shift=shift))
+        for steps, shift in track(settings, f"{name}: calibrations")
+    }
+    found = []
+    for run, own in made.items():
+        costs = sorted({round(float(share) * run[0]) for share in SHARES} - {0, 1, 2})
+        best = [error(own, own, CFG, cost) for cost in costs]
+        for other, used in made.items():
+            if other != run:
+                errors = np.array([error(own, used, CFG, cost) for cost in costs])
+                lost = 20 * float(np.log10(errors / best).mean())
+                far = distance(used, levels(own))
+                found.append(Loss(run, other, round(lost, 3), coarser(used, own), far))
+    return found
+
+
+def _summary(found: Sequence[Loss]) -> Iterator[tuple[str, str]]:
+    """A line per kind of calibration: median and largest loss."""
+
+    def told(some: Sequence[Loss]) -> str:
+        lost = [each.lost for each in some]
+        return f"{np.median(lost):.1f}, {max(lost):.1f}" if lost else ""
+
+    yield "nowhere coarser than the run", told([each for each in found if not each.coarser])
+    yield "coarser somewhere", told([each for each in found if each.coarser])
+    for low, high in pairwise(APART):
+        near = [each for each in found if low <= each.distance < high]
+        yield f"noise levels {low:g} to {high:g} steps away", told(near)
+    worst = max(found, key=lambda each: each.lost)
+    named = (f"{steps} steps, shift {shift:g}" for steps, shift in (worst.calibrated, worst.run))
+    yield "the worst", " for ".join(named)
 
 
 def error(own: Calibration, used: Calibration, cfg: float, computed: int) -> float:
@@ -62,49 +126,3 @@ def coarser(used: Calibration, own: Calibration) -> bool:
     at = (run[1:] + run[:-1]) / 2
     cell = np.clip(np.searchsorted(points, at) - 1, 0, len(points) - 2)
     return bool((np.diff(points)[cell] > 1.05 * np.diff(run)).any() or points[0] > run[0] + 1e-6)
-
-
-def main() -> None:
-    parser = arguments(__doc__)
-    parser.set_defaults(prompts=1)
-    asked = parser.parse_args()
-    one_thread()
-    subject = SUBJECTS[asked.model]()
-    lab = Lab(subject, Condition(28, asked.cfg, 3.0), asked.prompts)
-    settings = [(steps, shift) for steps in STEPS for shift in SHIFTS]
-    made = {
-        (steps, shift): lab.calibration(Measured(steps=steps, shift=shift))
-        for steps, shift in track(settings, f"{subject.name}: calibrations")
-    }
-    table = Table(title=f"{subject.name}, CFG {asked.cfg:g}: dB lost; * coarser than the run")
-    table.add_column("run \\ calibrated", no_wrap=True)
-    for steps, shift in settings:
-        table.add_column(f"{steps}/{shift:g}", justify="right", no_wrap=True)
-    losses: dict[bool, list[float]] = {False: [], True: []}
-    distances: list[tuple[float, float]] = []
-    for run, own in made.items():
-        row = []
-        costs = sorted({round(float(share) * run[0]) for share in SHARES} - {0, 1, 2})
-        best = [error(own, own, asked.cfg, cost) for cost in costs]
-        for other, used in made.items():
-            found = [error(own, used, asked.cfg, cost) for cost in costs]
-            lost, wide = 20 * float(np.log10(np.array(found) / best).mean()), coarser(used, own)
-            row.append(f"{lost:.1f}{'*' if wide else ''}")
-            if other != run:
-                losses[wide].append(lost)
-                distances.append((distance(used, levels(own)), lost))
-        table.add_row(f"{run[0]}/{run[1]:g}", *row)
-    console = Console(width=130)
-    console.print(table)
-    for wide, name in ((False, "finer"), (True, "coarser")):
-        told = f"median {np.median(losses[wide]):.1f} dB, largest {max(losses[wide]):.1f} dB"
-        told += f", {np.mean(np.array(losses[wide]) <= 2):.0%} within 2 dB"
-        console.print(f"{len(losses[wide])} calibrations {name} than the run: {told}")
-    for low, high in pairwise(APART):
-        lost = [lost for far, lost in distances if low <= far < high]
-        told = f"median {np.median(lost):.1f} dB, largest {max(lost):.1f} dB"
-        console.print(f"{len(lost)} with noise levels {low:g} to {high:g} steps away: {told}")
-
-
-if __name__ == "__main__":
-    main()

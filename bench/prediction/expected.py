@@ -1,13 +1,9 @@
 """Compares the expected error of plans with the PSNR of the images they make.
 
-    python -m bench.prediction.expected
-
 Small models in first runs of 8 to 28 Euler steps, with a prior that does not include the model, on
-prompts that no published figure uses. Results are saved, as by bench.prediction.forecast. Prints a
-table and writes docs/expected.png.
+prompts that no published figure uses. Draws docs/expected.png.
 """
 
-import argparse
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from bench.figures import mean_tenth_least
-from bench.quality.counting import quiet
 from magcache.decide.difference import WORDS, in_words
 from magcache.decide.search import expected_error
+from tools.tables import table
 
 from .forecast import DEFAULT, FIRST, Figures, Lab
 
@@ -57,6 +51,12 @@ class Point:
         return float(np.quantile(self.psnr, 0.1))
 
 
+def tables() -> dict[str, str]:
+    found = points()
+    draw(found).savefig(PICTURE, dpi=110, facecolor="white")
+    return {"expected": rows_of(found)}
+
+
 def points() -> list[Point]:
     """A point for each plan in each condition."""
     figures, found = Figures(), []
@@ -71,14 +71,15 @@ def points() -> list[Point]:
     return found
 
 
-def table(found: Sequence[Point]) -> Table:
-    """A table with a row per word."""
-    title = f"correlation {correlation(found):.2f}"
-    made = Table("expected difference", "plans", "10th percentile of PSNR, dB", title=title)
-    for word in (*(word for _, word in WORDS), in_words(1.0)):
+def rows_of(found: Sequence[Point]) -> str:
+    """A row per word, in Markdown."""
+    tenth = "PSNR that nine of ten pictures reach: mean / 10th percentile / minimum over the plans"
+    limits = {word: f"up to {most:g}" for most, word in WORDS} | {in_words(1.0): "more"}
+    rows = []
+    for word, limit in limits.items():
         own = [point.tenth for point in found if in_words(point.expected) == word]
-        made.add_row(word, str(len(own)), mean_tenth_least(own))
-    return made
+        rows.append([word, limit, str(len(own)), mean_tenth_least(own)])
+    return table(["expected difference", "expected error", "plans", tenth], rows, 3)
 
 
 def correlation(found: Sequence[Point]) -> float:
@@ -106,17 +107,5 @@ def draw(found: Sequence[Point]) -> "Figure":
     axes.set_ylabel("PSNR that nine of ten pictures reach, dB")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
+    axes.set_title(f"{len(found)} plans, correlation {correlation(found):.2f}", pad=20)
     return figure
-
-
-def main() -> None:
-    argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0]).parse_args()
-    quiet()
-    found = points()
-    Console().print(table(found))
-    draw(found).savefig(PICTURE, dpi=110, facecolor="white")
-    print(f"written: {PICTURE}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,12 +1,5 @@
-"""Measures first runs of every small model, and what runs teach.
+"""Measures first runs of every small model, and what runs teach; draws docs/first-runs.png."""
 
-    python -m bench.prediction.first_runs
-
-Writes the table of docs/prediction.md and its picture, which needs matplotlib. Results are saved,
-as by bench.prediction.forecast.
-"""
-
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,15 +8,14 @@ import numpy as np
 from rich.progress import track
 
 from bench.figures import mean_tenth_least
-from bench.quality.counting import quiet
-from tools.tables import filled, table
+from tools.tables import table
 
 from .forecast import DEFAULT, Figures, Lab
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAGE, PICTURE = Path("docs/prediction.md"), Path("docs/first-runs.png")
+PICTURE = Path("docs/first-runs.png")
 COUNTS = (7, 10, 14)
 LABS = {
     "emoji, shift 1": Lab("emoji", 28, 3.0, 1.0, "euler", 32, 0),
@@ -41,6 +33,12 @@ WAYS = {
 
 Psnr = dict[str, dict[str, list[Sequence[float]]]]
 """PSNR of each prompt, by model, way and count."""
+
+
+def tables() -> dict[str, str]:
+    found = measured()
+    draw(found).savefig(PICTURE, dpi=110, facecolor="white")
+    return {"first runs": rows_of(found)}
 
 
 def measured() -> Psnr:
@@ -88,18 +86,3 @@ def draw(found: Psnr) -> "Figure":
     panels[0].set_ylabel("PSNR, dB: mean (line), worst (triangle)")
     panels[-1].legend(frameon=False, fontsize=8)
     return figure
-
-
-def main() -> None:
-    argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0]).parse_args()
-    quiet()
-    found = measured()
-    page = PAGE.read_text(encoding="utf-8")
-    written = filled(page, {"first runs": rows_of(found)})
-    PAGE.write_text(written, encoding="utf-8")
-    draw(found).savefig(PICTURE, dpi=110, facecolor="white")
-    print(f"written: {PAGE}, {PICTURE}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,9 @@
-"""Compares where to predict (block residual or output), from which curves and with which weight.
+"""Samples the small models with forecasts, in one plain loop that uses the flow velocity.
 
-    python -m bench.prediction.forecast --model emoji --shift 1 3
-
-One plain loop samples all small models in batches, using the flow velocity. The figures of each
-condition are saved in bench/results. "prior" is the mean of the other models' curves, "learned" is
-the prior corrected by three accelerated runs, and "own" are the model's own curves. All are from
-calibration prompts, at 50 levels.
+Curves are the model's own, or "prior": the mean of the other models' curves, or "learned": the
+prior corrected by three accelerated runs. All are from calibration prompts, at 50 levels.
 """
 
-import argparse
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
@@ -17,12 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from bench.figures import mean_tenth_least
 from bench.kept import Kept
-from bench.quality.counting import quiet
 from bench.quality.first import unseen
 from magcache.blocks import find_stack
 from magcache.curves import (
@@ -48,11 +38,8 @@ CALIBRATION = 8  # prompts
 KEEP = 2
 DEFAULT = "(1+4s^6)/(1+4s)"  # that of `magcache.decide.search.remains`
 WEIGHTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
-    "1": np.ones_like,
-    "(1+4s^6)/(1+4s)": lambda s: (1 + 4 * s**6) / (1 + 4 * s),
-    "(1+8s^6)/(1+4s)": lambda s: (1 + 8 * s**6) / (1 + 4 * s),
+    DEFAULT: lambda s: (1 + 4 * s**6) / (1 + 4 * s),
     "(1+16s^6)/(1+4s)": lambda s: (1 + 16 * s**6) / (1 + 4 * s),
-    "(1+8s^3)/(1+4s)": lambda s: (1 + 8 * s**3) / (1 + 4 * s),
     "(1+30s^3)/(1+4s)": lambda s: (1 + 30 * s**3) / (1 + 4 * s),
 }
 Outputs = list[torch.Tensor]
@@ -172,8 +159,8 @@ class Planned:
         grams: Gram curves of the mean and the difference of the branches.
         levels: Flow levels, (T + 1,).
         residual: Whether the block residual is predicted instead of the output.
-        mends: "" does not mend; "all" mends with all branches; "alone" mends each branch by
-            itself; "again" samples a gap again, which also works for multistep samplers.
+        mends: "" does not mend; "all" mends as MagCache does; "again" samples a gap again, which
+            also works for multistep samplers.
     """
 
     chosen: Sequence[bool]
@@ -217,7 +204,7 @@ class Planned:
         self, held: Sequence[tuple[float, Outputs]], new: Outputs, gap: Sequence[int], place: int
     ) -> Outputs | None:
         """The mending term of the branches computed at `place`, after a gap."""
-        if self.mends not in ("all", "alone") or not (gap and held):
+        if self.mends != "all" or not (gap and held):
             return None
         past, ahead = [at for at, _ in held], [*self.chosen[place + 1 :], True].index(True)
         skipped, mender = [float(self.levels[each]) for each in gap], Mender(list(self.levels))
@@ -231,9 +218,7 @@ class Planned:
         if factors[0] is None:
             return None
         every = [*(outputs for _, outputs in held), new]
-        if self.mends == "alone" or len(factors) == 1:
-            return _of_all(every, factors[0], factors[0])
-        return _of_all(every, factors[0], factors[1] or factors[0])
+        return _of_all(every, factors[0], factors[-1] or factors[0])
 
     def better(
         self, held: Sequence[tuple[float, Outputs]], new: Outputs, gap: Sequence[int], place: int
@@ -425,6 +410,10 @@ class Lab:
         return subject_of(self.name).levels(self.steps, self.shift)
 
     def images(self, **asked: Any) -> torch.Tensor:
+        return subject_of(self.name).model.decode(self.latents(**asked))
+
+    def latents(self, **asked: Any) -> torch.Tensor:
+        """The pipeline's latents; what is asked goes to `sampled`."""
         subject = subject_of(self.name)
         own = subject.model.prompts("test")[self.first :]
         prompts = [own[place % len(own)] for place in range(self.prompts)]  # repeats get new seeds
@@ -434,7 +423,7 @@ class Lab:
             sampled(subject, prompts[at : at + BATCH], seeds[at : at + BATCH], **asked)
             for at in range(0, len(prompts), BATCH)
         ]
-        return subject.model.decode(torch.cat(batches))
+        return torch.cat(batches)
 
     @cached_property
     def reference(self) -> torch.Tensor:
@@ -525,48 +514,3 @@ class Figures:
         title = f"{place}, {source}, {weight}, mended {mends or 'not'}"
         make = partial(lab.planned, count, residual, source, weight, mends)
         return self.of(lab, title, count, make)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", nargs="+", default=[*prior.members()], choices=[*MODELS])
-    parser.add_argument("--steps", type=int, nargs="+", default=[28])
-    parser.add_argument("--cfg", type=float, nargs="+", default=[3.0])
-    parser.add_argument("--shift", type=float, nargs="+", default=[1.0, 3.0])
-    parser.add_argument("--sampler", nargs="+", default=["euler"])
-    parser.add_argument("--prompts", type=int, default=16)
-    parser.add_argument("--first", type=int, default=FIRST)
-    parser.add_argument("--share", type=float, nargs="+", default=[1 / 4, 10 / 28, 1 / 2])
-    parser.add_argument("--place", nargs="+", default=["output", "residual"])
-    parser.add_argument("--source", nargs="+", default=["prior", "own"])
-    parser.add_argument("--weight", nargs="+", default=[DEFAULT], choices=[*WEIGHTS])
-    parser.add_argument("--mends", nargs="+", default=["all"])
-    told = "evaluations that every plan computes first, instead of the hedge"
-    parser.add_argument("--begin", type=int, nargs="+", default=[None], help=told)
-    asked = parser.parse_args()
-    quiet()
-    console, figures = Console(width=170), Figures()
-    for name, steps, cfg, shift, sampler, begin in itertools.product(
-        asked.model, asked.steps, asked.cfg, asked.shift, asked.sampler, asked.begin
-    ):
-        if name != UNet.name or shift == asked.shift[0]:
-            lab = Lab(name, steps, cfg, shift, sampler, asked.prompts, asked.first, begin)
-            console.print(_table(lab, asked, figures))
-
-
-def _table(lab: Lab, asked: argparse.Namespace, figures: Figures) -> Table:
-    counts = [round(share * lab.steps) for share in asked.share]
-    table = Table("mean / 10th percentile / minimum, dB", *map(str, counts), title=lab.told)
-    table.add_row("plain", *(mean_tenth_least(figures.plain(lab, n)) for n in counts))
-    places = ["output"] if lab.name == UNet.name else asked.place
-    ways = itertools.product(places, asked.source, asked.weight, asked.mends)
-    for place, source, weight, mends in ways:
-        way = place == "residual", source, weight, mends
-        found = [figures.planned(lab, n, *way) for n in counts]
-        cells = [f"{mean_tenth_least(psnr)}\n{schedule}" for psnr, schedule in found]
-        table.add_row(f"{place}, {source}, {weight}, mended {mends or 'not'}", *cells)
-    return table
-
-
-if __name__ == "__main__":
-    main()

@@ -1,26 +1,20 @@
 """Measures what computing the first three evaluations gains, over what it is expected to cost.
 
-    python -m bench.prediction.hedge
-
 Small models in first runs of 12 to 28 Euler steps, with a prior that does not include the model.
-The choice was made on prompts that no published figure uses, and checked on others. Results are
-saved, as by bench.prediction.forecast. Prints tables and writes docs/hedge.png, which needs
-matplotlib.
+The choice was made on prompts that no published figure uses, and checked on others. Draws
+docs/hedge.png.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from bench.figures import mean_tenth_least
-from bench.quality.counting import quiet
 from magcache.decide.search import PREMIUM, expected_error
+from tools.tables import table
 
 from .expected import COLOURS
 from .forecast import DEFAULT, FIRST, Figures, Lab
@@ -81,6 +75,11 @@ class Place:
         return min(self.hedged) - min(self.without)
 
 
+def tables() -> dict[str, str]:
+    draw(places(CHOSEN_ON)).savefig(PICTURE, dpi=110, facecolor="white")
+    return {"hedge": rows_of(places(CHECKED_ON)), "hedge a third": rows_of(places(A_THIRD))}
+
+
 def places(asked: Sequence[tuple[Lab, int]]) -> list[Place]:
     """The places where the two plans differ, by the rise."""
     figures, found = Figures(), []
@@ -96,18 +95,19 @@ def places(asked: Sequence[tuple[Lab, int]]) -> list[Place]:
     return sorted(found, key=lambda place: place.rise)
 
 
-def table(title: str, found: Sequence[Place]) -> Table:
-    """A table with a row per place."""
-    heads = "computed", "expected error", "best plan", "first three computed", "gain, dB"
-    made = Table(*heads, title=title)
+def rows_of(found: Sequence[Place]) -> str:
+    """A row per place, in Markdown."""
+    rows = []
     for each in found:
         lab = each.lab
-        made.add_row(
-            f"{each.computed} of {lab.told}",
-            f"{each.rise:+.0%}", mean_tenth_least(each.without), mean_tenth_least(each.hedged),
-            f"{each.gain:+.1f}, worst {each.gain_of_the_worst:+.1f}",
-        )  # fmt: skip
-    return made
+        at = f"CFG {lab.cfg:g}" + (f", shift {lab.shift:g}" if lab.name != "emoji-unet" else "")
+        rows.append([
+            f"{lab.name}, {at}", f"{each.computed} of {lab.steps}",
+            f"{lab.first} to {lab.first + lab.prompts - 1}", f"{each.rise:+.0%}",
+            mean_tenth_least(each.without), mean_tenth_least(each.hedged),
+        ])  # fmt: skip
+    heads = "", "computed", "prompts", "expected error", "best plan", "first three computed"
+    return table(heads, rows, 4)
 
 
 def draw(found: Sequence[Place]) -> "Figure":
@@ -130,18 +130,3 @@ def draw(found: Sequence[Place]) -> "Figure":
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, ncols=3)
     return figure
-
-
-def main() -> None:
-    argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0]).parse_args()
-    quiet()
-    console, found = Console(width=170), places(CHOSEN_ON)
-    console.print(table("chosen on these", found))
-    console.print(table("checked on these", places(CHECKED_ON)))
-    console.print(table("a third of the work", places(A_THIRD)))
-    draw(found).savefig(PICTURE, dpi=110, facecolor="white")
-    print(f"written: {PICTURE}")
-
-
-if __name__ == "__main__":
-    main()

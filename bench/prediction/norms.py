@@ -1,45 +1,55 @@
 """Compares published magnitude lists with the norms of the prior and of the small models.
 
-    python -m bench.prediction.norms
-
-A list gives γ, the ratio of the residual's norms between evaluations. The table shows mean |log γ|
-of each list, and the mean error of the ratios from other curves at the same flow levels.
+A list gives γ, the ratio of the residual's norms between evaluations. The figures are mean |log γ|
+of a list, and the mean error of the ratios from other curves at the same flow levels.
 """
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
+from bench.kept import Kept
 from magcache.curves import MagnitudeCurve, presets, prior
+from tools.tables import table
 
 from .forecast import measured
 
 SHIFT = 3.0  # assumed for lists without noise levels
-OURS = "emoji"
+OURS = ("emoji", "emoji-video")
+FAMILY = "wan"  # the small video model has this architecture
 
 
-def main() -> None:
+def tables() -> dict[str, str]:
+    kept = Kept("norms")
+    found = {name: kept.get(name) or kept.add(name, of=of(name)) for name in names()}
+    groups = {
+        "Wan": [each["of"] for name, each in found.items() if name.startswith(FAMILY)],
+        "others": [each["of"] for name, each in found.items() if not name.startswith(FAMILY)],
+    }
+    rows = [
+        [f"{group} ({len(lists)})", *(f"{each:.3f}" for each in np.mean(lists, 0))]
+        for group, lists in groups.items()
+    ]
+    head = ["lists", "change a step", "off by the prior", *(f"by {name}" for name in OURS)]
+    return {"norms": table(head, rows, len(head) - 1)}
+
+
+def names() -> list[str]:
+    """The published lists."""
+    return [name for name in presets.names() if name not in OURS]
+
+
+def of(name: str) -> list[float]:
+    """How much a list's norm changes in a step, and how far the others are off; as logarithms."""
+    preset = presets.load(name)
+    curve = next(iter(preset.curves.values()))
+    levels = curve.positions
+    if curve.over == "fraction":
+        levels = preset.trajectory(len(levels), SHIFT).sigmas
+    logs = np.diff(curve.log_norms)
     outputs = prior.mean([*prior.members().values()])["mean"].norms
-    residuals = [measured(name, True)["mean"].norms for name in ("emoji", "emoji-video")]
-    table = Table("list", "|log γ|", "off by the prior", "by emoji's residual", "by emoji-video's")
-    for name in presets.names():
-        preset = presets.load(name)
-        if preset.name == OURS:
-            continue
-        curve = next(iter(preset.curves.values()))
-        levels = curve.positions
-        if curve.over == "fraction":
-            levels = preset.trajectory(len(levels), SHIFT).sigmas
-        logs = np.diff(curve.log_norms)
-        others = [_log_ratios(other, levels) for other in (outputs, *residuals)]
-        figures = [logs, *(logs - other for other in others)]
-        table.add_row(name, *(f"{np.abs(each).mean():.4f}" for each in figures))
-    Console(width=110).print(table)
+    others = [outputs, *(measured(model, True)["mean"].norms for model in OURS)]
+    errors = [logs, *(logs - _log_ratios(other, levels) for other in others)]
+    return [round(float(np.abs(each).mean()), 4) for each in errors]
 
 
 def _log_ratios(curve: MagnitudeCurve, levels: tuple[float, ...]) -> np.ndarray:
     return np.diff([curve.log_norm(level) for level in levels])
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,5 @@
 """Compares ways to predict a model's output: per branch, jointly, or as mean and difference.
 
-    python -m bench.prediction.outputs
-
 Uncached runs of both small models are recorded. Then evaluations are removed from the record and
 predicted from the last two that are left, with weights from inner products on other prompts, of the
 model itself or of the other model. The figure is the distance by which all gaps of a schedule move
@@ -10,18 +8,18 @@ Nothing is sampled with predictions, so the propagation of errors is not include
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
+from bench.kept import Kept
 from bench.quality.condition import Condition
-from bench.quality.counting import one_thread
-from bench.quality.subjects import SUBJECTS, Subject
+from bench.quality.subjects import SUBJECTS
 from magcache.curves import best_weights, shifted_sigmas
+from tools.tables import table
 
 from .lab import FIRST
 
@@ -42,20 +40,49 @@ WAYS: Mapping[str, Way] = {
 }
 
 
-def recorded(
-    subject: Subject, condition: Condition, prompts: Sequence[str], first_seed: int
-) -> np.ndarray:
+def tables() -> dict[str, str]:
+    kept = Kept("outputs")
+
+    def cell(title: str, name: str, source: str) -> str:
+        found: list[float] = []
+        for shift in SHIFTS:
+            key = f"{name}, shift {shift:g}, {title}, from {source}"
+            gains = kept.get(key) or kept.add(key, dB=_figures(WAYS[title], name, source, shift))
+            found += gains["dB"]
+        return f"{np.mean(found):.1f}"
+
+    columns = [
+        (name, source) for name in MODELS for source in sorted(MODELS, key=lambda n: n != name)
+    ]
+    rows = [[way, *(cell(way, *column) for column in columns)] for way in track(WAYS, "predicting")]
+    head = [f"{n}, {'its own' if n == source else 'the other'}" for n, source in columns]
+    return {"outputs": table(["dB", *head], rows, len(head))}
+
+
+def _figures(way: Way, name: str, source: str, shift: float) -> list[float]:
+    """The figure for each number of computed evaluations."""
+    truth, known = recorded(name, shift, True), recorded(source, shift, False)
+    return [round(moved(way, truth, known, shift, computed), 2) for computed in COMPUTED]
+
+
+@cache
+def recorded(name: str, shift: float, unseen: bool) -> np.ndarray:
     """The model's outputs in uncached runs, (evaluations, 2 branches, prompts, entries)."""
+    subject, condition = SUBJECTS[name](), Condition(STEPS, CFG, shift)
+    if unseen:
+        prompts, first = subject.prompts[FIRST : FIRST + PROMPTS], 100
+    else:
+        prompts, first = subject.calibration_prompts[:PROMPTS], 7
     pipe, outputs = subject.pipeline(condition), []
 
     def keep(_module: Any, _inputs: Any, output: Any) -> None:
         outputs.append(output[0].flatten(1).double().numpy())
 
-    seeds = range(first_seed, first_seed + len(prompts))
+    seeds = [*range(first, first + len(prompts))]
     handle = pipe.transformer.register_forward_hook(keep)
     try:
         with torch.no_grad():
-            pipe(**subject.arguments(prompts, list(seeds), condition.steps, condition.cfg))
+            pipe(**subject.arguments(prompts, seeds, condition.steps, condition.cfg))
     finally:
         handle.remove()
     return np.stack(outputs).reshape(condition.steps, 2, len(prompts), -1)
@@ -101,34 +128,3 @@ def _gaps(kept: Sequence[int]) -> Iterator[tuple[list[int], range]]:
     for number, (place, following) in enumerate(zip(kept, [*kept[1:], STEPS], strict=True)):
         if following > place + 1:
             yield list(kept[max(0, number + 1 - KEEP) : number + 1]), range(place + 1, following)
-
-
-def main() -> None:
-    one_thread()
-    records: dict[tuple[str, float, bool], np.ndarray] = {}
-    for name, shift in track([(n, s) for n in MODELS for s in SHIFTS], "sampling"):
-        subject, condition = SUBJECTS[name](), Condition(STEPS, CFG, shift)
-        unseen = subject.prompts[FIRST : FIRST + PROMPTS]
-        records[name, shift, True] = recorded(subject, condition, unseen, 100)
-        learned = subject.calibration_prompts[:PROMPTS]
-        records[name, shift, False] = recorded(subject, condition, learned, 7)
-    table = Table("predicted", *(f"{n}, shift {s:g}" for n in MODELS for s in SHIFTS))
-    for source in ("its own", "the other model's"):
-        table.add_section()
-        for title, way in WAYS.items():
-            row = []
-            for name in MODELS:
-                other = next(n for n in MODELS if (n == name) == (source == "its own"))
-                for shift in SHIFTS:
-                    truth, known = records[name, shift, True], records[other, shift, False]
-                    figures = [moved(way, truth, known, shift, count) for count in COMPUTED]
-                    row.append(" / ".join(f"{figure:.1f}" for figure in figures))
-            table.add_row(f"{title}, {source} inner products", *row)
-    console = Console(width=150)
-    console.print(table)
-    counts = " / ".join(map(str, COMPUTED))
-    console.print(f"dB with {counts} of {STEPS} evaluations computed, CFG {CFG:g}, Euler")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,35 +1,66 @@
 """Tests partly computed evaluations at eight steps: a third of the blocks, or one branch, reused.
 
-    python -m bench.prediction.partial
-
-A reused block adds to its input what it added last time. Prints PSNR against the full run, mean /
-10th percentile / minimum, for these, the forecast and plain steps at the same cost.
+A reused block adds to its input what it added last time. Compared with the forecast and plain steps
+at the same cost.
 """
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
+from rich.progress import track
 from torch import nn
 
-from bench.figures import mean_tenth_least
-from bench.quality.counting import quiet
+from bench.kept import Kept
+from tools.tables import table
 
 from . import forecast
-from .forecast import Lab, Outputs, Planned, psnr, subject_of
+from .forecast import FIRST, Lab, Outputs, Planned, psnr, subject_of
 
-PARTIAL = {"first third": "f", "last third": "l", "cond only": "c"}
+COSTS = (7, 6)
 WAYS = {
-    1.0: ("#f#f#f##", "#l#l#l##", "#c##c###"),
-    2.0: ("#fffff#f", "#lllll#l", "#c#c#c#c"),
+    "first third of the blocks reused": ("#f#f#f##", "#fffff#f"),
+    "last third of the blocks reused": ("#l#l#l##", "#lllll#l"),
+    "only cond computed": ("#c##c###", "#c#c#c#c"),
 }
-"""Schedules by the number of evaluations they save: f and l save a third each, c a half."""
-PLANS = {1.0: "#####.##", 2.0: "###.#.##"}
+"""Schedules for each cost: f and l save a third of an evaluation, c a half."""
+FORECAST = ("#####.##", "###.#.##")
+LABS = [
+    Lab("emoji-turbo", 8, 1.0, 3.0, "euler", 16, FIRST),
+    Lab("emoji", 8, 3.0, 3.0, "euler", 16, FIRST),
+    Lab("emoji-video", 8, 3.0, 3.0, "euler", 4, FIRST),
+]
+
+
+def tables() -> dict[str, str]:
+    kept = Kept("partial")
+
+    def cell(lab: Lab, way: str) -> str | None:
+        if way == "only cond computed" and lab.cfg == 1:
+            return None
+        means = []
+        for cost, _ in enumerate(COSTS):
+            key = f"{lab.told}: {way}: {COSTS[cost]}"
+            found = kept.get(key) or kept.add(key, psnr=_psnr(lab, way, cost))
+            means.append(f"{np.mean(found['psnr']):.1f}")
+        return ", ".join(means)
+
+    ways = ["plain steps", "forecast", *WAYS]
+    rows = [[way, *(cell(lab, way) for lab in LABS)] for way in track(ways, "sampling")]
+    return {"partial": table(["", *(lab.name for lab in LABS)], rows, len(LABS))}
+
+
+def _psnr(lab: Lab, way: str, cost: int) -> list[float]:
+    if way == "plain steps":
+        found = lab.plain(COSTS[cost])
+    elif way == "forecast":
+        found = lab.psnr(plan=planned(lab, FORECAST[cost]))
+    else:
+        found = psnr(images(lab, WAYS[way][cost]), lab.reference)
+    return [round(each, 2) for each in found]
 
 
 @contextmanager
@@ -98,36 +129,3 @@ def planned(lab: Lab, way: str) -> Planned:
     """Prediction from the prior, with this schedule."""
     best = lab.plan(len(way), False, "prior", forecast.DEFAULT, "all")
     return replace(best, chosen=[each != "." for each in way])
-
-
-def main() -> None:
-    argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0]).parse_args()
-    quiet()
-    table = Table("eight steps, Euler, shift 3", "7 of 8", "6 of 8", title="PSNR, dB")
-
-    def told(lab: Lab, found: torch.Tensor) -> str:
-        return mean_tenth_least(psnr(found, lab.reference))
-
-    for name, cfg, prompts in (
-        ("emoji-turbo", 1.0, 16),
-        ("emoji", 3.0, 16),
-        ("emoji-video", 3.0, 4),
-    ):
-        lab = Lab(name, 8, cfg, 3.0, "euler", prompts, first=0)
-        rows = {
-            f"{name}: plain steps": [
-                lab.images(levels=subject_of(name).levels(n, 3.0)) for n in (7, 6)
-            ]
-        }
-        rows[f"{name}: forecast"] = [lab.images(plan=planned(lab, PLANS[s])) for s in (1.0, 2.0)]
-        for title, symbol in PARTIAL.items():
-            if symbol != "c" or cfg != 1:
-                ways = [next(w for w in WAYS[saved] if symbol in w) for saved in (1.0, 2.0)]
-                rows[f"{name}: {title}"] = [images(lab, way) for way in ways]
-        for title, found in rows.items():
-            table.add_row(title, *(told(lab, each) for each in found))
-    Console(width=120).print(table)
-
-
-if __name__ == "__main__":
-    main()
