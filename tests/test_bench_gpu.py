@@ -40,6 +40,7 @@ def test_a_branch_keeps_one_residual_to_reuse_and_two_to_predict_from() -> None:
     one = 64 * 256 * 4  # tokens, channels, float32
     assert found["plain"].held == 0
     assert found["skipped, reused"].held == one
+    assert found["skipped, forecast"].held == 2 * 64 * 64 * 4  # outputs have 64 channels
     assert found["skipped, predicted from two"].held == 2 * one
     assert found["skipped, predicted from two, kept as fp8"].held == 2 * (one / 4 + 4)
 
@@ -51,6 +52,8 @@ def test_as_many_calls_are_timed_as_a_run_has(name: str, evaluations: int, branc
     assert found["plain"].count == evaluations * branches
     assert found["computed, reused"].count == (evaluations - 1) * branches
     assert found["skipped, reused"].count == evaluations * branches
+    assert found["computed, forecast"].count == (evaluations - 1) * branches
+    assert found["skipped, forecast"].count == evaluations * branches
     assert found["calibrating"].count == 8 * branches
 
 
@@ -72,8 +75,9 @@ def test_what_must_be_equal_is_on_a_gpu(name: str) -> None:
     assert all(sampling.finite and sampling.peak > 0 for sampling in found.values())
 
 
-def test_half_is_computed_where_twice_the_speed_is_asked() -> None:
-    planned = samplings(measured("flux"))["planned for 2x"]
+@pytest.mark.parametrize("name", ["planned for 2x", "forecast at 2x"])
+def test_half_is_computed_where_twice_the_speed_is_asked(name: str) -> None:
+    planned = samplings(measured("flux"))[name]
     assert (planned.evaluations, planned.computed) == (12, 6)
     assert planned.schedule.count("#") == 6
 
@@ -97,6 +101,7 @@ def test_speed_ups_are_against_the_plain_sampling() -> None:
     )  # fmt: skip
     assert "| planned for 2x | 6.00 s | 2.00x | 2.00x | 100.0 % |" in text
     assert "another model (no time left)." in text
+    assert "| skipped, forecast from two outputs |" in text and "was not timed" not in text
 
 
 def test_the_page_is_what_the_tool_makes_of_its_figures() -> None:

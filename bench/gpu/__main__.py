@@ -1,6 +1,6 @@
 """Measures MagCache's gain and cost on full-size models with random weights on one GPU.
 
-    python -m bench.gpu                         every case, about six minutes on an H200
+    python -m bench.gpu                         every case, about seven minutes on an H200
     python -m bench.gpu --cases flux wan        some of them
     python -m bench.gpu --tiny --device cpu     the same code on tiny models, in seconds
     python -m bench.gpu --page docs/gpu.json    rewrites docs/gpu.md from its figures

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import magcache
+from bench.quality.first import first_run
 from magcache.measure import clocked
 
 from .cases import Case, Config, Subject
@@ -27,6 +28,7 @@ STORAGES: dict[str, Config] = {
 """Where residuals are kept, and in which dtype."""
 HALF: Config = {"threshold": 1e9, "max_skip": 10**6, "retention": 0.5}
 """Computes the first half of the evaluations and skips the second."""
+FORECAST = "forecast"
 _T = TypeVar("_T")
 
 
@@ -134,14 +136,17 @@ class Bench:
             len(subject.inputs), first,
         )  # fmt: skip
         self.figures.append(figures)
-        self._measure_calls(subject, figures)
-        if case.steps:
-            self._measure_samplings(subject, figures)
+        with first_run(case.preset):  # random weights have nothing to teach
+            self._measure_calls(subject, figures)
+            if case.steps:
+                self._measure_samplings(subject, figures)
 
     def _measure_calls(self, subject: Subject, figures: Figures) -> None:
         case, count = subject.case, subject.case.calls
         plain = self._calls(subject, count)[0]
         figures.calls = [plain]
+        half: Config = {"error": 0.99, "start_step": count}  # like HALF
+        figures.calls += self._calls(subject, 2 * count, half, FORECAST)
         preset: Config = {"preset": case.preset, "predict": "reuse"}
         figures.calls += self._calls(subject, 2 * count, {**preset, **HALF}, "reused")
         self.changed()
@@ -158,6 +163,8 @@ class Bench:
     def _measure_samplings(self, subject: Subject, figures: Figures) -> None:
         case = subject.case
         plain = self._sampling(subject, figures, "plain")
+        name = f"{FORECAST} at {SPEEDUP:g}x"
+        self._sampling(subject, figures, name, {"speedup": SPEEDUP})
         preset: Config = {"preset": case.preset}
         if case.exact:
             self._sampling(subject, figures, OFF, {**preset, "threshold": 0.0}, plain)
@@ -256,9 +263,10 @@ class Bench:
     def _applied(self, subject: Subject, settings: Mapping[str, Any] | None) -> Any:
         if settings is None:
             return nullcontext()
-        guidance = {"guidance": subject.case.guidance} if "calibration" in settings else {}
-        scheduler = subject.scheduler
-        return magcache.apply(subject.model, scheduler=scheduler, **guidance, **settings)
+        case, scheduler = subject.case, subject.scheduler
+        return magcache.apply(
+            subject.model, scheduler=scheduler, guidance=case.guidance, **settings
+        )
 
     def _clock(self, work: Callable[[], _T]) -> tuple[_T, float, int]:
         """The result of `work`, its wall time, and the peak bytes on the device (0 on a CPU)."""

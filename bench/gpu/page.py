@@ -9,14 +9,16 @@ _LABELS = {
     "computed, reused": "computed, one residual kept",
     "computed, predicted from two, kept": "computed, two residuals kept",
     "computed, predicted from two": "computed, two residuals kept",
+    "computed, forecast": "computed, two outputs kept",
     "skipped, reused": "skipped, residual reused",
+    "skipped, forecast": "skipped, forecast from two outputs",
 }
 INTRODUCTION = """\
 # Speed and memory on a GPU
 
 How much faster does a full-size model sample with MagCache on a GPU, and how much memory does that
 take? This was measured in diffusers, by the published rule and with plans from a calibration.
-Forecasting, which the node MagCache does, was not timed here; it keeps far less.
+{forecast}
 
 `python -m bench.gpu` measures and generates this page from `gpu.json`; do not edit it by hand.
 
@@ -27,22 +29,28 @@ Forecasting, which the node MagCache does, was not timed here; it keeps far less
 - Only the transformer and the scheduler run. Text encoders and the VAE take as long as ever, so a
   whole pipeline gains somewhat less.
 """
+FORECAST = """\
+The node MagCache forecasts: it keeps and predicts the model's output, and runs nothing of the model
+in a skipped call."""
+NO_FORECAST = "Forecasting, which the node MagCache does, was not timed here; it keeps far less."
 READING = """\
 ## How to read the tables
 
 A *call* is one run of the model for one branch; an *evaluation* is one call, or two with CFG. A
 *residual* is what the model's blocks add to their input, which MagCache keeps.
 
-- **One call** is computed (the whole model runs, and the residual is kept) or skipped
-  (everything but the blocks runs). Times are medians, from an idle GPU to an idle GPU.
+- **One call** is computed (the whole model runs, and the residual or output is kept) or skipped
+  (everything but the blocks runs; for a forecast, nothing). Times are medians, from an idle GPU to
+  an idle GPU.
 - **A whole sampling** is timed once, without waiting for the GPU between calls. In a schedule,
   `#` is computed and `.` skipped. *Ideal* is evaluations over computed evaluations, *reached*
   the share of it that was measured, *report* what MagCache's own report says.
 - **Peak** is the most memory that PyTorch has allocated, weights included; *added* is the peak
   less that of the plain call or sampling.
-- **Rule as published** has the published settings. **Planned for 2x** computes half of the
-  evaluations and predicts the others from the last two. **Threshold 0** skips nothing.
-  **Calibrating** computes everything and measures.
+- **Forecast at 2x** is what the node MagCache does. **Rule as published** has the published
+  settings. **Planned for 2x** computes half of the evaluations and predicts the others from the
+  last two, with a calibration. **Threshold 0** skips nothing. **Calibrating** computes everything
+  and measures.
 - **In host memory** is `store="offload"`, **as fp8** is `dtype=torch.float8_e4m3fn`.
 """
 
@@ -51,7 +59,10 @@ def page(figures: Row) -> str:
     """The whole page."""
     where = f"Measured on {figures['date']} in {figures['dtype']}: {figures['machine']}."
     measured = textwrap.fill(where, 100, break_on_hyphens=False)
-    text = [INTRODUCTION.format(measured=measured), overview(figures["cases"]), READING]
+    names = [call["name"] for case in figures["cases"] for call in case["calls"]]
+    forecast = FORECAST if "skipped, forecast" in names else NO_FORECAST
+    introduction = INTRODUCTION.format(measured=measured, forecast=forecast)
+    text = [introduction, overview(figures["cases"]), READING]
     for case in figures["cases"]:
         text.append(f"## {case['name']}\n\n{_about(case)}\n\n{calls(case)}\n")
         if case["samplings"]:
@@ -92,7 +103,7 @@ def calls(case: Row) -> str:
         )
         for c in case["calls"]
     ]
-    head = ("call", "time", "/ plain", "peak", "/ plain", "added", "residuals kept", "calls timed")
+    head = ("call", "time", "/ plain", "peak", "/ plain", "added", "kept", "calls timed")
     return _table(head, rows)
 
 
@@ -113,7 +124,7 @@ def samplings(case: Row) -> str:
     ]
     head = (
         "sampling", "time", "speed-up", "ideal", "reached", "report", "computed", "peak",
-        "residuals kept", "schedule",
+        "kept", "schedule",
     )  # fmt: skip
     return _table(head, rows)
 
