@@ -126,7 +126,7 @@ against the uncached run with the same seed, at most 100, as mean / 10th percent
   setting is that cheap.
 - **Cost** is the work that the layers inside the model's blocks really did, counted layer by layer.
   A cache that always computes its first block, or that skips only attention, pays for what it
-  computes.
+  computes. [Overhead](overhead.md) says how much time MagCache takes besides.
 {notes}
 ![Mean PSNR against cost, one panel per condition]({picture})
 """
@@ -168,7 +168,7 @@ with its best schedule for each cost. With Euler it is ahead in half of the cell
 best schedule computes the first two or three evaluations. The forecast's plan follows the
 curves of two other models, which lose less by skipping the second and third evaluation than
 this one does; only where that [costs little](prediction.md#the-first-evaluations) are they
-computed. After three runs MagCache has learned that: it then gains [0.9 to 4.1
+computed. After three runs MagCache has learned that: it then gains [0.4 to 4.3
 dB](prediction.md#first-runs) at the same cost. The transformers' caches do not fit a U-Net.
 """,
 }
@@ -252,10 +252,9 @@ def _cell(result: Result | None) -> str:
 
 def _details(compared: Compared, target: int) -> Iterator[str]:
     condition = compared.condition
-    yield f"At the work of {target} of {condition.steps} evaluations (*whole* ran every block; the"
-    yield "speed-up is in processor time):\n"
-    yield "| method | whole | work | speed-up | SSIM | FLIP | setting |"
-    yield "|---|--:|--:|--:|--:|--:|---|"
+    yield f"At the work of {target} of {condition.steps} evaluations (*whole* ran every block):\n"
+    yield "| method | whole | work | SSIM | FLIP | setting |"
+    yield "|---|--:|--:|--:|--:|---|"
     for way in compared.ways:
         result = compared.best(way, target)
         if result is None:
@@ -265,7 +264,6 @@ def _details(compared: Compared, target: int) -> Iterator[str]:
         cells = [
             f"{result.cost.computed:.1f}",
             f"{share(result, uncached):.0%}",
-            f"{uncached.cost.seconds / result.cost.seconds:.2f}x",
             f"{np.mean(result.ssim):.4f}",
             f"{np.mean(result.flip):.4f}",
             setting,
