@@ -47,7 +47,7 @@ class Toy(nn.Module):
 
 
 def result(way: str, flops: float, psnr: float) -> Result:
-    cost = Cost(flops, 28 * flops, 1.0, flops, flops)
+    cost = Cost(flops, 28 * flops, 1.0)
     batch = {"host": "diffusers", "batch": 16}
     setting = batch if way == UNCACHED else {"flops": flops}
     return Result(way, setting, "test-2", 16, cost, [psnr, psnr], [0.9, 0.9], [0.1, 0.1])
@@ -62,10 +62,9 @@ def test_work_is_that_of_the_layers_called_inside_the_blocks() -> None:
     one = 2 * 3 * 5 * 4 * 4  # two operations a weight and row
     assert work.flops == [2 * one, one, 0]
     assert work.rows == [3, 3, 3]
-    cost = cost_of(work, prompts=3, branches=1, seconds=6.0, wall=9.0)
+    cost = cost_of(work, prompts=3, branches=1)
     assert cost.flops == one  # three layer calls on 3 rows, a prompt
     assert cost.computed == 1  # only the first call ran all blocks
-    assert (cost.seconds, cost.wall) == (2.0, 3.0)
 
 
 def test_counting_leaves_no_hooks() -> None:
@@ -218,7 +217,7 @@ class FakeHost:
         count = setting.get("count", 28)
         self.asked.append((way, count))
         frames = np.full((len(prompts), 1, 16, 16, 3), (28 - count) / 56)
-        return Sample(frames, Cost(float(count), float(count), 1.0, 1.0, 1.0))
+        return Sample(frames, Cost(float(count), float(count), 1.0))
 
     def close(self) -> None:
         pass

@@ -1,7 +1,7 @@
 """Runs the bench on a Ray cluster: each way in a condition is a task; results are stored here.
 
 Results arrive one by one, so a worker that dies loses at most its current one. Work is counted in
-the same way everywhere; seconds are comparable only between equal machines.
+the same way everywhere.
 """
 
 import argparse

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -211,17 +210,13 @@ def answer(model: Emoji, condition: Condition, asked: dict[str, Any]) -> dict[st
     """Answers one request; the images are written to its "path"."""
     prompts, seeds, batch = asked["prompts"], asked["seeds"], asked["batch"]
     cached = model.cached(asked["way"], asked["setting"])
-    frames, seconds, wall = [], 0.0, 0.0
+    frames = []
     with counted(cached.model.diffusion_model, model.lists) as work:
         for start in range(0, len(prompts), batch):
             part = slice(start, start + batch)
-            began, wall_began = time.process_time(), time.perf_counter()
             frames.append(model.sample(cached, prompts[part], seeds[part]))
-            seconds += time.process_time() - began
-            wall += time.perf_counter() - wall_began
     np.save(asked["path"], np.concatenate(frames))
-    cost = cost_of(work, len(prompts), condition.branches, seconds, wall, asked["full"])
-    return asdict(cost)
+    return asdict(cost_of(work, len(prompts), condition.branches, asked["full"]))
 
 
 def main() -> None:

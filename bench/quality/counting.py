@@ -78,28 +78,22 @@ class Cost:
         flops: Floating-point operations of the blocks' layers.
         computed: Evaluations in which all blocks ran (all branches of a step count as one).
         full: Operations of one row of a computed model call.
-        seconds: Processor time.
-        wall: Wall time.
     """
 
     flops: float
     computed: float
     full: float
-    seconds: float
-    wall: float
 
 
-def cost_of(
-    work: Work, prompts: int, branches: int, seconds: float, wall: float, full: float | None = None
-) -> Cost:
+def cost_of(work: Work, prompts: int, branches: int, full: float | None = None) -> Cost:
     """The mean cost of a prompt; `full` is from the uncached run, or the largest counted."""
     full = full or work.full
     computed = work.computed_rows(full) / (prompts * branches)
-    return Cost(work.total / prompts, computed, full, seconds / prompts, wall / prompts)
+    return Cost(work.total / prompts, computed, full)
 
 
 def one_thread() -> None:
-    """Uses one thread: small models are fastest with it, and processor time is meaningful."""
+    """Uses one thread, with which small models are fastest."""
     torch.set_num_threads(1)
 
 

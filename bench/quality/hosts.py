@@ -1,6 +1,5 @@
 """Samples with one way and setting, in diffusers here or in ComfyUI's own process."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -102,7 +101,7 @@ class DiffusersHost:
         situation = self._own_situation if chosen.own_pipe else self._situation
         kept = dict(setting)
         steps = kept.pop("steps", condition.steps)
-        frames, seconds, wall = [], 0.0, 0.0
+        frames = []
         with counted(network(situation.pipe), self._subject.lists) as work:
             for start in range(0, len(prompts), batch):
                 part = slice(start, start + batch)
@@ -110,12 +109,9 @@ class DiffusersHost:
                     prompts[part], seeds[part], steps, condition.cfg
                 )
                 with torch.no_grad(), chosen.opened(situation, kept):
-                    began, wall_began = time.process_time(), time.perf_counter()
                     output = situation.pipe(**arguments)
-                    seconds += time.process_time() - began
-                    wall += time.perf_counter() - wall_began
                 frames.append(self._subject.frames(output[0]))
-        cost = cost_of(work, len(prompts), condition.branches, seconds, wall, full)
+        cost = cost_of(work, len(prompts), condition.branches, full)
         return Sample(np.concatenate(frames), cost)
 
     def close(self) -> None:

@@ -43,9 +43,9 @@ class Compared:
         first = [name for name in (FORECAST, PLANNED, RULE, PLAIN) if name in names]
         middle = self.condition.targets[2]
 
-        def rank(way: str) -> float:
+        def rank(way: str) -> tuple[float, str]:
             best = self.best(way, middle)
-            return -best.mean if best else 0.0
+            return -best.mean if best else 0.0, way
 
         return first + sorted(names - set(first), key=rank)
 
