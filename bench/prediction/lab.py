@@ -23,10 +23,11 @@ from magcache.calibrate import SAMPLED, Calibrator, merge
 from magcache.curves import Calibration, Trajectory, gram
 from magcache.decide import Course, Mender, by_plan, decider_for, rule_of, search
 from magcache.decide.correction import Correction
-from magcache.hosts.diffusers.clock import SchedulerClock
 from magcache.images import psnr
 
-parallel = importlib.import_module("magcache.hosts.diffusers.parallel")
+asked_of, parallel = (
+    importlib.import_module(f"magcache.hosts.diffusers.{name}") for name in ("asked", "parallel")
+)
 FOLDER = Path("bench-output/prediction")
 BATCH = 8
 FIRST = 64  # the prompts before it are for bench.quality, so choices must not use them
@@ -47,13 +48,15 @@ REMAINS: dict[str, search.Remains] = {
 """Forms of the part of an error made at σ that remains at the end."""
 
 
+_once = lru_cache  # keeping a lab alive is fine: it lasts as long as its study
+
+
 @dataclass(frozen=True)
 class Measured:
     """How a calibration is made. None takes the condition's value, "" the lab's own model."""
 
     steps: int | None = None
     shift: float | None = None
-    cfg: float | None = None
     prompts: int = 1
     entries: int = SAMPLED
     model: str = ""
@@ -100,9 +103,6 @@ def _changes(settings: Measured | Variant) -> str:
     return ", ".join(f"{name} {value}" for name, value, default in values if value != default)
 
 
-_kept = lru_cache  # keeping a lab alive is fine: it lasts as long as its study
-
-
 class Lab:
     """Samples unseen prompts of one model in one condition.
 
@@ -145,7 +145,7 @@ class Lab:
             self._sample(self._pipe, self.condition, batch=1)
         return [e for e, _ in seen], [f for _, f in seen]
 
-    @_kept
+    @_once
     def calibration(self, measured: Measured) -> Calibration:
         """A calibration made as described; cached, because many variants use it."""
         if measured.model not in ("", self._subject.name):
@@ -153,9 +153,7 @@ class Lab:
             foreign = other.calibration(replace(measured, model=""))
             return replace(self.calibration(Measured()), branches=foreign.branches)
         own = self.condition
-        condition = Condition(
-            measured.steps or own.steps, measured.cfg or own.cfg, measured.shift or own.shift
-        )
+        condition = Condition(measured.steps or own.steps, own.cfg, measured.shift or own.shift)
         made = f"{condition.name}-{measured.prompts}-{measured.entries}"
         made += "-unipc" if self._multistep else ""
         path = FOLDER / "calibrations" / f"{self._subject.name}-{made}.json"
@@ -169,7 +167,7 @@ class Lab:
     def _pipe(self) -> Any:
         return self._pipeline(self.condition.shift)
 
-    @_kept
+    @_once
     def _pipeline(self, shift: float) -> Any:
         pipe = self._subject.pipeline(replace(self.condition, shift=shift))
         if self._multistep:
@@ -201,7 +199,7 @@ class Lab:
             for module in (gram, search):
                 changed.enter_context(patch.object(module, "best_weights", weights))
             if self._multistep:  # otherwise the run would not mend
-                changed.enter_context(patch.object(SchedulerClock, "allows_mending", True))
+                changed.enter_context(patch.object(asked_of, "is_euler", return_value=True))
             if variant.fewest:
                 fewest = Mock(return_value=variant.fewest)
                 changed.enter_context(patch.object(by_plan, "fewest_worth", fewest))
@@ -289,15 +287,13 @@ class Figures:
         found = self._found(model, condition, multistep, str(variant), measured)
         return found["psnr"], found["computed"]
 
-    def plain(
-        self, model: str, condition: Condition, steps: int, *, multistep: bool = False
-    ) -> list[float]:
+    def plain(self, model: str, condition: Condition, steps: int) -> list[float]:
         """PSNR of each prompt in plain sampling with `steps` steps."""
 
         def measured(lab: Lab) -> dict[str, Any]:
             return {"psnr": lab.plain(steps)}
 
-        return self._found(model, condition, multistep, f"plain {steps}", measured)["psnr"]
+        return self._found(model, condition, False, f"plain {steps}", measured)["psnr"]
 
     def errors(self, model: str, condition: Condition, variant: Variant) -> list[float]:
         """The ratio of each prediction's error to the expected one."""
@@ -318,6 +314,6 @@ class Figures:
             self._sampled()
         return found
 
-    @_kept
+    @_once
     def _lab(self, model: str, condition: Condition, multistep: bool) -> Lab:
         return Lab(SUBJECTS[model](), condition, PROMPTS[model], multistep=multistep)

@@ -13,6 +13,7 @@ import magcache
 from harness import build, sample
 from magcache.decide.mending import Mender
 from magcache.emoji import image as emoji
+from magcache.emoji import unet
 from magcache.images import difference
 from magcache.report import Report
 from tiny import TINY, Tiny
@@ -21,18 +22,23 @@ STEPS = 28
 
 
 class Drawn:
-    """Images of one calibrated model, four at a time."""
+    """Images of one model, four at a time.
 
-    def __init__(self) -> None:
-        self.model = emoji.load()
-        with magcache.apply(self.model.pipe, calibrate=True) as applied:
-            self.model.generate(self.model.prompts("calibration")[:1], [0], STEPS)
-            self.calibration = applied.calibration()
+    Args:
+        calibrated: Whether residuals are predicted from a calibration; otherwise it forecasts.
+    """
+
+    def __init__(self, model: Any, *, calibrated: bool) -> None:
+        self.model, self.source = model, {}
+        if calibrated:
+            with magcache.apply(self.model.pipe, calibrate=True) as applied:
+                self.model.generate(self.model.prompts("calibration")[:1], [0], STEPS)
+                self.source = {"calibration": applied.calibration()}
         self.uncached, self.mended_uncached = self.at(1)
 
     def at(self, speedup: float) -> tuple[np.ndarray, int]:
         """Images at a speed-up, and how many gaps were mended."""
-        options: dict[str, Any] = {"calibration": self.calibration, "speedup": speedup}
+        options: dict[str, Any] = {**self.source, "speedup": speedup}
         with magcache.apply(self.model.pipe, **options) as applied:
             found = self.model.generate(self.model.prompts("test")[:4], range(4), STEPS)
             return found.permute(0, 2, 3, 1)[:, None].numpy(), applied.report().mended
@@ -45,13 +51,27 @@ class Drawn:
 
 @pytest.fixture(scope="module")
 def drawn() -> Drawn:
-    return Drawn()
+    return Drawn(emoji.load(), calibrated=True)
+
+
+@pytest.fixture(scope="module")
+def drawn_by_unet() -> Drawn:
+    return Drawn(unet.load(), calibrated=False)
 
 
 @pytest.mark.parametrize(("speedup", "gain"), [(1.5, 5.0), (2.0, 3.0)])
 def test_mended_images_are_closer_to_the_uncached_ones(
     speedup: float, gain: float, drawn: Drawn
 ) -> None:
+    check_mending(drawn, speedup, gain)
+
+
+def test_a_forecast_mends_a_model_that_adds_noise_to_its_input(drawn_by_unet: Drawn) -> None:
+    check_mending(drawn_by_unet, 2.0, 5.0)
+
+
+def check_mending(drawn: Drawn, speedup: float, gain: float) -> None:
+    """Mending makes the images closer by `gain` dB."""
     mended, gaps = drawn.at(speedup)
     with patch.object(Mender, "factors", return_value=None):
         unmended, _ = drawn.at(speedup)

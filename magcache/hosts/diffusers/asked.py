@@ -11,7 +11,7 @@ from ...decide import Course, Decider, Mender, Rule, Target, decider_for
 from ...run import Run, Storage
 from .clock import SchedulerClock, Tick
 from .experts import Expert, known_as, other_cache
-from .outputs import level_of
+from .outputs import is_euler, is_flow, level_of
 from .parallel import Company
 from .session import Session
 
@@ -55,8 +55,7 @@ class Asked:
         stack = expert.stack if isinstance(expert.stack, BlockStack) else None
         together = self.company.begin(decider, label, self.storage.budget, stack)
         calibrator = None if self.aim else self.company.calibrator(expert.transformer)
-        mends = clock.allows_mending and not session.bare
-        mender = Mender(clock.levels(first)) if mends else None  # σ is the flow level here
+        mender = _mender(session, clock, expert, first)
         run = Run(decider, expert.stack, self.storage, calibrator, label, together, mender)
         if other := other_cache(expert.models):
             run.spoil(f"{other} also skips parts of the model: remove it with disable_cache")
@@ -98,6 +97,17 @@ class Asked:
 def notebook_of(models: Sequence[nn.Module]) -> Notebook:
     """What samplings have taught of a pipeline's models."""
     return Notebook(home() / "learned", known_as(models))
+
+
+def _mender(session: Session, clock: SchedulerClock, expert: Expert, first: Tick) -> Mender | None:
+    """Mends if each step is Δσ times what is predicted, as with Euler's method on a flow.
+
+    On x₀ + σ·ε it is the same, since outputs are predicted as velocities at flow levels.
+    """
+    scheduler = session.scheduler()
+    if session.bare or not is_euler(scheduler) or not (expert.outputs or is_flow(scheduler)):
+        return None
+    return Mender([level_of(scheduler, sigma) for sigma in clock.levels(first)])
 
 
 def _course(clock: SchedulerClock, expert: Expert, first: Tick) -> Course:

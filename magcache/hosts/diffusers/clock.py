@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from ...curves import Trajectory
-from .outputs import is_euler, is_flow
 
 _CLOSE = 5e-3  # relative; two timesteps this close are the same, as bfloat16 rounds by 0.4 %
 
@@ -66,11 +65,6 @@ class SchedulerClock:
     def of_same_run(self, scheduler: Any) -> bool:
         """Whether `scheduler` is the same and has not been set up again since then."""
         return scheduler is self._scheduler and scheduler.timesteps is self._timesteps
-
-    @property
-    def allows_mending(self) -> bool:
-        """Whether each step is Δσ times the model's output: Euler's method on a flow."""
-        return is_euler(self._scheduler) and is_flow(self._scheduler)
 
     def levels(self, tick: Tick) -> list[float]:
         """σ of all evaluations from `tick` on, followed by σ at the run's end."""
