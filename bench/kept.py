@@ -37,11 +37,10 @@ class Kept:
 
     Args:
         name: The file's name, without its ending.
-        folder: Where it is.
     """
 
-    def __init__(self, name: str, folder: Path | None = None) -> None:
-        self._path = (folder or FOLDER) / f"{name}.jsonl"
+    def __init__(self, name: str) -> None:
+        self._path = FOLDER / f"{name}.jsonl"
         self._known: dict[str, Mapping[str, Any]] = {
             line["key"]: line for line in read_lines(self._path)
         }

@@ -64,12 +64,12 @@ class Result:
     """Medians for one model. Seconds are processor time of one call.
 
     Attributes:
-        computed_over_plain: Time of a computed evaluation over a plain call (goal <= 1.01).
+        computed_over_plain: Time of a computed evaluation over a plain call.
         quartiles: Quartiles of this ratio, which show how noisy the machine was.
-        measured_over_plain: The same for an evaluation that also calibrates (goal <= 1.02).
+        measured_over_plain: The same for an evaluation that also calibrates.
         skipped_over_plain: Time of a skipped evaluation over a plain call.
-        predicted_over_plain: The same if it is predicted from three residuals (goal <= 0.03).
-        skipped_over_bare: Time of a skipped evaluation over embedders and head (goal <= 1.10).
+        predicted_over_plain: The same if it is predicted from three residuals.
+        skipped_over_bare: Time of a skipped evaluation over embedders and head.
         bytes_held: Bytes per branch.
         loop_speedup: Measured speed-up of a whole sampling.
         loop_ideal: Its number of evaluations over the computed ones.

@@ -8,6 +8,7 @@ sampler in bench/results at once. When all are there, it writes docs/samplers.md
 
 import argparse
 import logging
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -53,7 +54,8 @@ class Row:
     Attributes:
         evaluations, computed: Number of evaluations of the full run, and of those that the
             forecast computes.
-        plain_steps: The largest number of plain steps that cost no more than the forecast.
+        plain_steps: The largest number of plain steps that cost no more than the forecast; 0 if
+            none does.
         forecast, plain: PSNR of each prompt against the full run, dB.
     """
 
@@ -77,13 +79,16 @@ class Bench:
         setting = self.setting
         full, evaluations = self._sample("uncached", sampler, setting.steps)
         fast, computed = self._sample("forecast", sampler, setting.steps)
+        if sampler == ADAPTIVE:  # it takes as many steps as it likes
+            return Row(sampler, evaluations, computed, 0, _psnr(fast, full), [])
         steps = max(1, setting.steps * computed // evaluations)
         plain, spent = self._sample("uncached", sampler, steps)
-        while spent < computed and sampler != ADAPTIVE:
+        while spent < computed:
             more, then = self._sample("uncached", sampler, steps + 1)
             if then > computed:
                 break
             plain, spent, steps = more, then, steps + 1
+        assert spent <= computed, f"{sampler}: {steps} plain steps cost more than the forecast"
         return Row(sampler, evaluations, computed, steps, _psnr(fast, full), _psnr(plain, full))
 
     def own_latent(self, sampler: str) -> list[float]:
@@ -116,11 +121,13 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
     yield "| sampler | computed | 2x, MagCache | plain steps | plain |"
     yield "|---|--:|--:|--:|--:|"
     for row in sorted(rows, key=lambda row: -statistics.mean(row.forecast)):
-        better = statistics.mean(row.forecast) > statistics.mean(row.plain)
-        forecast, plain = mean_tenth_least(row.forecast), mean_tenth_least(row.plain)
-        forecast, plain = (f"**{forecast}**", plain) if better else (forecast, f"**{plain}**")
+        forecast, plain = mean_tenth_least(row.forecast), "–"
+        if row.plain:
+            plain = mean_tenth_least(row.plain)
+            better = statistics.mean(row.forecast) > statistics.mean(row.plain)
+            forecast, plain = (f"**{forecast}**", plain) if better else (forecast, f"**{plain}**")
         cost = f"{row.computed} of {row.evaluations}"
-        yield f"| {row.sampler} | {cost} | {forecast} | {row.plain_steps} | {plain} |"
+        yield f"| {row.sampler} | {cost} | {forecast} | {row.plain_steps or '–'} | {plain} |"
 
 
 def page(
@@ -128,9 +135,10 @@ def page(
 ) -> str:
     """The whole page; `own` is the PSNR of each row from the sampler's own latent."""
     still, noisy = _sorted(rows)
-    ahead = sum(statistics.mean(row.forecast) > statistics.mean(row.plain) for row in still)
+    compared = [row for row in still if row.plain]
+    ahead = sum(statistics.mean(row.forecast) > statistics.mean(row.plain) for row in compared)
     head = (
-        f"**With {ahead} of {len(still)} samplers that draw no noise, MagCache at "
+        f"**With {ahead} of {len(compared)} samplers that draw no noise, MagCache at "
         f"{setting.speedup:g}x is closer to the full run than ordinary sampling at the same "
         "cost.** "
         "Use `euler`, `ddim`, `dpmpp_2m` or `res_multistep` where you can choose. `lms`, "
@@ -141,7 +149,10 @@ def page(
         "\n\n- **computed**: how often the model ran, and how often it runs without MagCache.\n"
         "- **2x, MagCache** and **plain**: how close the result is to the full run of the same "
         "sampler, as PSNR in dB: mean / 10th percentile / minimum; higher is closer.\n"
-        "- **plain steps**: how many ordinary steps cost no more."
+        "- **plain steps**: how many ordinary steps cost no more. `dpm_adaptive` chooses its own "
+        "number.\n\n"
+        "Samplers that call the model several times a step come only near the speed that is asked; "
+        "*computed* says how near."
     )
     why = (
         "With fewer steps these draw other noise, so ordinary sampling ends with another picture. "
@@ -172,9 +183,11 @@ def euler_path(rows: Sequence[Row], own: Sequence[Sequence[float]]) -> Iterator[
     worse = [told[name] for name in ordered if gains[name][1] > gains[name][0] + 1]
     yield (
         "Many samplers add something of their own to each step, noise for instance. MagCache takes "
-        "it out before it predicts. Compared with predicting from the latent as it is, this gains "
+        "it out before it predicts: it follows the latents that Euler's method would have reached "
+        "with the same results. Compared with predicting from the latent as it is, this gains "
         f"more than 1 dB with {ahead} of {len(rows)} samplers, most with "
-        f"{', '.join([*told.values()][:3])}. It loses more than 1 dB with {', '.join(worse)}."
+        f"{', '.join([*told.values()][:3])}. It loses more than 1 dB with "
+        f"{', '.join(worse) or 'none'}."
     )
 
 
@@ -189,8 +202,8 @@ def draw(rows: Sequence[Row]) -> "Figure":
     panels = figure.subplots(2, 1, sharex=True, height_ratios=heights)
     for axes, group, title in zip(panels, groups, titles, strict=True):
         ordered = sorted(group, key=lambda row: statistics.mean(row.forecast))
-        plain = [statistics.mean(row.plain) for row in ordered]
         forecast = [statistics.mean(row.forecast) for row in ordered]
+        plain = [statistics.mean(row.plain) if row.plain else math.nan for row in ordered]
         places = range(len(ordered))
         axes.hlines(places, plain, forecast, color="0.75", linewidth=1.5, zorder=1)
         axes.plot(plain, places, "o", color="black", fillstyle="none", label="plain steps")

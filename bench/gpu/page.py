@@ -37,7 +37,8 @@ READING = """\
 ## How to read the tables
 
 A *call* is one run of the model for one branch; an *evaluation* is one call, or two with CFG. A
-*residual* is what the model's blocks add to their input, which MagCache keeps.
+*residual* is what the model's blocks add to their input, which MagCache keeps (a forecast keeps
+outputs instead).
 
 - **One call** is computed (the whole model runs, and the residual or output is kept) or skipped
   (everything but the blocks runs; for a forecast, nothing). Times are medians, from an idle GPU to
@@ -103,7 +104,7 @@ def calls(case: Row) -> str:
         )
         for c in case["calls"]
     ]
-    head = ("call", "time", "/ plain", "peak", "/ plain", "added", "kept", "calls timed")
+    head = ("call", "time", "time / plain", "peak", "peak / plain", "added", "kept", "calls timed")
     return _table(head, rows)
 
 

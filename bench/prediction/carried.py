@@ -27,7 +27,7 @@ MODELS, CFG = ("emoji", "emoji-video"), 3.0
 STEPS, SHIFTS = (10, 20, 28, 50), (1.0, 3.0, 8.0)
 SHARES = np.arange(8, 20) / 28  # of the evaluations computed
 KEEP = 2
-APART = (0, 0.25, 0.5, 1, 2, 5)  # steps, see `magcache.curves.nearness.distance`
+APART = (0, 0.25, 0.5, 1, 2, 4, np.inf)  # steps, see `magcache.curves.nearness.distance`
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ def _summary(found: Sequence[Loss]) -> Iterator[tuple[str, str]]:
     yield "coarser somewhere", told([each for each in found if each.coarser])
     for low, high in pairwise(APART):
         near = [each for each in found if low <= each.distance < high]
-        yield f"noise levels {low:g} to {high:g} steps away", told(near)
+        far = f"more than {low:g}" if high == np.inf else f"{low:g} to {high:g}"
+        yield f"noise levels {far} steps away", told(near)
     worst = max(found, key=lambda each: each.lost)
     named = (f"{steps} steps, shift {shift:g}" for steps, shift in (worst.calibrated, worst.run))
     yield "the worst", " for ".join(named)

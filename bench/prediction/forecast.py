@@ -25,7 +25,7 @@ from magcache.curves import (
     shifted_sigmas,
 )
 from magcache.decide import Mender, best_schedule, costs_of
-from magcache.decide.search import Costs, hedged_schedule
+from magcache.decide.search import Costs, hedged_schedule, remains
 from magcache.emoji import image, turbo, unet, video
 from magcache.hosts.diffusers.models import FAMILIES
 
@@ -36,9 +36,9 @@ FIRST = 64  # the prompts before it are for published figures, so choices must n
 MEASURED = shifted_sigmas(50, 2.0)
 CALIBRATION = 8  # prompts
 KEEP = 2
-DEFAULT = "(1+4s^6)/(1+4s)"  # that of `magcache.decide.search.remains`
+DEFAULT = "(1+4s^6)/(1+4s)"
 WEIGHTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
-    DEFAULT: lambda s: (1 + 4 * s**6) / (1 + 4 * s),
+    DEFAULT: remains,
     "(1+16s^6)/(1+4s)": lambda s: (1 + 16 * s**6) / (1 + 4 * s),
     "(1+30s^3)/(1+4s)": lambda s: (1 + 30 * s**3) / (1 + 4 * s),
 }
@@ -511,6 +511,6 @@ class Figures:
     ) -> tuple[list[float], str]:
         """The figures of `Lab.planned`."""
         place = "residual" if residual else "output"
-        title = f"{place}, {source}, {weight}, mended {mends or 'not'}"
+        title = f"{place}, {source}, {weight}, mended {mends}"
         make = partial(lab.planned, count, residual, source, weight, mends)
         return self.of(lab, title, count, make)

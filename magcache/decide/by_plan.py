@@ -34,7 +34,7 @@ from .search import (
 from .target import Target
 
 LEAST_GAIN = 1.1  # a smaller speed-up is not worth any difference
-_FEWEST = 5  # computed evaluations; fewer are no better than as many plain steps
+_FEWEST = 5  # computed evaluations; fewer may be no better than as many plain steps
 _SHORT_RUN = 12  # steps; a shorter run needs one more computed evaluation
 _FEWEST_OF_DRAFT = 3
 _LAST = 2  # final evaluations that a short run always computes: it cannot recover from errors there
