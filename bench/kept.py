@@ -1,7 +1,7 @@
 """A bench's results on disk: a stopped bench resumes, and the docs' figures have a source."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,11 @@ class Kept:
     def get(self, key: str) -> Mapping[str, Any] | None:
         """The result under a key, or None."""
         return self._known.get(key)
+
+    def of(self, key: str, measure: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """The result under a key; measured and saved if there is none yet."""
+        found = self.get(key)
+        return self.add(key, **measure()) if found is None else found
 
     def add(self, key: str, **result: Any) -> Mapping[str, Any]:
         """Saves a result, which JSON can hold."""

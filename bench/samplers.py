@@ -10,7 +10,7 @@ import argparse
 import logging
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from magcache.blocks import Path
+from tools.tables import table
 
 from .figures import mean_tenth_least
 from .kept import Kept
@@ -57,6 +58,8 @@ class Row:
         plain_steps: The largest number of plain steps that cost no more than the forecast; 0 if
             none does.
         forecast, plain: PSNR of each prompt against the full run, dB.
+        own_latent: The forecast's PSNR if velocities are taken from the sampler's latent instead
+            of Euler's path.
     """
 
     sampler: str
@@ -65,6 +68,7 @@ class Row:
     plain_steps: int
     forecast: list[float]
     plain: list[float]
+    own_latent: list[float]
 
 
 class Bench:
@@ -79,9 +83,20 @@ class Bench:
         setting = self.setting
         full, evaluations = self._sample("uncached", sampler, setting.steps)
         fast, computed = self._sample("forecast", sampler, setting.steps)
+        with patch.object(Path, "instead_of", lambda _, x: x):
+            other, _ = self._sample("forecast", sampler, setting.steps)
+        steps, plain = self._plain(sampler, computed, evaluations)
+        found, own = _psnr(fast, full), _psnr(other, full)
+        plain = [] if plain is None else _psnr(plain, full)
+        return Row(sampler, evaluations, computed, steps, found, plain, own)
+
+    def _plain(
+        self, sampler: str, computed: int, evaluations: int
+    ) -> tuple[int, np.ndarray | None]:
+        """The most plain steps that cost no more than `computed` evaluations, and their images."""
         if sampler == ADAPTIVE:  # it takes as many steps as it likes
-            return Row(sampler, evaluations, computed, 0, _psnr(fast, full), [])
-        steps = max(1, setting.steps * computed // evaluations)
+            return 0, None
+        steps = max(1, self.setting.steps * computed // evaluations)
         plain, spent = self._sample("uncached", sampler, steps)
         while spent < computed:
             more, then = self._sample("uncached", sampler, steps + 1)
@@ -89,13 +104,7 @@ class Bench:
                 break
             plain, spent, steps = more, then, steps + 1
         assert spent <= computed, f"{sampler}: {steps} plain steps cost more than the forecast"
-        return Row(sampler, evaluations, computed, steps, _psnr(fast, full), _psnr(plain, full))
-
-    def own_latent(self, sampler: str) -> list[float]:
-        """PSNR if velocities are taken from the sampler's latent instead of Euler's path."""
-        full, _ = self._sample("uncached", sampler, self.setting.steps)
-        with patch.object(Path, "instead_of", lambda _, x: x):
-            return _psnr(self._sample("forecast", sampler, self.setting.steps)[0], full)
+        return steps, plain
 
     def _sample(self, way: str, sampler: str, steps: int) -> tuple[np.ndarray, int]:
         """The images, and how often the model ran."""
@@ -117,23 +126,22 @@ def _psnr(images: np.ndarray, full: np.ndarray) -> list[float]:
     return [round(float(each), 2) for each in -10 * np.log10(np.maximum(error, 1e-10))]
 
 
-def table(rows: Sequence[Row]) -> Iterator[str]:
-    yield "| sampler | computed | 2x, MagCache | plain steps | plain |"
-    yield "|---|--:|--:|--:|--:|"
+def rows_of(rows: Sequence[Row]) -> str:
+    """A row per sampler, in Markdown, the closest first."""
+    cells = []
     for row in sorted(rows, key=lambda row: -statistics.mean(row.forecast)):
-        forecast, plain = mean_tenth_least(row.forecast), "–"
+        forecast, plain = mean_tenth_least(row.forecast), None
         if row.plain:
             plain = mean_tenth_least(row.plain)
             better = statistics.mean(row.forecast) > statistics.mean(row.plain)
             forecast, plain = (f"**{forecast}**", plain) if better else (forecast, f"**{plain}**")
-        cost = f"{row.computed} of {row.evaluations}"
-        yield f"| {row.sampler} | {cost} | {forecast} | {row.plain_steps or '–'} | {plain} |"
+        cost, steps = f"{row.computed} of {row.evaluations}", row.plain_steps
+        cells.append([row.sampler, cost, forecast, f"{steps}" if steps else None, plain])
+    return table(["sampler", "computed", "2x, MagCache", "plain steps", "plain"], cells, 4)
 
 
-def page(
-    rows: Sequence[Row], own: Sequence[Sequence[float]], setting: Setting, version: str
-) -> str:
-    """The whole page; `own` is the PSNR of each row from the sampler's own latent."""
+def page(rows: Sequence[Row], setting: Setting, version: str) -> str:
+    """The whole page."""
     still, noisy = _sorted(rows)
     compared = [row for row in still if row.plain]
     ahead = sum(statistics.mean(row.forecast) > statistics.mean(row.plain) for row in compared)
@@ -151,8 +159,8 @@ def page(
         "sampler, as PSNR in dB: mean / 10th percentile / minimum; higher is closer.\n"
         "- **plain steps**: how many ordinary steps cost no more. `dpm_adaptive` chooses its own "
         "number.\n\n"
-        "Samplers that call the model several times a step come only near the speed that is asked; "
-        "*computed* says how near."
+        "Samplers that call the model several times per step only come close to the speed you ask "
+        "for; see *computed*."
     )
     why = (
         "With fewer steps these draw other noise, so ordinary sampling ends with another picture. "
@@ -162,26 +170,24 @@ def page(
         f"# Samplers\n\n{head}\n",
         "## Samplers that draw no noise\n",
         f"![Mean PSNR with MagCache and of plain sampling, a line a sampler]({PICTURE.name})\n",
-        *table(still),
+        rows_of(still).strip(),
         f"\n## Samplers that draw noise at every step\n\n{why}\n",
-        *table(noisy),
-        "\n## Euler's path\n",
-        *euler_path(rows, own),
-        "",
+        rows_of(noisy).strip(),
+        f"\n## Euler's path\n\n{euler_path(rows)}\n",
     ])  # fmt: skip
 
 
-def euler_path(rows: Sequence[Row], own: Sequence[Sequence[float]]) -> Iterator[str]:
+def euler_path(rows: Sequence[Row]) -> str:
     """What it gains to take out of a latent what a sampler adds to Euler's path."""
     gains = {
-        row.sampler: (statistics.mean(row.forecast), statistics.mean(latent))
-        for row, latent in zip(rows, own, strict=True)
+        row.sampler: (statistics.mean(row.forecast), statistics.mean(row.own_latent))
+        for row in rows
     }
     ordered = sorted(gains, key=lambda sampler: gains[sampler][1] - gains[sampler][0])
     told = {name: f"`{name}` ({gains[name][1]:.1f} to {gains[name][0]:.1f} dB)" for name in ordered}
     ahead = sum(forecast > latent + 1 for forecast, latent in gains.values())
     worse = [told[name] for name in ordered if gains[name][1] > gains[name][0] + 1]
-    yield (
+    return (
         "Many samplers add something of their own to each step, noise for instance. MagCache takes "
         "it out before it predicts: it follows the latents that Euler's method would have reached "
         "with the same results. Compared with predicting from the latent as it is, this gains "
@@ -235,20 +241,17 @@ def main() -> None:
 
     logging.getLogger("magcache").setLevel(logging.WARNING)
     setting = Setting()
-    bench, kept, rows, own = Bench(setting), Kept("samplers"), [], []
+    bench, kept, rows = Bench(setting), Kept("samplers"), []
     for sampler in asked.sampler or comfy.samplers.KSampler.SAMPLERS:
-        with first_run("emoji"), torch.inference_mode():
-            key = f"{sampler}, {setting}"
-            found = kept.get(key) or kept.add(key, row=asdict(bench.row(sampler)))
-            rows.append(Row(**found["row"]))
-            key = f"{sampler} from its own latent, {setting}"
-            found = kept.get(key) or kept.add(key, psnr=bench.own_latent(sampler))
-            own.append(found["psnr"])
-        print(
-            [*table(rows[-1:])][-1], f"from its own latent {mean_tenth_least(own[-1])}", flush=True
-        )
+
+        def measure(sampler: str = sampler) -> dict[str, Any]:
+            with first_run("emoji"), torch.inference_mode():
+                return {"row": asdict(bench.row(sampler))}
+
+        rows.append(Row(**kept.of(f"{sampler}, {setting}", measure)["row"]))
+        print(rows_of(rows[-1:]).strip().splitlines()[-1], flush=True)
     if not asked.sampler:
-        PAGE.write_text(page(rows, own, setting, comfyui_version.__version__), "utf-8")
+        PAGE.write_text(page(rows, setting, comfyui_version.__version__), "utf-8")
         draw(rows).savefig(PICTURE, dpi=110, facecolor="white")
         print(f"written: {PAGE}, {PICTURE}")
 

@@ -94,7 +94,6 @@ def walked(*levels: float) -> list[float]:
 
 
 def test_the_path_is_eulers_whatever_the_sampler_adds() -> None:
-    # Velocities are 2, 3, ...
     assert walked(1.0, 0.5, 0.25) == [1.0, 0.0, -0.75]
 
 

@@ -3,6 +3,8 @@
 import textwrap
 from typing import Any
 
+from tools.tables import table
+
 Row = dict[str, Any]
 _GIB, _MIB = 2**30, 2**20
 _LABELS = {
@@ -189,5 +191,4 @@ def _gib(count: int) -> str:
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-    lines = [f"| {' | '.join(map(str, row))} |" for row in (head, ("---",) * len(head), *rows)]
-    return "\n".join(lines)
+    return table(head, [map(str, row) for row in rows]).strip()

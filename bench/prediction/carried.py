@@ -21,9 +21,9 @@ from magcache.decide import best_schedule, costs_of
 from magcache.decide.search import weights_of
 from tools.tables import table
 
-from .lab import Lab, Measured
+from .lab import MODELS, Lab, Measured
 
-MODELS, CFG = ("emoji", "emoji-video"), 3.0
+CFG = 3.0
 STEPS, SHIFTS = (10, 20, 28, 50), (1.0, 3.0, 8.0)
 SHARES = np.arange(8, 20) / 28  # of the evaluations computed
 KEEP = 2
@@ -51,7 +51,7 @@ class Loss:
 def tables() -> dict[str, str]:
     kept, columns = Kept("carried"), []
     for name in MODELS:
-        found = kept.get(name) or kept.add(name, losses=[asdict(each) for each in losses(name)])
+        found = kept.of(name, lambda name=name: {"losses": [*map(asdict, losses(name))]})
         columns.append(dict(_summary([Loss(**each) for each in found["losses"]])))
     rows = [[of, *(column[of] for column in columns)] for of in columns[0]]
     return {"carried": table(["", *MODELS], rows, len(MODELS))}

@@ -18,7 +18,7 @@ from magcache.decide.difference import WORDS, in_words
 from magcache.decide.search import expected_error
 from tools.tables import table
 
-from .forecast import DEFAULT, FIRST, Figures, Lab
+from .forecast import FIRST, Figures, Lab
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,11 +61,9 @@ def points() -> list[Point]:
     """A point for each plan in each condition."""
     figures, found = Figures(), []
     for lab in track(LABS, "sampling"):
-        _, costs = lab.costs(False, "prior", DEFAULT)
+        _, costs = lab.costs()
         for share in SHARES:
-            psnr, plan = figures.planned(
-                lab, round(share * lab.steps), False, "prior", DEFAULT, "all"
-            )
+            psnr, plan = figures.planned(lab, round(share * lab.steps))
             expected = expected_error(costs, [each == "#" for each in plan])
             found.append(Point(lab.name, expected, psnr))
     return found

@@ -10,7 +10,7 @@ from rich.progress import track
 from bench.figures import mean_tenth_least
 from tools.tables import table
 
-from .forecast import DEFAULT, Figures, Lab
+from .forecast import Choice, Figures, Lab
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,7 +55,7 @@ def measured() -> Psnr:
 def _psnr(figures: Figures, lab: Lab, source: str | None, count: int) -> Sequence[float]:
     if source is None:
         return figures.plain(lab, count)
-    return figures.planned(lab, count, False, source, DEFAULT, "all")[0]
+    return figures.planned(lab, count, Choice(source=source))[0]
 
 
 def rows_of(found: Psnr) -> str:

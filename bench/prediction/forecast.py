@@ -6,7 +6,7 @@ prior corrected by three accelerated runs. All are from calibration prompts, at 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -25,23 +25,17 @@ from magcache.curves import (
     shifted_sigmas,
 )
 from magcache.decide import Mender, best_schedule, costs_of
-from magcache.decide.search import Costs, hedged_schedule, remains
+from magcache.decide.search import Costs, hedged_schedule
 from magcache.emoji import image, turbo, unet, video
 from magcache.hosts.diffusers.models import FAMILIES
 
-from .lab import FOLDER
+from .lab import DEFAULT, FOLDER, REMAINS
 
 BATCH = 16
 FIRST = 64  # the prompts before it are for published figures, so choices must not use them
 MEASURED = shifted_sigmas(50, 2.0)
 CALIBRATION = 8  # prompts
 KEEP = 2
-DEFAULT = "(1+4s^6)/(1+4s)"
-WEIGHTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
-    DEFAULT: remains,
-    "(1+16s^6)/(1+4s)": lambda s: (1 + 16 * s**6) / (1 + 4 * s),
-    "(1+30s^3)/(1+4s)": lambda s: (1 + 30 * s**3) / (1 + 4 * s),
-}
 Outputs = list[torch.Tensor]
 """The velocity of each branch, cond first, (B, ...)."""
 
@@ -148,6 +142,30 @@ class UNet(Emoji):
 
 MODELS: Mapping[str, type[Emoji]] = {kind.name: kind for kind in (Emoji, Turbo, Video, UNet)}
 Grams = Mapping[str, GramCurve]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a forecast is made; by default as MagCache does in a first run.
+
+    Attributes:
+        residual: Whether the block residual is predicted instead of the output.
+        source: "prior", "learned" or "own".
+        weight: A name in `REMAINS`.
+        mends: See `Planned`.
+    """
+
+    residual: bool = False
+    source: str = "prior"
+    weight: str = DEFAULT
+    mends: str = "all"
+
+    def __str__(self) -> str:
+        place = "residual" if self.residual else "output"
+        return f"{place}, {self.source}, {self.weight}, mended {self.mends}"
+
+
+AS_USED = Choice()
 
 
 @dataclass(frozen=True)
@@ -436,51 +454,45 @@ class Lab:
         """PSNR of plain sampling with `computed` steps."""
         return self.psnr(levels=subject_of(self.name).levels(computed, self.shift))
 
-    def planned(
-        self, computed: int, residual: bool, source: str, weight: str, mends: str
-    ) -> tuple[list[float], str]:
+    def planned(self, computed: int, choice: Choice = AS_USED) -> tuple[list[float], str]:
         """PSNR of each prompt, and the schedule."""
-        plan = self.plan(computed, residual, source, weight, mends)
-        if source == "learned":
+        plan = self.plan(computed, choice)
+        if choice.source == "learned":
             learned, subject = Learned(), subject_of(self.name)
             for seed, prompt in enumerate(subject.model.prompts("calibration")[:3]):
                 lessons: list[tuple[float, float]] = []
                 sampled(subject, [prompt], [seed], self.levels, self.cfg, plan, self.sampler,
-                        residual=residual, lessons=lessons)  # fmt: skip
+                        residual=choice.residual, lessons=lessons)  # fmt: skip
                 learned = learned.taught(lessons)
-                plan = self.plan(computed, residual, source, weight, mends, learned)
-        found = self.psnr(plan=plan, residual=residual)
+                plan = self.plan(computed, choice, learned)
+        found = self.psnr(plan=plan, residual=choice.residual)
         return found, "".join("#" if each else "." for each in plan.chosen)
 
     def plan(
-        self,
-        computed: int,
-        residual: bool,
-        source: str,
-        weight: str,
-        mends: str,
-        learned: Learned | None = None,
+        self, computed: int, choice: Choice = AS_USED, learned: Learned | None = None
     ) -> Planned:
-        grams, costs = self.costs(residual, source, weight, learned)
+        grams, costs = self.costs(choice, learned)
         if self.begin is not None:
             schedule = best_schedule(costs.computing_first(self.begin), computed)
         else:
-            schedule = (best_schedule if source == "own" else hedged_schedule)(costs, computed)
-        return Planned(schedule, grams, self.levels, residual, mends)
+            schedule = (best_schedule if choice.source == "own" else hedged_schedule)(
+                costs, computed
+            )
+        return Planned(schedule, grams, self.levels, choice.residual, choice.mends)
 
     def costs(
-        self, residual: bool, source: str, weight: str, learned: Learned | None = None
+        self, choice: Choice = AS_USED, learned: Learned | None = None
     ) -> tuple[Grams, Costs]:
         """The Gram curves to predict with, and the costs to plan with."""
-        names = [self.name] if source == "own" else [*unseen(self.name)]
-        if residual:
+        names = [self.name] if choice.source == "own" else [*unseen(self.name)]
+        if choice.residual:
             names = [name for name in names if name != UNet.name]
         signals = ["mean"] if self.cfg == 1 else ["mean", "difference"]
-        known = [measured(name, residual) for name in names]
+        known = [measured(name, choice.residual) for name in names]
         members = [{signal: member[signal] for signal in signals} for member in known]
         grams, levels = prior.mean(members), self.levels[:-1].tolist()
         costs = costs_of(
-            grams, levels, 0.0, self.cfg, remaining=WEIGHTS[weight], members=members,
+            grams, levels, 0.0, self.cfg, remaining=REMAINS[choice.weight], members=members,
             ratios=(learned or Learned()).ratios(levels),
         )  # fmt: skip
         return grams, costs
@@ -492,25 +504,20 @@ class Figures:
     def __init__(self) -> None:
         self._kept = Kept("forecast")
 
-    def of(
-        self, lab: Lab, title: str, count: int, make: Callable[[], tuple[list[float], str]]
-    ) -> tuple[list[float], str]:
-        key = f"{lab.told}: {title}: {count}"
-        found = self._kept.get(key)
-        if found is None:
-            psnr, schedule = make()
-            found = self._kept.add(key, psnr=[round(p, 2) for p in psnr], schedule=schedule)
-        return found["psnr"], found["schedule"]
-
     def plain(self, lab: Lab, count: int) -> list[float]:
         """The figures of `Lab.plain`."""
-        return self.of(lab, "plain", count, lambda: (lab.plain(count), ""))[0]
+        return self._of(lab, "plain", count, lambda: (lab.plain(count), ""))[0]
 
-    def planned(
-        self, lab: Lab, count: int, residual: bool, source: str, weight: str, mends: str
-    ) -> tuple[list[float], str]:
+    def planned(self, lab: Lab, count: int, choice: Choice = AS_USED) -> tuple[list[float], str]:
         """The figures of `Lab.planned`."""
-        place = "residual" if residual else "output"
-        title = f"{place}, {source}, {weight}, mended {mends}"
-        make = partial(lab.planned, count, residual, source, weight, mends)
-        return self.of(lab, title, count, make)
+        return self._of(lab, str(choice), count, lambda: lab.planned(count, choice))
+
+    def _of(
+        self, lab: Lab, title: str, count: int, make: Callable[[], tuple[list[float], str]]
+    ) -> tuple[list[float], str]:
+        def measure() -> dict[str, Any]:
+            psnr, schedule = make()
+            return {"psnr": [round(p, 2) for p in psnr], "schedule": schedule}
+
+        found = self._kept.of(f"{lab.told}: {title}: {count}", measure)
+        return found["psnr"], found["schedule"]

@@ -1,14 +1,14 @@
 """Measures the choices of a forecast, one at a time, on prompts that no published figure uses."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from rich.progress import track
 
 from tools.tables import table
 
-from .forecast import DEFAULT, FIRST, WEIGHTS, Figures, Lab
+from .forecast import AS_USED, FIRST, Choice, Figures, Lab
 
 COUNTS = (7, 10, 14)
 MODELS = {"emoji": (3.0, (1.0, 3.0), 16), "emoji-video": (3.0, (1.0, 3.0), 8),
@@ -16,31 +16,18 @@ MODELS = {"emoji": (3.0, (1.0, 3.0), 16), "emoji-video": (3.0, (1.0, 3.0), 8),
 """CFG scale, shifts and number of prompts."""
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What a forecast does, except for the schedule."""
-
-    residual: bool = False
-    source: str = "prior"
-    weight: str = DEFAULT
-    mends: str = "all"
-
-
+OWN = Choice(source="own")
 CHOICES: Mapping[str, tuple[str, Choice, Choice]] = {
-    "block residual instead of the output": ("euler", Choice(), Choice(residual=True)),
-    "the same with its own curves": (
-        "euler", Choice(source="own"), Choice(source="own", residual=True)
-    ),
+    "block residual instead of the output": ("euler", AS_USED, Choice(residual=True)),
+    "the same with its own curves": ("euler", OWN, replace(OWN, residual=True)),
     "the same with its own curves, `res_multistep`": (
-        "res_multistep", Choice(source="own"), Choice(source="own", residual=True)
+        "res_multistep", OWN, replace(OWN, residual=True)
     ),
     **{
-        f"weight {weight.replace('s', 'σ').replace('^6', '⁶').replace('^3', '³')}": (
-            "euler", Choice(), Choice(weight=weight)
-        )
-        for weight in WEIGHTS if weight != DEFAULT
+        f"weight {weight}": ("euler", AS_USED, Choice(weight=weight))
+        for weight in ("(1+16σ⁶)/(1+4σ)", "(1+30σ³)/(1+4σ)")
     },
-    "gap sampled anew, `res_multistep`": ("res_multistep", Choice(), Choice(mends="again")),
+    "gap sampled anew, `res_multistep`": ("res_multistep", AS_USED, Choice(mends="again")),
 }  # fmt: skip
 """The sampler, what is in use and what is compared with it."""
 
@@ -69,8 +56,5 @@ def _gain(figures: Figures, model: str, sampler: str, used: Choice, other: Choic
 
 
 def _summary(figures: Figures, lab: Lab, count: int, choice: Choice) -> np.ndarray:
-    psnr: Sequence[float]
-    psnr, _ = figures.planned(
-        lab, count, choice.residual, choice.source, choice.weight, choice.mends
-    )
+    psnr, _ = figures.planned(lab, count, choice)
     return np.array([np.mean(psnr), np.quantile(psnr, 0.1)])

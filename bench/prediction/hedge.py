@@ -17,7 +17,7 @@ from magcache.decide.search import PREMIUM, expected_error
 from tools.tables import table
 
 from .expected import COLOURS
-from .forecast import DEFAULT, FIRST, Figures, Lab
+from .forecast import FIRST, Figures, Lab
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,10 +84,9 @@ def places(asked: Sequence[tuple[Lab, int]]) -> list[Place]:
     """The places where the two plans differ, by the rise."""
     figures, found = Figures(), []
     for lab, computed in track(asked, "sampling"):
-        _, costs = lab.costs(False, "prior", DEFAULT)
+        _, costs = lab.costs()
         (without, best), (hedged, other) = (
-            figures.planned(replace(lab, begin=n), computed, False, "prior", DEFAULT, "all")
-            for n in (1, 3)
+            figures.planned(replace(lab, begin=n), computed) for n in (1, 3)
         )
         if best != other:
             errors = [expected_error(costs, [e == "#" for e in plan]) for plan in (best, other)]

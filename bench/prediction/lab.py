@@ -33,15 +33,20 @@ BATCH = 8
 FIRST = 64  # the prompts before it are for bench.quality, so choices must not use them
 
 PROMPTS = {"emoji": 24, "emoji-video": 4}
+MODELS = (*PROMPTS,)
+CALIBRATED = [(model, of) for model in MODELS for of in sorted(MODELS, key=lambda n: n != model)]
+"""Each model with its own calibration and with the other's."""
 CONDITIONS = [Condition(28, cfg, shift) for cfg in (3.0, 1.0) for shift in (1.0, 3.0)]
 COSTS = (7, 10, 14, 19)  # of 28
 
-DEFAULT = "(1+4σ^6)/(1+4σ)"
+DEFAULT = "(1+4σ⁶)/(1+4σ)"
 REMAINS: dict[str, search.Remains] = {
     DEFAULT: search.remains,
-    "(1+σ^6)/(1+4σ)": lambda s: (1 + s**6) / (1 + 4 * s),
-    "(1+8σ^6)/(1+4σ)": lambda s: (1 + 8 * s**6) / (1 + 4 * s),
-    "(1+24σ^6)/(1+4σ)": lambda s: (1 + 24 * s**6) / (1 + 4 * s),
+    "(1+σ⁶)/(1+4σ)": lambda s: (1 + s**6) / (1 + 4 * s),
+    "(1+8σ⁶)/(1+4σ)": lambda s: (1 + 8 * s**6) / (1 + 4 * s),
+    "(1+16σ⁶)/(1+4σ)": lambda s: (1 + 16 * s**6) / (1 + 4 * s),
+    "(1+24σ⁶)/(1+4σ)": lambda s: (1 + 24 * s**6) / (1 + 4 * s),
+    "(1+30σ³)/(1+4σ)": lambda s: (1 + 30 * s**3) / (1 + 4 * s),
     "1/(1+4σ)": lambda s: 1 / (1 + 4 * s),
     "1": np.ones_like,
 }
@@ -133,17 +138,17 @@ class Lab:
         condition = Condition(steps, self.condition.cfg, self.condition.shift)
         return self._compared(self._sample(self._pipe, condition))
 
-    def errors(self, variant: Variant) -> tuple[list[float], list[float]]:
-        """Expected and measured relative errors of all predictions that could be compared."""
-        seen: list[tuple[float, float]] = []
+    def errors(self, variant: Variant) -> list[float]:
+        """The ratio to the expected error, of all predictions that could be compared."""
+        ratios: list[float] = []
 
         def noted(_: Any, expected: float, found: float) -> None:
-            seen.append((expected, found))
+            ratios.append(round(found / expected, 3))
 
         observing = {"observes": True, "observe": noted}
         with patch.multiple(by_plan.PlanDecider, **observing), self._applied(variant):
             self._sample(self._pipe, self.condition, batch=1)
-        return [e for e, _ in seen], [f for _, f in seen]
+        return ratios
 
     @_once
     def calibration(self, measured: Measured) -> Calibration:
@@ -259,7 +264,7 @@ class Figures:
     """PSNR of each unseen prompt against the uncached run; samples what has not been saved.
 
     Args:
-        sampled: Called after each sampling.
+        sampled: Called before each sampling.
     """
 
     def __init__(self, sampled: Callable[[], None]) -> None:
@@ -299,8 +304,7 @@ class Figures:
         """The ratio of each prediction's error to the expected one."""
 
         def measured(lab: Lab) -> dict[str, Any]:
-            expected, found = lab.errors(variant)
-            return {"ratios": [round(f / e, 3) for f, e in zip(found, expected, strict=True)]}
+            return {"ratios": lab.errors(variant)}
 
         return self._found(model, condition, False, f"errors, {variant}", measured)["ratios"]
 
@@ -308,11 +312,11 @@ class Figures:
         self, model: str, condition: Condition, multistep: bool, told: str,
         measured: Callable[[Lab], dict[str, Any]],
     ) -> Mapping[str, Any]:  # fmt: skip
-        key = f"{condition}{', UniPC' if multistep else ''}: {told}"
-        if (found := self._kept[model].get(key)) is None:
-            found = self._kept[model].add(key, **measured(self._lab(model, condition, multistep)))
+        def sampled() -> dict[str, Any]:
             self._sampled()
-        return found
+            return measured(self._lab(model, condition, multistep))
+
+        return self._kept[model].of(f"{condition}{', UniPC' if multistep else ''}: {told}", sampled)
 
     @_once
     def _lab(self, model: str, condition: Condition, multistep: bool) -> Lab:

@@ -11,15 +11,15 @@ from magcache.curves import MagnitudeCurve, presets, prior
 from tools.tables import table
 
 from .forecast import measured
+from .lab import MODELS
 
 SHIFT = 3.0  # assumed for lists without noise levels
-OURS = ("emoji", "emoji-video")
 FAMILY = "wan"  # the small video model has this architecture
 
 
 def tables() -> dict[str, str]:
     kept = Kept("norms")
-    found = {name: kept.get(name) or kept.add(name, of=of(name)) for name in names()}
+    found = {name: kept.of(name, lambda name=name: {"of": of(name)}) for name in names()}
     groups = {
         "Wan": [each["of"] for name, each in found.items() if name.startswith(FAMILY)],
         "others": [each["of"] for name, each in found.items() if not name.startswith(FAMILY)],
@@ -28,13 +28,13 @@ def tables() -> dict[str, str]:
         [f"{group} ({len(lists)})", *(f"{each:.3f}" for each in np.mean(lists, 0))]
         for group, lists in groups.items()
     ]
-    head = ["lists", "change a step", "off by the prior", *(f"by {name}" for name in OURS)]
+    head = ["lists", "change a step", "off by the prior", *(f"by {name}" for name in MODELS)]
     return {"norms": table(head, rows, len(head) - 1)}
 
 
 def names() -> list[str]:
     """The published lists."""
-    return [name for name in presets.names() if name not in OURS]
+    return [name for name in presets.names() if name not in MODELS]
 
 
 def of(name: str) -> list[float]:
@@ -46,7 +46,7 @@ def of(name: str) -> list[float]:
         levels = preset.trajectory(len(levels), SHIFT).sigmas
     logs = np.diff(curve.log_norms)
     outputs = prior.mean([*prior.members().values()])["mean"].norms
-    others = [outputs, *(measured(model, True)["mean"].norms for model in OURS)]
+    others = [outputs, *(measured(model, True)["mean"].norms for model in MODELS)]
     errors = [logs, *(logs - _log_ratios(other, levels) for other in others)]
     return [round(float(np.abs(each).mean()), 4) for each in errors]
 

@@ -21,9 +21,8 @@ from bench.quality.subjects import SUBJECTS
 from magcache.curves import best_weights, shifted_sigmas
 from tools.tables import table
 
-from .lab import FIRST
+from .lab import CALIBRATED, FIRST
 
-MODELS = ("emoji", "emoji-video")
 STEPS, CFG, SHIFTS, COMPUTED = 28, 3.0, (1.0, 3.0), (7, 10, 14)
 PROMPTS = 8
 KEEP = 2
@@ -47,15 +46,16 @@ def tables() -> dict[str, str]:
         found: list[float] = []
         for shift in SHIFTS:
             key = f"{name}, shift {shift:g}, {title}, from {source}"
-            gains = kept.get(key) or kept.add(key, dB=_figures(WAYS[title], name, source, shift))
+            gains = kept.of(
+                key, lambda shift=shift: {"dB": _figures(WAYS[title], name, source, shift)}
+            )
             found += gains["dB"]
         return f"{np.mean(found):.1f}"
 
-    columns = [
-        (name, source) for name in MODELS for source in sorted(MODELS, key=lambda n: n != name)
+    rows = [
+        [way, *(cell(way, *column) for column in CALIBRATED)] for way in track(WAYS, "predicting")
     ]
-    rows = [[way, *(cell(way, *column) for column in columns)] for way in track(WAYS, "predicting")]
-    head = [f"{n}, {'its own' if n == source else 'the other'}" for n, source in columns]
+    head = [f"{n}, {'its own' if n == source else 'the other'}" for n, source in CALIBRATED]
     return {"outputs": table(["dB", *head], rows, len(head))}
 
 

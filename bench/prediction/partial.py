@@ -44,7 +44,7 @@ def tables() -> dict[str, str]:
         means = []
         for cost, _ in enumerate(COSTS):
             key = f"{lab.told}: {way}: {COSTS[cost]}"
-            found = kept.get(key) or kept.add(key, psnr=_psnr(lab, way, cost))
+            found = kept.of(key, lambda cost=cost: {"psnr": _psnr(lab, way, cost)})
             means.append(f"{np.mean(found['psnr']):.1f}")
         return ", ".join(means)
 
@@ -127,5 +127,4 @@ def images(lab: Lab, way: str) -> torch.Tensor:
 
 def planned(lab: Lab, way: str) -> Planned:
     """Prediction from the prior, with this schedule."""
-    best = lab.plan(len(way), False, "prior", forecast.DEFAULT, "all")
-    return replace(best, chosen=[each != "." for each in way])
+    return replace(lab.plan(len(way)), chosen=[each != "." for each in way])

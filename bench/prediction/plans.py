@@ -12,8 +12,14 @@ import numpy as np
 from bench.quality.condition import Condition
 from tools.tables import table
 
-from .lab import CONDITIONS, COSTS, DEFAULT, PROMPTS, REMAINS, Figures, Measured, Variant
+from .lab import CALIBRATED, CONDITIONS, COSTS, DEFAULT, MODELS, Figures, Measured, Variant
 
+WEIGHTS = {
+    DEFAULT: f"**{DEFAULT}** (in use)",
+    **{f"(1+{n}σ⁶)/(1+4σ)": f"(1+{n}σ⁶)/(1+4σ)" for n in ("", 8, 24)},
+    "1/(1+4σ)": "1/(1+4σ)",
+    "1": "1 (no weight)",
+}
 FEW, STEPS = (4, 5, 6), (9, 10, 12, 14, 20, 28)
 
 CHOICES: Mapping[str, Callable[[int], Variant]] = {
@@ -38,7 +44,7 @@ def weights(figures: Figures) -> str:
         return f"{np.mean(found):.1f}"
 
     head = ["weight at σ", *map(_of, CONDITIONS)]
-    rows = [[_formula(name), *(mean(each, name) for each in CONDITIONS)] for name in REMAINS]
+    rows = [[told, *(mean(at, name) for at in CONDITIONS)] for name, told in WEIGHTS.items()]
     return table(head, rows, len(CONDITIONS))
 
 
@@ -54,7 +60,7 @@ def mending(figures: Figures) -> str:
 
     at = CONDITIONS[1]
     places = [*(("emoji", each, False) for each in CONDITIONS), ("emoji-video", at, False)]
-    places += [(model, at, True) for model in PROMPTS]
+    places += [(model, at, True) for model in MODELS]
     rows = []
     for model, condition, unipc in places:
         name = f"{model}, {_of(condition)}" + (", UniPC" if unipc else "")
@@ -88,15 +94,11 @@ def choices(figures: Figures) -> str:
             cells.append(f"{np.mean(psnr):.1f}" + (f" ({more:+.0f})" if round(more) else ""))
         return ", ".join(cells)
 
-    places = [(model, condition) for model in PROMPTS for condition in CONDITIONS[:2]]
+    places = [(model, condition) for model in MODELS for condition in CONDITIONS[:2]]
     rows = [
         [name, *(means(*place, change) for place in places)] for name, change in CHOICES.items()
     ]
     return table(["", *(f"{model}, shift {at.shift:g}" for model, at in places)], rows, len(places))
-
-
-CALIBRATED = [(model, of) for model in PROMPTS for of in sorted(PROMPTS, key=lambda n: n != model)]
-"""Each model with its own calibration and with the other's."""
 
 
 def correction(figures: Figures) -> str:
@@ -150,10 +152,3 @@ def _with(model: str, of: str) -> str:
 
 def _of(condition: Condition) -> str:
     return f"CFG {condition.cfg:g}, shift {condition.shift:g}"
-
-
-def _formula(name: str) -> str:
-    told = name.replace("^6", "⁶")
-    if name == DEFAULT:
-        return f"**{told}** (in use)"
-    return f"{told} (no weight)" if name == "1" else told

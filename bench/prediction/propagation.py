@@ -13,7 +13,7 @@ from rich.progress import track
 from bench.kept import Kept
 from tools.tables import table
 
-from .forecast import DEFAULT, FIRST, Lab, Planned
+from .forecast import FIRST, Choice, Lab, Planned
 
 LABS = {
     "emoji, shift 3": Lab("emoji", 28, 3.0, 3.0, "euler", 16, FIRST),
@@ -27,9 +27,8 @@ def tables() -> dict[str, str]:
     kept = Kept("propagation")
 
     def of(lab: Lab, place: int) -> str:
-        key = f"{lab.told}: {place}"
-        shares = (kept.get(key) or kept.add(key, left=left(lab, place)))["left"]
-        return f"{np.exp(np.mean(np.log(shares))):.2g}"
+        found = kept.of(f"{lab.told}: {place}", lambda: {"left": left(lab, place)})
+        return f"{np.exp(np.mean(np.log(found['left']))):.2g}"
 
     rows = [
         [title, *(of(lab, place) for place in PLACES)]
@@ -41,7 +40,7 @@ def tables() -> dict[str, str]:
 
 def left(lab: Lab, place: int) -> list[float]:
     """The part of an error in one evaluation that is left at the end, for each prompt."""
-    grams, _ = lab.costs(False, "own", DEFAULT)
+    grams, _ = lab.costs(Choice(source="own"))
     chosen = [each != place for each in range(lab.steps)]
     plan = Planned(chosen, grams, lab.levels, residual=False, mends="")
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from bench.quality.counting import quiet
 from magcache.pictures import draw_rows
 
-from .forecast import DEFAULT, MODELS, Lab, Planned, psnr, sampled, subject_of
+from .forecast import MODELS, Lab, Planned, psnr, sampled, subject_of
 
 WORST = 5
 SHARES = (1 / 4, 10 / 28)
@@ -36,7 +36,7 @@ def main() -> None:
     quiet()
     lab = Lab(asked.model, 28, asked.cfg, asked.shift, "euler", asked.prompts, first=0)
     counts = [round(share * lab.steps) for share in SHARES]
-    plans = [lab.plan(count, False, "prior", DEFAULT, "all") for count in counts]
+    plans = [lab.plan(count) for count in counts]
     images = [lab.images(plan=plan) for plan in plans]
     plain = [lab.images(levels=subject_of(lab.name).levels(n, lab.shift)) for n in counts]
     found = [psnr(each, lab.reference) for each in images]

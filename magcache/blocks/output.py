@@ -9,7 +9,7 @@ import torch
 
 from .stack import Call, Mend, Residual
 
-_STAGES = 3  # how far back a sampler may return
+_STAGES = 3  # how many evaluations back a sampler may return
 
 
 class Place(Protocol):
@@ -156,6 +156,6 @@ class Path:
         return self.x if self.x is not None and self.x.shape == x.shape else x
 
     def _at(self, level: float) -> torch.Tensor | None:
-        """The latent of the last evaluation at a level, if it was a short while ago."""
+        """Where the path last was at a level, among the last few evaluations."""
         past = (x for at, x in reversed(self._past) if math.isclose(at, level, rel_tol=1e-5))
         return next(past, None)
